@@ -1,0 +1,96 @@
+"""Adversarial training by PGD at one fixed λ (Madry et al., ICLR 2018)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from oat.attacks import Attack, perturb
+from oat.deploy import specialize
+from oat.lambdas import check_lam
+from oat.method import TRAIN_UNITS, attack_units, cross_entropy_of
+from oat.models import Conditioning, Network
+from oat.models.norm import Condition
+
+
+@dataclass(frozen=True)
+class PgdAt:
+    """One plain network for one λ: 0 is standard training, 1 is Madry's adversarial training.
+
+    Attributes:
+        lam: Trade-off weight in [0, 1].
+
+    Raises:
+        ValueError: ``lam`` is outside [0, 1].
+    """
+
+    name: ClassVar[str] = "pgd_at"
+    lam: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_lam(self.lam)
+
+    def conditioning(self) -> Conditioning:
+        """Return a plain network."""
+        return Conditioning()
+
+    def losses(
+        self,
+        model: Network,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        attack: Attack,
+        generator: torch.Generator,
+    ) -> Iterator[Tensor]:
+        """Yield the one loss of a step; see `oat.method.Method.losses`."""
+        yield pgd_at_loss(model, images, labels, lam=self.lam, attack=attack, generator=generator)
+
+    def operating_lams(self, lams: Sequence[float]) -> list[float | None]:
+        """Return ``[None]``: the network is not conditioned."""
+        return [None]
+
+    def units(self, attack: Attack, batch_size: int) -> float:
+        """Clean pass if λ < 1, attack and adversarial pass if λ > 0."""
+        clean = TRAIN_UNITS if self.lam < 1 else 0.0
+        return clean + (attack_units(attack) + TRAIN_UNITS if self.lam > 0 else 0.0)
+
+
+def pgd_at_loss(
+    model: Network,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    lam: float,
+    attack: Attack,
+    generator: torch.Generator,
+) -> Tensor:
+    """Mix clean and adversarial cross-entropy at one fixed trade-off weight.
+
+    Each row costs ``(1 - lam) * CE(f(x), y) + lam * CE(f(x_adv), y)``. No attack runs at
+    ``lam == 0`` and no clean pass at ``lam == 1``, where its weight is 0.
+
+    Args:
+        model: A plain network in train mode.
+        images: Clean images in [0, 1], shape (N, C, H, W).
+        labels: Class indices, shape (N,).
+        lam: Trade-off weight in [0, 1].
+        attack: Inner maximisation.
+        generator: Source of the random start.
+
+    Returns:
+        Loss of each row, shape (N,).
+
+    Source: Madry et al., ICLR 2018; the mixture as in Wang et al., NeurIPS 2020.
+    """
+    row_loss = cross_entropy_of(labels)
+    clean = row_loss(model(images)) if lam < 1 else None
+    if lam == 0:
+        assert clean is not None
+        return clean
+    frozen = specialize(model, Condition())
+    images_adv = perturb(frozen, row_loss, images, attack, generator=generator)
+    adv = row_loss(model(images_adv))
+    return adv if clean is None else (1 - lam) * clean + lam * adv

@@ -1,0 +1,112 @@
+"""TRADES at one fixed β (Zhang et al., ICML 2019)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from oat.attacks import Attack, perturb
+from oat.deploy import specialize
+from oat.method import TRAIN_UNITS, attack_units, cross_entropy_of
+from oat.models import Conditioning, Network
+from oat.models.norm import Condition
+
+
+@dataclass(frozen=True)
+class Trades:
+    """One plain network for one β: 0 is standard training, larger is more robust.
+
+    Attributes:
+        beta: Weight of the KL term, not negative.
+
+    Raises:
+        ValueError: ``beta`` is negative or not a finite number.
+    """
+
+    name: ClassVar[str] = "trades"
+    beta: float = 6.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta < float("inf"):
+            raise ValueError(f"`beta` must be a finite number of at least 0, got {self.beta:g}.")
+
+    def conditioning(self) -> Conditioning:
+        """Return a plain network."""
+        return Conditioning()
+
+    def losses(
+        self,
+        model: Network,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        attack: Attack,
+        generator: torch.Generator,
+    ) -> Iterator[Tensor]:
+        """Yield the one loss of a step; see `oat.method.Method.losses`."""
+        yield trades_loss(
+            model, images, labels, beta=self.beta, attack=attack, generator=generator
+        )
+
+    def operating_lams(self, lams: Sequence[float]) -> list[float | None]:
+        """Return ``[None]``: the network is not conditioned."""
+        return [None]
+
+    def units(self, attack: Attack, batch_size: int) -> float:
+        """Clean pass; if β > 0 the frozen clean probabilities, attack and adversarial pass."""
+        return TRAIN_UNITS + (1 + attack_units(attack) + TRAIN_UNITS if self.beta > 0 else 0.0)
+
+
+def kl_rows(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Compute ``KL(p || q)`` of each row, shape (N,), from log-probabilities (N, K)."""
+    return functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
+
+
+def trades_loss(
+    model: Network,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    beta: float,
+    attack: Attack,
+    generator: torch.Generator,
+) -> Tensor:
+    """Add to the clean cross-entropy the KL divergence from the clean to the attacked output.
+
+    Each row costs ``CE(f(x), y) + beta * KL(p(x) || p(x_adv))``. The attack ascends the same KL
+    from ``x + 0.001 N(0, 1)``; the clean probabilities are constant there and computed once. No
+    attack runs at ``beta == 0``.
+
+    Args:
+        model: A plain network in train mode.
+        images: Clean images in [0, 1], shape (N, C, H, W).
+        labels: Class indices, shape (N,).
+        beta: Weight of the KL term.
+        attack: Inner maximisation.
+        generator: Source of the random start.
+
+    Returns:
+        Loss of each row, shape (N,).
+
+    Source: Zhang et al., ICML 2019, equation (5) and algorithm 1.
+    """
+    logits = model(images).float()
+    clean = cross_entropy_of(labels)(logits)
+    if beta == 0:
+        return clean
+    frozen = specialize(model, Condition())
+    with torch.no_grad():
+        log_p = functional.log_softmax(frozen(images).float(), dim=1)
+    images_adv = perturb(
+        frozen,
+        lambda adv: kl_rows(log_p, functional.log_softmax(adv, dim=1)),
+        images,
+        attack,
+        generator=generator,
+        start="gaussian",
+    )
+    adv = functional.log_softmax(model(images_adv).float(), dim=1)
+    return clean + beta * kl_rows(functional.log_softmax(logits, dim=1), adv)

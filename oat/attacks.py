@@ -1,0 +1,144 @@
+"""L-infinity attacks that ascend a given loss.
+
+An attack is a pure function: it is handed the network as a function from images to logits and
+the loss as a function from logits to one value a row. It owns no network, so no parameter
+gradient, buffer or train flag can change under it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+LogitsFn = Callable[[Tensor], Tensor]
+RowLoss = Callable[[Tensor], Tensor]
+Start = Literal["uniform", "gaussian", "none"]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Inner maximisation of a training step: projected gradient ascent in an L-infinity ball.
+
+    Attributes:
+        eps: Radius of the ball, in [0, 1] pixel units (8/255, not 8).
+        steps: Gradient steps, at least 1.
+        step_size: Length of a step in pixel units. ``auto`` is the published OAT rule
+            ``min(1.25 * eps, eps + 4/255) / steps``.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    eps: float = 8 / 255
+    steps: int = 7
+    step_size: float | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        check_eps(self.eps)
+        if self.steps < 1:
+            raise ValueError(f"`steps` must be at least 1, got {self.steps}.")
+        if self.step_size != "auto" and not 0 < self.step_size <= max(self.eps, 1e-12) * 2:
+            raise ValueError(
+                f"`step_size` must be `auto` or in (0, 2 * `eps`], got {self.step_size} "
+                f"with `eps` {self.eps:.4f}."
+            )
+
+    @property
+    def step(self) -> float:
+        """Length of one step in pixel units."""
+        if self.step_size == "auto":
+            return min(1.25 * self.eps, self.eps + 4 / 255) / self.steps
+        return self.step_size
+
+
+def check_eps(eps: float) -> None:
+    """Refuse a radius that is not in [0, 1] pixel units.
+
+    Raises:
+        ValueError: ``eps`` is negative, above 1, or not a number.
+    """
+    if not 0 <= eps <= 1:
+        raise ValueError(
+            f"`eps` must be in [0, 1] pixel units, got {eps:g}; "
+            "a radius of 8 grey levels is written 8/255."
+        )
+
+
+def ball(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return the lower and upper bound of the L-infinity ball cut with [0, 1].
+
+    Args:
+        images: Clean images in [0, 1], shape (N, C, H, W).
+        eps: Radius in pixel units.
+
+    Returns:
+        Two tensors of the shape of ``images``.
+    """
+    return (images - eps).clamp_(min=0), (images + eps).clamp_(max=1)
+
+
+def start_point(images: Tensor, eps: float, start: Start, generator: torch.Generator) -> Tensor:
+    """Draw the first iterate: uniform in the ball, 0.001 Gaussian (TRADES), or the image itself."""
+    if start == "none":
+        return images
+    noise = torch.empty_like(images)
+    if start == "uniform":
+        noise.uniform_(-eps, eps, generator=generator)
+    else:
+        noise.normal_(0, 0.001, generator=generator)
+    return images + noise
+
+
+def ascend(
+    logits_fn: LogitsFn, row_loss: RowLoss, images: Tensor, step: float
+) -> tuple[Tensor, Tensor]:
+    """Take one signed gradient step that raises the summed loss.
+
+    Args:
+        logits_fn: Maps images (N, C, H, W) to logits (N, K); its rows must be independent.
+        row_loss: Maps logits to one loss a row, shape (N,).
+        images: Current iterate.
+        step: Step length in pixel units.
+
+    Returns:
+        The next iterate before projection, and the logits of the current one, detached.
+    """
+    with torch.enable_grad():
+        images = images.detach().requires_grad_()
+        logits = logits_fn(images).float()
+        (grad,) = torch.autograd.grad(row_loss(logits).sum(), images)
+    return images.detach() + step * grad.sign(), logits.detach()
+
+
+def perturb(
+    logits_fn: LogitsFn,
+    row_loss: RowLoss,
+    images: Tensor,
+    attack: Attack,
+    *,
+    generator: torch.Generator,
+    start: Start = "uniform",
+) -> Tensor:
+    """Craft adversarial images by PGD, clipped to the ball and to [0, 1] after each step.
+
+    Args:
+        logits_fn: The frozen network; see `oat.deploy.specialize`.
+        row_loss: The loss to ascend, from logits to shape (N,).
+        images: Clean images in [0, 1], shape (N, C, H, W).
+        attack: Radius, steps and step size.
+        generator: Source of the random start, on the device of ``images``.
+        start: Kind of the first iterate.
+
+    Returns:
+        Adversarial images, detached, of the shape of ``images``.
+
+    Source: Madry et al., ICLR 2018, equation (2.1) and section 2.2.
+    """
+    lower, upper = ball(images, attack.eps)
+    images_adv = start_point(images, attack.eps, start, generator).clamp(lower, upper)
+    for _ in range(attack.steps):
+        images_adv, _ = ascend(logits_fn, row_loss, images_adv, attack.step)
+        images_adv = images_adv.clamp(lower, upper)
+    return images_adv

@@ -1,0 +1,60 @@
+"""Checkpoints: checked on load, unable to execute anything, written all or not at all."""
+
+import hashlib
+import io
+import os
+import pickle
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MAGIC = b"oat-checkpoint-1\n"
+DIGEST_BYTES = 32
+
+
+class CheckpointError(Exception):
+    """A checkpoint is cut off, changed, or none of ours."""
+
+
+def dumps(state: dict[str, Any]) -> bytes:
+    """Serialise tensors, numbers, strings and containers of them, with their SHA-256 in front."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    return MAGIC + hashlib.sha256(payload).digest() + payload
+
+
+def loads(data: bytes, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read what `dumps` wrote; nothing but plain values and tensors can come out.
+
+    Raises:
+        CheckpointError: The bytes are not a whole, unchanged checkpoint.
+    """
+    head = len(MAGIC) + DIGEST_BYTES
+    if data[: len(MAGIC)] != MAGIC or len(data) < head:
+        raise CheckpointError("not a checkpoint of this format.")
+    payload = data[head:]
+    if hashlib.sha256(payload).digest() != data[len(MAGIC) : head]:
+        raise CheckpointError("its SHA-256 does not match: it is cut off or was changed.")
+    try:
+        state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"it holds more than tensors and plain values ({error}).") from error
+    assert isinstance(state, dict)
+    return state
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, or a crash at any moment, sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,97 @@
+"""At a fixed λ and width with frozen statistics a conditional network is a plain network.
+
+`specialize` is that statement as a view (the attack of training, where rows may have λ of their
+own), `fold` as a network of its own (evaluation, deployment).
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from oat.models import Conditioning, Network, build
+from oat.models.norm import Condition, ConvNorm
+from oat.models.slimmable import scaled
+
+
+def condition(model: Network, lam: float | None, width_mult: float = 1.0) -> Condition:
+    """Return the condition of one operating point.
+
+    Args:
+        model: The network.
+        lam: Trade-off weight; None exactly if the network has no λ.
+        width_mult: One of the network's widths.
+
+    Raises:
+        ValueError: λ is given to a plain network, missing for a conditional one, or unknown.
+    """
+    if (lam is None) != (model.encoding is None):
+        raise ValueError(
+            "`lam` is required by a network with FiLM."
+            if lam is None
+            else "`lam` must be None: this network is not conditioned on λ."
+        )
+    if lam is None or model.encoding is None:
+        return Condition(width_mult=width_mult)
+    return Condition(model.encoding(lam), None, None if lam == 0 else 0, width_mult)
+
+
+@torch.no_grad()
+def specialize(model: Network, cond: Condition) -> Callable[[Tensor], Tensor]:
+    """View a network as the plain function that it is with frozen statistics.
+
+    FiLM runs once here, not once a forward pass. The view keeps the values of this moment; no
+    parameter gradient, buffer or train flag is touched when it runs.
+
+    Args:
+        model: The network, in either mode.
+        cond: λ codes (several, with an index for each row, are allowed) and width.
+
+    Returns:
+        A function from images (N, C, H, W) to logits (N, K).
+    """
+    frozen = replace(cond, frozen=model.frozen_ops(cond))
+    return lambda images: model.logits(images, frozen)
+
+
+@torch.no_grad()
+def fold(model: Network, lam: float | None, width_mult: float = 1.0) -> Network:
+    """Build the plain network that a conditional one is at one operating point.
+
+    Batch norm and FiLM are folded into the convolutions, unused channels are dropped. Equal to
+    the conditional network in eval mode up to float rounding.
+
+    Args:
+        model: The network, in either mode; it is not changed.
+        lam: Trade-off weight; None exactly if the network has no λ.
+        width_mult: One of the network's widths.
+
+    Returns:
+        A network in eval mode, on the device of ``model``, without gradients.
+
+    Raises:
+        ValueError: λ or the width does not fit the network.
+    """
+    cond = condition(model, lam, width_mult)
+    plain = build(
+        replace(model.config, width=scaled(model.config.first_width, width_mult)),
+        in_channels=model.in_channels,
+        num_classes=model.num_classes,
+        conditioning=Conditioning(folded=True),
+    )
+    pairs = zip(_conv_norms(model), _conv_norms(plain), strict=True)
+    for source, target in pairs:
+        weight, bias = source.folded(cond)
+        target.conv.weight.copy_(weight)
+        assert bias is not None
+        assert target.conv.bias is not None
+        target.conv.bias.copy_(bias)
+    plain.head.weight.copy_(model.head.weight[:, : plain.head.in_features])
+    plain.head.bias.copy_(model.head.bias)
+    device = next(model.parameters()).device
+    return plain.to(device).eval().requires_grad_(False)
+
+
+def _conv_norms(model: Network) -> list[ConvNorm]:
+    return [m for m in model.modules() if isinstance(m, ConvNorm)]

@@ -1,0 +1,188 @@
+"""What every network of ours offers, whatever its family."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from oat.lambdas import Encoding, LambdaEncoding
+from oat.models.norm import Condition, ConvNorm, FrozenOp, Norm2d
+from oat.models.slimmable import SlimmableLinear
+from oat.names import unknown
+
+# Blocks in each stage of a ResNet. Three stages start at 16 channels, four at 64.
+STAGES: dict[str, tuple[int, ...]] = {
+    "resnet8": (1, 1, 1),
+    "resnet14": (2, 2, 2),
+    "resnet20": (3, 3, 3),
+    "resnet32": (5, 5, 5),
+    "resnet10": (1, 1, 1, 1),
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network.
+
+    Attributes:
+        name: A key of `STAGES`.
+        width: Channels of the first stage; None is the family's own (16 with three stages, 64
+            with four).
+
+    Raises:
+        ValueError: The name is unknown or the width not positive.
+    """
+
+    name: str = "resnet34"
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in STAGES:
+            raise ValueError(unknown("model", self.name, STAGES))
+        if self.width is not None and self.width < 1:
+            raise ValueError(f"`width` must be at least 1, got {self.width}.")
+
+    @property
+    def first_width(self) -> int:
+        """Channels of the first stage."""
+        return self.width or (16 if len(STAGES[self.name]) == 3 else 64)
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a method asks of its network; the default is a plain one.
+
+    Attributes:
+        lambda_choices: The λ set; empty for a network without λ.
+        encoding: How λ becomes a vector; see `oat.lambdas`.
+        encoding_dim: Length of that vector.
+        dual_bn: Whether λ = 0 has batch norms of its own.
+        film_init: Initialisation of FiLM; see `oat.models.film.FiLM`.
+        widths: Width multipliers, each with batch norms of its own.
+        folded: Whether norms are folded into the convolutions: a network for deployment.
+    """
+
+    lambda_choices: tuple[float, ...] = ()
+    encoding: Encoding = "random"
+    encoding_dim: int = 128
+    dual_bn: bool = False
+    film_init: str = "identity"
+    widths: tuple[float, ...] = (1.0,)
+    folded: bool = False
+
+
+class Network(nn.Module):
+    """A classifier of images in [0, 1] that may be conditioned on λ and width.
+
+    Inputs are not normalised, as in the published code. Subclasses define `logits`.
+
+    Attributes:
+        config: Which network it is.
+        conditioning: What it is conditioned on.
+        encoding: The encoder of λ; None in a network without λ.
+        num_classes: Length of the logits.
+        in_channels: Channels of the images.
+        head: The classifier on the pooled features; a subclass makes it.
+    """
+
+    head: SlimmableLinear
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        conditioning: Conditioning,
+        *,
+        in_channels: int,
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.conditioning = conditioning
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.encoding = (
+            LambdaEncoding(
+                conditioning.lambda_choices, conditioning.encoding, conditioning.encoding_dim
+            )
+            if conditioning.lambda_choices
+            else None
+        )
+
+    def conv_norm(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        film: bool = True,
+        slim_in: bool = True,
+    ) -> ConvNorm:
+        """Make a convolution with its norm, modulated by λ unless ``film`` is False."""
+        norm = None if self.conditioning.folded else self.norm(out_channels, film=film)
+        return ConvNorm(in_channels, out_channels, kernel_size, stride, norm, slim_in=slim_in)
+
+    def norm(self, channels: int, *, film: bool = True) -> Norm2d:
+        """Make a norm of ``channels`` channels as the conditioning asks."""
+        return Norm2d(
+            channels,
+            widths=self.conditioning.widths,
+            dual=self.conditioning.dual_bn,
+            film_dim=self.encoding.dim if film and self.encoding is not None else 0,
+            film_init=self.conditioning.film_init,
+        )
+
+    def logits(self, images: Tensor, cond: Condition) -> Tensor:
+        """Compute logits of shape (N, ``num_classes``) under a condition."""
+        raise NotImplementedError(f"{type(self).__name__} must define `logits`.")
+
+    def forward(
+        self,
+        images: Tensor,
+        lam_code: Tensor | None = None,
+        *,
+        lam_index: Tensor | None = None,
+        num_zero_lam: int | None = None,
+        width_mult: float = 1.0,
+    ) -> Tensor:
+        """Classify images.
+
+        Args:
+            images: Images in [0, 1], shape (N, C, H, W).
+            lam_code: Encoded λ: a row for each image, or distinct rows that ``lam_index`` points
+                into, or one row for all. Required exactly if the network is conditioned on λ.
+            lam_index: Row of ``lam_code`` for each image, shape (N,).
+            num_zero_lam: How many leading images have λ = 0; required with ``lam_code``.
+            width_mult: One of the conditioning's widths.
+
+        Returns:
+            Logits, shape (N, ``num_classes``).
+
+        Raises:
+            ValueError: The condition does not fit the network.
+        """
+        if (lam_code is None) != (self.encoding is None):
+            raise ValueError(
+                "`lam_code` is required by a network with FiLM."
+                if lam_code is None
+                else "`lam_code` must be None: this network is not conditioned on λ."
+            )
+        if lam_code is not None and num_zero_lam is None:
+            raise ValueError("`num_zero_lam` is required with `lam_code`: 0 where no λ is 0.")
+        return self.logits(images, Condition(lam_code, lam_index, num_zero_lam, width_mult))
+
+    def frozen_ops(self, cond: Condition) -> dict[nn.Module, FrozenOp]:
+        """Freeze every conv-norm pair and every lone norm at a condition."""
+        ops: dict[nn.Module, FrozenOp] = {}
+
+        def visit(module: nn.Module) -> None:
+            for child in module.children():
+                if isinstance(child, ConvNorm | Norm2d):
+                    ops[child] = child.freeze(cond)
+                else:
+                    visit(child)
+
+        visit(self)
+        return ops

@@ -1,0 +1,107 @@
+"""Residual networks for small images: 3x3 stem, no max-pooling.
+
+Source: He et al., CVPR 2016; FiLM after every norm but the shortcut's, as in Wang et al., 2020.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from oat.models.network import STAGES, Conditioning, ModelConfig, Network
+from oat.models.norm import Condition
+from oat.models.slimmable import SlimmableLinear
+
+BOTTLENECKS = frozenset({"resnet50"})
+
+
+class Block(nn.Module):
+    """A residual block: two 3x3 convolutions, or the 1-3-1 bottleneck that widens fourfold.
+
+    Args:
+        net: The network that makes the layers.
+        in_channels: Input channels.
+        channels: Channels of the block's 3x3 convolution.
+        stride: Stride of the block.
+        bottleneck: Whether it is the 1-3-1 form.
+    """
+
+    def __init__(
+        self, net: Network, in_channels: int, channels: int, stride: int, *, bottleneck: bool
+    ) -> None:
+        super().__init__()
+        self.out_channels = 4 * channels if bottleneck else channels
+        if bottleneck:
+            layers = [
+                net.conv_norm(in_channels, channels, 1),
+                net.conv_norm(channels, channels, 3, stride),
+                net.conv_norm(channels, self.out_channels, 1),
+            ]
+        else:
+            layers = [
+                net.conv_norm(in_channels, channels, 3, stride),
+                net.conv_norm(channels, channels, 3),
+            ]
+        self.layers = nn.ModuleList(layers)
+        self.shortcut = (
+            net.conv_norm(in_channels, self.out_channels, 1, stride, film=False)
+            if stride != 1 or in_channels != self.out_channels
+            else None
+        )
+
+    def forward(self, x: Tensor, cond: Condition) -> Tensor:
+        """Map features (N, C, H, W) to (N, C', H/stride, W/stride)."""
+        out = x
+        for layer in self.layers[:-1]:
+            out = functional.relu(layer(out, cond))
+        out = self.layers[-1](out, cond)
+        return functional.relu(out + (x if self.shortcut is None else self.shortcut(x, cond)))
+
+
+class ResNet(Network):
+    """ResNet of a depth in `oat.models.network.STAGES`.
+
+    Each stage has twice the channels of the one before.
+
+    Args:
+        config: Depth and channels of the first stage.
+        conditioning: λ, batch norms and widths.
+        in_channels: Channels of the images.
+        num_classes: Length of the logits.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        conditioning: Conditioning,
+        *,
+        in_channels: int,
+        num_classes: int,
+    ) -> None:
+        super().__init__(config, conditioning, in_channels=in_channels, num_classes=num_classes)
+        width = config.first_width
+        self.stem = self.conv_norm(in_channels, width, 3, slim_in=False)
+        self.blocks = nn.ModuleList(
+            self._blocks(width, STAGES[config.name], bottleneck=config.name in BOTTLENECKS)
+        )
+        last = self.blocks[-1]
+        assert isinstance(last, Block)
+        self.head = SlimmableLinear(last.out_channels, num_classes)
+
+    def _blocks(self, width: int, stages: Sequence[int], *, bottleneck: bool) -> list[Block]:
+        blocks: list[Block] = []
+        channels = width
+        for stage, count in enumerate(stages):
+            for i in range(count):
+                stride = 2 if stage > 0 and i == 0 else 1
+                block = Block(self, channels, width << stage, stride, bottleneck=bottleneck)
+                channels = block.out_channels
+                blocks.append(block)
+        return blocks
+
+    def logits(self, images: Tensor, cond: Condition) -> Tensor:
+        """Compute logits of shape (N, ``num_classes``) under a condition."""
+        x = functional.relu(self.stem(images, cond))
+        for block in self.blocks:
+            x = block(x, cond)
+        return self.head(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]

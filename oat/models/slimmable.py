@@ -1,0 +1,71 @@
+"""Layers that can run at a share of their channels, by slicing their weights.
+
+Source: Yu et al., Slimmable Neural Networks, ICLR 2019; as used in OATS (Wang et al., 2020).
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def scaled(channels: int, width_mult: float) -> int:
+    """Return the channels in use at a width multiplier.
+
+    Raises:
+        ValueError: ``channels * width_mult`` is not a whole number of at least 1.
+    """
+    exact = channels * width_mult
+    if exact < 1 or abs(exact - round(exact)) > 1e-6:
+        raise ValueError(
+            f"`width_mult` {width_mult:g} of {channels} channels is {exact:g}, "
+            "which must be a whole number of at least 1."
+        )
+    return round(exact)
+
+
+class SlimmableConv2d(nn.Conv2d):
+    """A 2-D convolution that can use the leading share of its channels.
+
+    Args:
+        in_channels: Input channels at full width.
+        out_channels: Output channels at full width.
+        kernel_size: Side of the kernel.
+        stride: Stride.
+        padding: Padding.
+        bias: Whether there is a bias; only in a folded network, which is not sliced.
+        slim_in: Whether the input channels shrink with the width; not so for the image.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        *,
+        bias: bool = False,
+        slim_in: bool = True,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
+        self.slim_in = slim_in
+
+    def sliced(self, width_mult: float) -> Tensor:
+        """Return the weight in use at a width multiplier, a view of shape (O', I', k, k)."""
+        if width_mult == 1:
+            return self.weight
+        rows = scaled(self.out_channels, width_mult)
+        columns = scaled(self.in_channels, width_mult) if self.slim_in else self.in_channels
+        return self.weight[:rows, :columns]
+
+    def forward(self, x: Tensor, width_mult: float = 1.0) -> Tensor:
+        """Convolve features of shape (N, C, H, W), C as `sliced` has it."""
+        weight = self.sliced(width_mult)
+        return functional.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+class SlimmableLinear(nn.Linear):
+    """A linear layer whose input may be a leading share of its features."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features of shape (N, F'), F' at most ``in_features``, to (N, O)."""
+        return functional.linear(x, self.weight[:, : x.shape[1]], self.bias)
