@@ -95,7 +95,7 @@ def evaluate(
     """Judge one frozen network on one split.
 
     Images already misclassified, and those already broken, are dropped from further steps. The
-    random start of an image depends on its place in the split only.
+    random start of an image depends on its place in the split and on ``batch_size`` only.
 
     Args:
         logits_fn: Maps images (N, C, H, W) in [0, 1] to logits; rows independent.

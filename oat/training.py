@@ -121,7 +121,6 @@ class Training:
         data: How images are augmented.
         train: How to train.
         attack: Inner maximisation.
-        val_lams: λ to validate a conditional network at.
         seed: Of initialisation and of every random draw.
     """
 
@@ -134,12 +133,11 @@ class Training:
         train: TrainConfig,
         attack: Attack,
         *,
-        val_lams: list[float],
         seed: int,
     ) -> None:
         self.method, self.dataset, self.config, self.attack = method, dataset, train, attack
         self.data = data.resolved()
-        self.val_lams = val_lams
+        self.val_lams = list(method.conditioning().lambda_choices)
         self.device = dataset.train.images.device
         torch.manual_seed(seed)
         self.generator = torch.Generator(self.device).manual_seed(seed)

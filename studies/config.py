@@ -1,0 +1,315 @@
+"""The study file: what is run. Checked whole before anything starts.
+
+The keys of a block are the fields of the dataclass that the block configures, in `oat` and
+`baselines`; nothing is said twice. A list where a dedicated method takes one value makes one
+trial of each.
+"""
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_type_hints
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, create_model, model_validator
+
+from oat.attacks import Attack
+from oat.data import DataConfig
+from oat.evaluation import EvaluationAttack
+from oat.lambdas import check_lam
+from oat.method import Method
+from oat.models import ModelConfig
+from oat.names import unknown
+from oat.training import TrainConfig
+from studies.errors import StudyError, explain
+from studies.trial import METHODS
+
+STRICT = ConfigDict(extra="forbid", frozen=True)
+SWEPT: dict[str, str] = {"pgd_at": "lam", "trades": "beta"}
+"""The key of a dedicated method whose list makes one trial for each value."""
+
+FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
+GPU_SHARES = (0.0, 0.25, 1 / 3, 0.5)
+
+for _block in (Attack, DataConfig, EvaluationAttack, ModelConfig, TrainConfig):
+    # pydantic's own attribute for the settings of a standard dataclass
+    _block.__pydantic_config__ = STRICT  # type: ignore[attr-defined]
+
+
+class MethodBlock(BaseModel):
+    """One entry under ``methods``; its subclasses are made from the methods' own fields."""
+
+    model_config = STRICT
+    name: str
+
+    @model_validator(mode="after")
+    def _expands(self) -> "MethodBlock":
+        if not self.expand():
+            key = SWEPT[self.name]
+            raise ValueError(f"`{key}` must name at least one value, got an empty list.")
+        return self
+
+    def expand(self) -> list[Method]:
+        """Return the methods that the block stands for, one for each value of a list."""
+        values = {key: getattr(self, key) for key in type(self).model_fields if key != "name"}
+        key = SWEPT.get(self.name)
+        sweep = values[key] if key else None
+        if key is None or not isinstance(sweep, tuple):
+            return [METHODS[self.name](**values)]
+        return [METHODS[self.name](**{**values, key: value}) for value in sweep]
+
+
+def _method_block(name: str) -> type[MethodBlock]:
+    """Make the schema of a method's block from the fields of its config."""
+    hints = get_type_hints(METHODS[name])
+    fields: dict[str, Any] = {"name": (Literal[name], ...)}
+    for field in dataclasses.fields(METHODS[name]):
+        kind = hints[field.name]
+        swept = SWEPT.get(name) == field.name
+        fields[field.name] = (kind | tuple[kind, ...] if swept else kind, field.default)
+    return create_model(f"{METHODS[name].__name__}Block", __base__=MethodBlock, **fields)
+
+
+METHOD_BLOCKS = {name: _method_block(name) for name in METHODS}
+if TYPE_CHECKING:
+    AnyMethodBlock = MethodBlock
+else:
+    AnyMethodBlock = Annotated[Union[tuple(METHOD_BLOCKS.values())], Discriminator("name")]
+
+
+class Evaluate(BaseModel):
+    """What the finished models are judged by.
+
+    Attributes:
+        lams: λ to judge conditional networks at; None is the union of their own choices.
+        attacks: Attacks, each judged apart.
+        images: Use only the first so many test images; None is all of them.
+        batch_size: Images at a time.
+    """
+
+    model_config = STRICT
+    lams: tuple[float, ...] | None = None
+    attacks: tuple[EvaluationAttack, ...] = (EvaluationAttack(),)
+    images: int | None = Field(None, ge=1)
+    batch_size: int = Field(500, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Evaluate":
+        if not self.attacks:
+            raise ValueError("`attacks` must name at least one attack, got an empty list.")
+        for lam in self.lams or ():
+            check_lam(lam, "lams")
+        return self
+
+
+class Resources(BaseModel):
+    """What one trial asks of a node.
+
+    Attributes:
+        cpu: Cores; also the number of threads of its process.
+        gpu: GPUs: 0, 1/4, 1/3, 1/2, or a whole number.
+    """
+
+    model_config = STRICT
+    cpu: int = Field(1, ge=1)
+    gpu: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Resources":
+        shared = any(abs(self.gpu - share) < 1e-3 for share in GPU_SHARES)
+        if not shared and self.gpu != int(self.gpu):
+            raise ValueError(
+                f"`gpu` must be 0, 1/4, 1/3, 1/2 or a whole number, got {self.gpu:g}."
+            )
+        return self
+
+
+class Study(BaseModel):
+    """A study: methods, data, seeds and evaluations. See README for a commented file."""
+
+    model_config = STRICT
+    name: str
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    attack: Attack = Attack()
+    seeds: tuple[int, ...] = (0,)
+    methods: tuple[AnyMethodBlock, ...]
+    evaluate: Evaluate = Evaluate()
+    resources: Resources = Resources()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fractions(cls, data: Any) -> Any:
+        return _parse_fractions(data)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Study":
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", self.name):
+            raise ValueError(
+                "`name` must be 1 to 64 of a-z, 0-9, '.', '_' and '-', not starting with a mark, "
+                f"got '{self.name}'."
+            )
+        if not self.methods:
+            known = ", ".join(sorted(METHODS))
+            raise ValueError(f"`methods` must name at least one method, got an empty list ({known}).")
+        if not self.seeds:
+            raise ValueError("`seeds` must name at least one seed, got an empty list.")
+        if bad := [seed for seed in self.seeds if not 0 <= seed < 2**31]:
+            raise ValueError(f"`seeds` must be from 0 to 2147483647, got {bad[0]}.")
+        for what, count in Counter([*self.all_methods(), *self.seeds]).items():
+            if count > 1:
+                shown = f"seed {what}" if isinstance(what, int) else describe(what)
+                raise ValueError(f"Duplicate trial: {shown} is listed {count} times.")
+        for method in self.all_methods():
+            self._check_lams(method)
+        return self
+
+    def _check_lams(self, method: Method) -> None:
+        conditioning = method.conditioning()
+        if not conditioning.lambda_choices or conditioning.encoding == "none":
+            return
+        for lam in self.lams():
+            if not any(abs(lam - known) < 1e-6 for known in conditioning.lambda_choices):
+                raise ValueError(
+                    f"`evaluate.lams` must be among the `lambda_choices` of {method.name} with the "
+                    f"encoding '{conditioning.encoding}', got {lam:g}."
+                )
+
+    def all_methods(self) -> list[Method]:
+        """Return every method config of the study, lists expanded, in the order of the file."""
+        return [method for block in self.methods for method in block.expand()]
+
+    def lams(self) -> tuple[float, ...]:
+        """Return the λ at which conditional networks are judged, in ascending order."""
+        if self.evaluate.lams is not None:
+            return tuple(sorted(set(self.evaluate.lams)))
+        choices = [method.conditioning().lambda_choices for method in self.all_methods()]
+        return tuple(sorted({lam for chosen in choices for lam in chosen}))
+
+    def attacks(self) -> list[EvaluationAttack]:
+        """Return the attacks of the evaluation with the study's ``eps`` filled in."""
+        return [
+            dataclasses.replace(a, eps=self.attack.eps if a.eps is None else a.eps)
+            for a in self.evaluate.attacks
+        ]
+
+    def dump(self) -> dict[str, Any]:
+        """Return the resolved study as plain values, such as YAML and JSON hold."""
+        return self.model_dump(mode="json")
+
+
+def describe(method: Method) -> str:
+    """Name a method and its value, such as ``pgd_at λ=0.2``."""
+    for key, sign in (("lam", "λ"), ("beta", "β")):
+        if hasattr(method, key):
+            return f"{method.name} {sign}={getattr(method, key):g}"
+    return method.name
+
+
+def _parse_fractions(value: Any) -> Any:
+    if isinstance(value, str) and (match := FRACTION.fullmatch(value)):
+        top, bottom = float(match[1]), float(match[2])
+        return top / bottom if bottom else value
+    if isinstance(value, Mapping):
+        return {key: _parse_fractions(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_parse_fractions(item) for item in value]
+    return value
+
+
+def presets() -> list[str]:
+    """Return the names of the studies that ship."""
+    folder = files("studies") / "presets"
+    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def load_study(
+    source: "str | Path | Mapping[str, Any] | Study", overrides: Sequence[str] = ()
+) -> Study:
+    """Read and check a study.
+
+    Args:
+        source: A preset's name, a YAML file, a mapping, or a study.
+        overrides: ``path.to.key=value`` each, the value in YAML; lists are indexed by number.
+
+    Returns:
+        The study, every value checked.
+
+    Raises:
+        StudyError: The source is unknown or the study is faulty; one sentence a fault.
+    """
+    if isinstance(source, Study):
+        data: Any = source.dump()
+    elif isinstance(source, Mapping):
+        data = dict(source)
+    else:
+        data = _read_yaml(str(source))
+    if not isinstance(data, dict):
+        raise StudyError(f"A study must be a mapping of keys to values, got {type(data).__name__}.")
+    for override in overrides:
+        _override(data, override)
+    return explain(Study, data, _known_keys)
+
+
+def _read_yaml(source: str) -> Any:
+    path = Path(source)
+    if path.suffix in {".yaml", ".yml"} or "/" in source:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise StudyError(f"The study file '{source}' cannot be read: {error}.") from error
+    elif source in presets():
+        text = (files("studies") / "presets" / f"{source}.yaml").read_text(encoding="utf-8")
+    else:
+        raise StudyError(
+            unknown("preset", source, presets()) + " A file of your own ends in .yaml."
+        )
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        said = " ".join(str(error).split())
+        raise StudyError(f"The study file '{source}' is not valid YAML: {said}.") from error
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise StudyError(f"`--set` takes path.to.key=value, got '{override}'.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise StudyError(f"`--set {path}` needs a YAML value, got '{text}'.") from error
+    *parents, last = path.split(".")
+    target: Any = data
+    try:
+        for key in parents:
+            target = target[int(key)] if isinstance(target, list) else target.setdefault(key, {})
+        target[int(last) if isinstance(target, list) else last] = value
+    except (ValueError, IndexError, TypeError, AttributeError) as error:
+        raise StudyError(f"`--set {path}`: there is no such place in the study.") from error
+
+
+def _known_keys(path: Sequence[str | int], data: Any) -> list[str]:
+    """Return the keys that the block at a path may have."""
+    match path:
+        case []:
+            return list(Study.model_fields)
+        case ["methods", int(i), *_]:
+            return list(METHOD_BLOCKS[data["methods"][i]["name"]].model_fields)
+        case ["evaluate"]:
+            return list(Evaluate.model_fields)
+        case ["evaluate", "attacks", *_]:
+            return [field.name for field in dataclasses.fields(EvaluationAttack)]
+        case ["resources"]:
+            return list(Resources.model_fields)
+    blocks: dict[Any, Any] = {
+        "data": DataConfig,
+        "model": ModelConfig,
+        "train": TrainConfig,
+        "attack": Attack,
+    }
+    return [field.name for field in dataclasses.fields(blocks[path[0]])]

@@ -1,0 +1,220 @@
+"""From a study to the list of its trials, and what is still to do for each."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from oat.data import READERS
+from oat.evaluation import EVALUATION_SEED
+from oat.method import Method
+from oat.training import steps_per_epoch
+from studies.config import Study, describe
+from studies.storage import Folder
+from studies.trial import RESULTS_VERSION, ResultError, digest, read_points, read_result
+
+State = Literal["done", "evaluate", "resume", "missing", "failed", "damaged", "diverged"]
+TO_RUN: frozenset[State] = frozenset(
+    {"evaluate", "resume", "missing", "failed", "damaged"}
+)
+
+ROUGH_UNITS_PER_SECOND = 4000.0
+"""Forward passes a second before any trial was timed: `quickstart` on one core of a server."""
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """One model to train and judge.
+
+    Attributes:
+        run_key: 12 hex digits of everything that decides the weights.
+        label: Method and value, for people.
+        seed: Seed of the trial.
+        job: What `studies.trial.run_trial` takes.
+        state: What its folder says: ``evaluate`` is trained with points missing, ``resume`` has
+            a checkpoint; ``failed`` is tried again and ``damaged`` redone by the next run,
+            ``diverged`` is final.
+        units: Estimated cost of training, in forward passes of the plain network.
+        reason: Why it failed or diverged.
+    """
+
+    run_key: str
+    label: str
+    seed: int
+    job: Mapping[str, Any]
+    state: State
+    units: float
+    reason: str | None = None
+
+    @property
+    def to_run(self) -> bool:
+        """Whether a run has something to do for it."""
+        return self.state in TO_RUN
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The trials of a study, in the order of the file.
+
+    Attributes:
+        study: The resolved study.
+        trials: One for each method, value and seed.
+        foreign: Run keys in storage with a finished result that no longer belong to the study.
+        seconds_per_unit: Training time of one unit, from the finished trials; a rough guess
+            if there are none.
+        measured: Whether ``seconds_per_unit`` was measured.
+    """
+
+    study: Study
+    trials: tuple[PlannedTrial, ...]
+    foreign: tuple[str, ...]
+    seconds_per_unit: float
+    measured: bool
+
+    def to_run(self) -> list[PlannedTrial]:
+        """Return what is left to do, the longest first."""
+        left = [trial for trial in self.trials if trial.to_run]
+        return sorted(left, key=lambda trial: -trial.units)
+
+    def device_seconds(self, trial: PlannedTrial) -> float:
+        """Estimate the training time of a trial."""
+        return trial.units * self.seconds_per_unit
+
+    def makespan(self, slots: int) -> float:
+        """Estimate the seconds to the end of training with so many trials at a time."""
+        ends = [0.0] * max(1, slots)
+        for trial in self.to_run():
+            if trial.state != "evaluate":
+                soonest = min(range(len(ends)), key=ends.__getitem__)
+                ends[soonest] += self.device_seconds(trial)
+        return max(ends)
+
+
+def trial_config(study: Study, method: Method, seed: int) -> dict[str, Any]:
+    """Return everything that decides the trained weights, as plain values."""
+    data = asdict(study.data.resolved())
+    for place in ("root", "download"):
+        del data[place]
+    return {
+        "results_version": RESULTS_VERSION,
+        "seed": seed,
+        "data": data,
+        "model": asdict(study.model),
+        "train": asdict(study.train),
+        "attack": asdict(study.attack),
+        "method": {"name": method.name, **_lists(asdict(method))},  # type: ignore[call-overload]
+    }
+
+
+def _lists(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def _points(study: Study, method: Method, run_key: str) -> list[dict[str, Any]]:
+    """List the operating points to judge, each with a key over all that decides its numbers."""
+    points = []
+    for lam in method.operating_lams(study.lams()):
+        for attack in study.attacks():
+            what = {
+                "lam": lam,
+                "width_mult": 1.0,
+                "attack": asdict(attack),
+                "images": study.evaluate.images,
+                "batch_size": study.evaluate.batch_size,
+            }
+            key = digest({"run_key": run_key, "seed": EVALUATION_SEED, **what})
+            points.append({"point_key": key, **what})
+    return points
+
+
+def make_plan(study: Study, folder: Folder) -> Plan:
+    """Expand a study and look up in its folder what is done.
+
+    Args:
+        study: The study.
+        folder: The study's own folder, ``<storage>/<name>``.
+    """
+    trials, speeds = [], []
+    for seed in study.seeds:
+        for method in study.all_methods():
+            trial, seconds = _plan_trial(study, method, seed, folder)
+            trials.append(trial)
+            if seconds is not None and trial.units:
+                speeds.append(seconds / trial.units)
+    own = {trial.run_key for trial in trials}
+    trials_folder = folder.sub("trials")
+    foreign = tuple(
+        key
+        for key in trials_folder.names()
+        if key not in own and trials_folder.size(f"{key}/result.json") is not None
+    )
+    speed = sorted(speeds)[len(speeds) // 2] if speeds else 1 / ROUGH_UNITS_PER_SECOND
+    return Plan(study, tuple(trials), foreign, speed, bool(speeds))
+
+
+def _plan_trial(
+    study: Study, method: Method, seed: int, folder: Folder
+) -> tuple[PlannedTrial, float | None]:
+    """Plan one trial; also return its training time if it is done."""
+    config = trial_config(study, method, seed)
+    run_key = digest(config)
+    job = {
+        "run_key": run_key,
+        "config": config,
+        "points": _points(study, method, run_key),
+        "data": {"root": study.data.root, "download": study.data.download},
+        "resources": study.resources.model_dump(),
+    }
+    state, reason, seconds = _state(folder.sub(f"trials/{run_key}"), job)
+    label = describe(method)
+    units = _units(study, method)
+    return PlannedTrial(run_key, label, seed, job, state, units, reason), seconds
+
+
+def _state(folder: Folder, job: Mapping[str, Any]) -> tuple[State, str | None, float | None]:
+    try:
+        result = read_result(folder)
+    except ResultError as error:
+        return "damaged", str(error), None
+    if result is not None and result["status"] == "diverged":
+        return "diverged", result["error"], None
+    seconds = result["trained"]["device_seconds"] if result else None
+    if result is not None:
+        rows, _ = read_points(folder, result["trained"]["training_id"])
+        have = {row["point_key"] for row in rows}
+        if all(point["point_key"] in have for point in job["points"]):
+            return "done", None, seconds
+    if (failure := _failure(folder)) is not None:
+        return "failed", failure, seconds
+    if result is not None:
+        return "evaluate", None, seconds
+    return ("resume" if folder.size("checkpoint") else "missing"), None, None
+
+
+def _failure(folder: Folder) -> str | None:
+    """Return why the last try failed, None if it did not."""
+    try:
+        return str(json.loads(folder.read("failure.json"))["error"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        return "its failure.json is damaged"
+
+
+def _units(study: Study, method: Method) -> float:
+    """Estimate the cost of a training from the study alone; the data are not read."""
+    images = study.data.train_images or NOMINAL_IMAGES.get(study.data.name, 10_000)
+    size = min(study.train.batch_size, images)
+    seen = steps_per_epoch(images, size) * size * study.train.epochs
+    return seen * method.units(study.attack, size)
+
+
+NOMINAL_IMAGES = {
+    "digits": 1213,
+    "fashion_mnist": 54_000,
+    "cifar10": 45_000,
+    "svhn": 65_931,
+    "stl10": 4_500,
+}
+"""Training images after a tenth is held out, for estimates alone."""
+assert NOMINAL_IMAGES.keys() <= READERS.keys()

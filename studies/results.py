@@ -1,0 +1,90 @@
+"""Points as a data frame: the one shape that every table, front and figure derives from."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from studies.storage import Folder
+from studies.trial import ResultError, read_points, read_result
+
+COLUMNS: dict[str, str] = {
+    "point_key": "str",
+    "run_key": "str",
+    "training_id": "str",
+    "method": "str",
+    "lam": "float64",
+    "beta": "float64",
+    "width_mult": "float64",
+    "seed": "int64",
+    "attack": "str",
+    "eps": "float64",
+    "step_size": "float64",
+    "sa": "float64",
+    "ra": "float64",
+    "images": "int64",
+    "dataset": "str",
+    "data_fingerprint": "str",
+    "model": "str",
+    "epochs": "int64",
+    "budget": "str",
+    "checkpoint_rule": "str",
+    "results_version": "int64",
+    "flops": "int64",
+    "deployed_bytes": "int64",
+    "network_bytes": "int64",
+    "parameters": "int64",
+    "train_device_seconds": "float64",
+    "train_units": "float64",
+}
+"""Columns of a point and their types. SA, RA are fractions; λ is NaN for TRADES, β elsewhere."""
+
+ORDER = ["method", "lam", "beta", "width_mult", "seed", "attack", "point_key"]
+
+Correct = dict[str, np.ndarray[Any, Any]]
+
+
+def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Make the data frame of points from flat rows, typed and in a fixed order."""
+    table = pd.DataFrame(list(rows), columns=list(COLUMNS))
+    return table.astype(COLUMNS).sort_values(ORDER, ignore_index=True)
+
+
+def read_trial(folder: Folder, wanted: Iterable[str]) -> tuple[list[dict[str, Any]], Correct]:
+    """Read the wanted points of a trial, and which images each has right.
+
+    Args:
+        folder: The trial's folder.
+        wanted: Point keys.
+
+    Returns:
+        Rows, and boolean arrays (N,) under ``<point_key>.clean`` and ``<point_key>.robust``.
+        Both are empty for a trial that is not finished.
+    """
+    try:
+        result = read_result(folder)
+    except ResultError:
+        result = None
+    if result is None or result["status"] != "done":
+        return [], {}
+    keys = set(wanted)
+    rows, correct = read_points(folder, result["trained"]["training_id"])
+    rows = [row for row in rows if row["point_key"] in keys]
+    return rows, {key: value for key, value in correct.items() if key.partition(".")[0] in keys}
+
+
+def read_epochs(folder: Folder) -> list[dict[str, Any]]:
+    """Read the epochs of a trial; those of a line cut off are left out."""
+    try:
+        lines = folder.read("epochs.jsonl").splitlines()
+    except FileNotFoundError:
+        return []
+    epochs = []
+    for line in lines:
+        try:
+            epochs.append(json.loads(line))
+        except ValueError:
+            break
+    return epochs

@@ -1,0 +1,172 @@
+"""Folders of results, on a local path or behind a URI; every write is all or nothing.
+
+The layout, and what makes a trial done, are described in docs/architecture.md.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any, Protocol
+
+from oat.checkpoint import write_atomic
+
+
+class StorageError(Exception):
+    """The storage cannot be reached or written."""
+
+
+class Folder(Protocol):
+    """A folder that can be read, written and listed; names may hold slashes."""
+
+    uri: str
+
+    def sub(self, name: str) -> "Folder":
+        """Return the folder ``name`` below this one; it need not exist."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """Read a file.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        ...
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, all or nothing."""
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Return the bytes of a file, None if there is none."""
+        ...
+
+    def names(self) -> list[str]:
+        """Return the names of the files and folders directly below, sorted."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file or a folder with all it holds; nothing happens if there is none."""
+        ...
+
+
+class LocalFolder:
+    """A folder on a local or network file system."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.uri = str(self.path)
+
+    def sub(self, name: str) -> "LocalFolder":
+        """See `Folder.sub`."""
+        return LocalFolder(self.path / name)
+
+    def read(self, name: str) -> bytes:
+        """See `Folder.read`."""
+        return (self.path / name).read_bytes()
+
+    def write(self, name: str, data: bytes) -> None:
+        """See `Folder.write`."""
+        write_atomic(self.path / name, data)
+
+    def size(self, name: str) -> int | None:
+        """See `Folder.size`."""
+        path = self.path / name
+        return path.stat().st_size if path.is_file() else None
+
+    def names(self) -> list[str]:
+        """See `Folder.names`; unfinished writes are not listed."""
+        if not self.path.is_dir():
+            return []
+        return sorted(p.name for p in self.path.iterdir() if not p.name.endswith(".tmp"))
+
+    def remove(self, name: str) -> None:
+        """See `Folder.remove`."""
+        path = self.path / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+class RemoteFolder:
+    """A folder behind a URI that pyarrow knows, such as ``s3://bucket/path``.
+
+    Object stores show an object whole or not at all, so a write is one put.
+    """
+
+    def __init__(self, uri: str) -> None:
+        from pyarrow import fs
+
+        self.uri = uri.rstrip("/")
+        self._system, path = fs.FileSystem.from_uri(self.uri)
+        self._path = path.rstrip("/")
+
+    def sub(self, name: str) -> "RemoteFolder":
+        """See `Folder.sub`."""
+        return RemoteFolder(f"{self.uri}/{name}")
+
+    def _info(self, name: str = "") -> Any:
+        return self._system.get_file_info(f"{self._path}/{name}" if name else self._path)
+
+    def read(self, name: str) -> bytes:
+        """See `Folder.read`."""
+        with self._system.open_input_stream(f"{self._path}/{name}") as stream:
+            return bytes(stream.read())
+
+    def write(self, name: str, data: bytes) -> None:
+        """See `Folder.write`."""
+        target = f"{self._path}/{name}"
+        self._system.create_dir(target.rpartition("/")[0], recursive=True)
+        with self._system.open_output_stream(target) as stream:
+            stream.write(data)
+
+    def size(self, name: str) -> int | None:
+        """See `Folder.size`."""
+        info = self._info(name)
+        return int(info.size) if info.is_file else None
+
+    def names(self) -> list[str]:
+        """See `Folder.names`."""
+        from pyarrow import fs
+
+        found = self._system.get_file_info(fs.FileSelector(self._path, allow_not_found=True))
+        return sorted(info.base_name for info in found)
+
+    def remove(self, name: str) -> None:
+        """See `Folder.remove`."""
+        from pyarrow import fs
+
+        info = self._info(name)
+        if info.type == fs.FileType.Directory:
+            self._system.delete_dir(info.path)
+        elif info.is_file:
+            self._system.delete_file(info.path)
+
+
+def open_folder(place: str | Path) -> Folder:
+    """Open a folder on a path or a URI.
+
+    Raises:
+        StorageError: The URI is of no known kind.
+    """
+    if "://" not in str(place):
+        return LocalFolder(Path(place).absolute())
+    try:
+        return RemoteFolder(str(place))
+    except (ValueError, OSError) as error:
+        raise StorageError(f"`--storage` '{place}' cannot be opened: {error}.") from error
+
+
+def check_writable(folder: Folder) -> None:
+    """Write and remove a small file.
+
+    Raises:
+        StorageError: That fails.
+    """
+    probe = ".writable"
+    try:
+        folder.write(probe, b"")
+        folder.remove(probe)
+    except OSError as error:
+        raise StorageError(
+            f"`--storage` '{folder.uri}' cannot be written ({error}); choose a folder that can."
+        ) from error

@@ -1,0 +1,373 @@
+"""MLflow as an index of the storage folder; the only import of mlflow.
+
+One run for each key: the study, each of its trials below it, each point below its trial. What a
+run holds is read from storage, so syncing twice, or after any crash, changes nothing.
+"""
+
+import json
+import logging
+import os
+import queue
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from studies.plan import Plan, PlannedTrial
+from studies.results import COLUMNS, frame, read_epochs, read_trial
+from studies.storage import Folder
+from studies.trial import ResultError, digest, read_result
+
+log = logging.getLogger("oat.tracking")
+
+KINDS = ("study", "trial", "point")
+PAGE = 5000
+BATCH = 900
+"""Metrics in one request; the server takes 1,000."""
+EPOCH_METRICS = ("train_loss", "sa_val", "ra_val", "lr", "images_per_second")
+TEXT_LIMIT = 6000
+
+
+class TrackingError(Exception):
+    """The tracking server does not answer, or refuses."""
+
+
+def check_server(uri: str) -> None:
+    """Ask a tracking server whether it is there; a database needs no asking.
+
+    Raises:
+        TrackingError: It does not answer within five seconds.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
+            return
+    except urllib.error.HTTPError as error:
+        if error.code in {401, 403}:
+            return  # it is there; credentials and hosts are checked by the first call
+        said = str(error)
+    except (OSError, ValueError) as error:
+        said = str(error)
+    raise TrackingError(
+        f"The tracking server '{uri}' does not answer ({said}); start it, correct "
+        "`--tracking-uri`, or leave that out to use a database beside the results."
+    )
+
+
+class Tracker:
+    """One study's experiment in MLflow.
+
+    Args:
+        uri: Tracking URI.
+        study: Name of the study, which is that of the experiment.
+
+    Raises:
+        TrackingError: The server refuses.
+    """
+
+    def __init__(self, uri: str, study: str) -> None:
+        # a dead server must cost seconds here, not MLflow's own minutes; the user's word counts
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+        self.uri = uri
+        self.study = study
+        self.client = MlflowClient(tracking_uri=uri)
+        self._epochs: dict[str, int] = {}
+        self._runs: dict[tuple[str, str], Run] = {}
+        try:
+            self.experiment_id = self._experiment()
+        except MlflowException as error:
+            raise TrackingError(
+                f"The tracking server '{uri}' refuses ({' '.join(str(error).split())})."
+            ) from error
+
+    def _experiment(self) -> str:
+        found = self.client.get_experiment_by_name(self.study)
+        if found is None:
+            return str(self.client.create_experiment(self.study))
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def load(self) -> None:
+        """Learn which runs there are; of several with one key all but the oldest are deleted."""
+        self._runs.clear()
+        for kind in KINDS:
+            for run in self._search(f"tags.`oat.kind` = '{kind}'"):
+                key = (kind, run.data.tags.get("oat.key", ""))
+                if key in self._runs:
+                    self.client.delete_run(run.info.run_id)
+                else:
+                    self._runs[key] = run
+
+    def _search(self, where: str) -> list[Run]:
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id],
+                where,
+                ViewType.ACTIVE_ONLY,
+                PAGE,
+                ["attributes.start_time ASC"],
+                token,
+            )
+            runs.extend(page)
+            token = page.token
+            if not token:
+                return runs
+
+    def _create(
+        self,
+        kind: str,
+        key: str,
+        name: str,
+        parent: str | None,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str] | None = None,
+    ) -> str:
+        all_tags = {"oat.kind": kind, "oat.key": key, "oat.study": self.study, **(tags or {})}
+        if parent is not None:
+            all_tags["mlflow.parentRunId"] = parent
+        run = self.client.create_run(self.experiment_id, tags=all_tags, run_name=name)
+        texts = [Param(k, str(v)[:TEXT_LIMIT]) for k, v in params.items() if v is not None]
+        for i in range(0, len(texts), 100):
+            self.client.log_batch(run.info.run_id, params=texts[i : i + 100])
+        self._runs[(kind, key)] = run
+        return str(run.info.run_id)
+
+    def run_id(self, kind: str, key: str) -> str | None:
+        """Return the run of a key, None if there is none yet."""
+        run = self._runs.get((kind, key))
+        return None if run is None else str(run.info.run_id)
+
+    def start_study(self, plan: Plan) -> str:
+        """Open the study's own run; a changed study has another. Returns its id."""
+        resolved = plan.study.dump()
+        key = digest(resolved)
+        found = self.run_id("study", key)
+        if found is not None:
+            self.client.update_run(found, status="RUNNING")
+            return found
+        return self._create("study", key, self.study, None, _flat(resolved))
+
+    def finish_study(self, plan: Plan, table: pd.DataFrame, artifacts: Iterable[str] = ()) -> None:
+        """Write the totals and artifacts of the study's run and close it."""
+        run_id = self.start_study(plan)
+        spent = table.drop_duplicates("run_key")["train_device_seconds"].sum()
+        totals = {
+            "trials": len(plan.trials),
+            "trials_done": sum(trial.state == "done" for trial in plan.trials),
+            "points": len(table),
+            "device_hours": float(spent) / 3600,
+        }
+        known = self.client.get_run(run_id).data.metrics
+        changed = {k: v for k, v in totals.items() if known.get(k) != v}
+        self._log(run_id, changed, 0)
+        for path in artifacts:
+            self.client.log_artifact(run_id, path)
+        whole = all(trial.state == "done" for trial in plan.trials)
+        self.client.set_terminated(run_id, "FINISHED" if whole else "FAILED")
+
+    def sync_trial(self, trial: PlannedTrial, folder: Folder, study_run: str) -> None:
+        """Bring the runs of one trial and its points to what its folder says.
+
+        Args:
+            trial: The trial.
+            folder: Its folder.
+            study_run: Run to put it under.
+        """
+        epochs = read_epochs(folder)
+        try:
+            result = read_result(folder)
+        except ResultError:
+            result = None
+        if not epochs and result is None and trial.state == "missing":
+            return
+        run_id = self._trial_run(trial, result, study_run)
+        self._log_epochs(run_id, epochs)
+        if result is not None and result["status"] == "done":
+            self._finish_trial(run_id, trial, result["trained"], folder)
+        elif result is not None:
+            self.client.set_tag(run_id, "oat.diverged_epoch", str(result["epoch"]))
+            self.client.set_terminated(run_id, "FAILED")
+        elif folder.size("failure.json") is not None:
+            self.client.set_terminated(run_id, "FAILED")
+
+    def _trial_run(
+        self, trial: PlannedTrial, result: Mapping[str, Any] | None, study_run: str
+    ) -> str:
+        """Find or open the run of a trial; one of an earlier training gives way."""
+        training_id = result["trained"]["training_id"] if result and "trained" in result else None
+        run = self._runs.get(("trial", trial.run_key))
+        if run is not None:
+            run_id = str(run.info.run_id)
+            known = run.data.tags.get("oat.training_id")
+            if not (training_id and known and training_id != known):
+                if run.data.tags.get("mlflow.parentRunId") != study_run:
+                    self.client.set_tag(run_id, "mlflow.parentRunId", study_run)
+                    run.data.tags["mlflow.parentRunId"] = study_run
+                return run_id
+            self._delete_trial(trial.run_key, run_id)
+        name = f"{trial.label} seed={trial.seed}"
+        params = _flat({k: v for k, v in trial.job["config"].items()})
+        tags = {"oat.run_key": trial.run_key}
+        return self._create("trial", trial.run_key, name, study_run, params, tags)
+
+    def _delete_trial(self, run_key: str, run_id: str) -> None:
+        for (kind, key), run in list(self._runs.items()):
+            if kind == "point" and run.data.tags.get("oat.run_key") == run_key:
+                self.client.delete_run(run.info.run_id)
+                del self._runs[(kind, key)]
+        self.client.delete_run(run_id)
+        del self._runs[("trial", run_key)]
+        self._epochs.pop(run_id, None)
+
+    def _log_epochs(self, run_id: str, epochs: list[dict[str, Any]]) -> None:
+        if run_id not in self._epochs:
+            history = self.client.get_metric_history(run_id, "train_loss")
+            self._epochs[run_id] = max((m.step for m in history), default=0)
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(name, float(record[name]), now, record["epoch"])
+            for record in epochs
+            if record["epoch"] > self._epochs[run_id]
+            for name in EPOCH_METRICS
+            if record[name] is not None
+        ]
+        for i in range(0, len(metrics), BATCH):
+            self.client.log_batch(run_id, metrics=metrics[i : i + BATCH])
+        if epochs:
+            self._epochs[run_id] = max(self._epochs[run_id], epochs[-1]["epoch"])
+
+    def _log(self, run_id: str, values: Mapping[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
+        if metrics:
+            self.client.log_batch(run_id, metrics=metrics)
+
+    def _finish_trial(
+        self, run_id: str, trial: PlannedTrial, trained: Mapping[str, Any], folder: Folder
+    ) -> None:
+        run = self._runs[("trial", trial.run_key)]
+        if run.data.tags.get("oat.training_id") != trained["training_id"]:
+            finals = ("device_seconds", "train_units", "parameters", "network_bytes")
+            self._log(run_id, {name: trained[name] for name in finals}, 0)
+            self.client.set_tag(run_id, "oat.training_id", trained["training_id"])
+            run.data.tags["oat.training_id"] = trained["training_id"]
+        rows, _ = read_trial(folder, (point["point_key"] for point in trial.job["points"]))
+        for row in rows:
+            self._sync_point(row, run_id)
+        self.client.set_terminated(run_id, "FINISHED")
+
+    def _sync_point(self, row: Mapping[str, Any], trial_run: str) -> None:
+        run = self._runs.get(("point", row["point_key"]))
+        if run is not None:
+            if run.info.status == "FINISHED":
+                return
+            self.client.delete_run(run.info.run_id)  # a crash left it half written
+        lam = row["lam"] if row["lam"] is not None else row["beta"]
+        sign = "λ" if row["lam"] is not None else "β"
+        texts = {k: row[k] for k in row if COLUMNS.get(k) == "str"}
+        texts |= {k: row[k] for k in ("lam", "beta", "width_mult", "seed", "eps")}
+        tags = {"oat.run_key": row["run_key"], "oat.point_key": row["point_key"]}
+        name = f"{row['method']} {sign}={lam:g} seed={row['seed']} {row['attack']}"
+        run_id = self._create("point", row["point_key"], name, trial_run, texts, tags)
+        numbers = {k: row[k] for k in row if COLUMNS.get(k) != "str" and row[k] is not None}
+        self._log(run_id, numbers, 0)
+        self.client.set_terminated(run_id, "FINISHED")
+        self._runs[("point", row["point_key"])] = self.client.get_run(run_id)
+
+    def sync(self, plan: Plan, folder: Folder) -> None:
+        """Rebuild or repair the whole experiment from storage; close what was left open.
+
+        Args:
+            plan: The plan of the study as storage has it now.
+            folder: The study's folder.
+        """
+        self.load()
+        study_run = self.start_study(plan)
+        for trial in plan.trials:
+            self.sync_trial(trial, folder.sub(f"trials/{trial.run_key}"), study_run)
+        for (kind, _), run in self._runs.items():
+            status = self.client.get_run(run.info.run_id).info.status
+            if status == "RUNNING" and run.info.run_id != study_run:
+                self.client.set_terminated(run.info.run_id, "KILLED")
+                log.info("closed the orphaned %s run %s", kind, run.info.run_id)
+
+    def points(self) -> pd.DataFrame:
+        """Return all points of the experiment, as `studies.results.frame` makes them."""
+        rows = []
+        for run in self._search("tags.`oat.kind` = 'point' and attributes.status = 'FINISHED'"):
+            values = {**run.data.params, **run.data.metrics}
+            rows.append({name: values.get(name) for name in COLUMNS})
+        return frame(rows)
+
+
+class BackgroundSync(threading.Thread):
+    """Syncs trials while a study runs; training never waits for it.
+
+    What a dead server misses is not lost: `Tracker.sync` reads it from storage afterwards.
+    """
+
+    def __init__(self, tracker: Tracker, plan: Plan, folder: Folder, study_run: str) -> None:
+        super().__init__(name="oat-tracking", daemon=True)
+        self._tracker, self._folder, self._study_run = tracker, folder, study_run
+        self._trials = {trial.run_key: trial for trial in plan.trials}
+        self._queue: queue.Queue[str | None] = queue.Queue()
+        self.error: str | None = None
+
+    def changed(self, run_key: str) -> None:
+        """Say that a trial's folder has changed."""
+        self._queue.put(run_key)
+
+    def close(self) -> None:
+        """Finish what is queued and stop."""
+        self._queue.put(None)
+        self.join()
+
+    def run(self) -> None:
+        """Sync what is queued, each trial once however often it was named."""
+        closing = False
+        while not closing:
+            keys = {self._queue.get()}
+            while not self._queue.empty():
+                keys.add(self._queue.get())
+            closing = None in keys
+            for key in sorted(key for key in keys if key is not None):
+                self._sync(key)
+
+    def _sync(self, run_key: str) -> None:
+        folder = self._folder.sub(f"trials/{run_key}")
+        try:
+            self._tracker.sync_trial(self._trials[run_key], folder, self._study_run)
+        except MlflowException as error:
+            if self.error is None:
+                log.warning("MLflow does not take results at the moment: %s", error)
+            self.error = str(error)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested plain values to dotted keys, lists as JSON."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = json.dumps(value) if isinstance(value, list | tuple) else value
+    return flat
+
+
+def quiet() -> None:
+    """Keep MLflow's own progress and migration messages off the terminal."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)

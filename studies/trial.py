@@ -1,0 +1,417 @@
+"""One trial: train one model, judge it at its operating points, store all of it.
+
+Knows nothing of Ray or MLflow, and runs where only torch and numpy are installed. What a trial
+has done stands in its folder, so calling it again after anything goes on from there.
+"""
+
+import hashlib
+import io
+import json
+import os
+import platform
+import random
+import socket
+import subprocess
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from baselines import PgdAt, Trades
+from oat.attacks import Attack
+from oat.checkpoint import CheckpointError, dumps, loads
+from oat.data import DataConfig, Dataset, load
+from oat.evaluation import EvaluationAttack, OperatingPoint, evaluate_at
+from oat.method import Method, Oat
+from oat.models import ModelConfig, Network, build, count_parameters, stored_bytes
+from oat.training import DivergenceError, TrainConfig, Training, steps_per_epoch
+from studies.storage import Folder
+
+RESULTS_VERSION = 1
+"""Part of every run key; raised by a commit that changes the numbers that a config leads to."""
+
+METHODS: dict[str, Any] = {"oat": Oat, "pgd_at": PgdAt, "trades": Trades}
+Report = Callable[[dict[str, Any]], None]
+
+
+def digest(value: Any) -> str:
+    """Return 12 hex digits of SHA-256 over the canonical JSON of plain values."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments with lists as tuples, as JSON has lost them."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def method_of(config: Mapping[str, Any]) -> Method:
+    """Build the method of a trial's config."""
+    values = _tuples(config["method"])
+    method: Method = METHODS[values.pop("name")](**values)
+    return method
+
+
+def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[str, Any]:
+    """Bring a trial to its end, from wherever its folder stands.
+
+    Args:
+        job: What `studies.plan` made: ``run_key``, ``config`` (all that decides the weights),
+            ``points`` (operating points to judge), ``data`` (root, download), ``resources``.
+        folder: The trial's own folder.
+        report: Called after each epoch and each point with a flat record.
+
+    Returns:
+        What was written: ``result.json`` with ``status`` ``done`` or ``diverged``, or
+        ``failure.json`` with ``failed``. Every error of the trial's own making is recorded
+        there and not raised; a finished result is never overwritten by a failure.
+
+    Raises:
+        torch.AcceleratorError: The process has lost its device; another one must try again.
+    """
+    started = time.time()
+    name = "result.json"
+    try:
+        _settle(job)
+        outcome = _train_and_judge(job, folder, report, started)
+    except DivergenceError as error:
+        outcome = {"status": "diverged", "epoch": error.epoch, "error": str(error)}
+    except torch.AcceleratorError:
+        raise
+    except Exception as error:
+        name = "failure.json"
+        outcome = {
+            "status": "failed",
+            "error": f"{type(error).__name__}: {error}",
+            "traceback": "".join(traceback.format_exception(error)),
+        }
+    outcome = {"run_key": job["run_key"], **outcome}
+    folder.write(name, json.dumps(outcome, indent=1).encode())
+    if name == "result.json":
+        folder.remove("failure.json")
+        folder.remove("checkpoint")
+    return outcome
+
+
+def _settle(job: Mapping[str, Any]) -> None:
+    """Leave nothing of an earlier trial in this process: seeds, threads, GPU memory."""
+    seed = job["config"]["seed"]
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+    torch.set_num_threads(int(job["resources"]["cpu"]))
+    if (gpu := job["resources"]["gpu"]) > 0:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gpu))
+
+
+def _train_and_judge(
+    job: Mapping[str, Any], folder: Folder, report: Report, started: float
+) -> dict[str, Any]:
+    config = job["config"]
+    method = method_of(config)
+    device = torch.device("cuda" if job["resources"]["gpu"] > 0 else "cpu")
+    data = DataConfig(**config["data"], **job["data"])
+    dataset = load(data).to(device)
+    try:
+        earlier = read_result(folder)
+        model, trained = _trained_model(earlier, config, method, dataset, folder)
+    except ResultError:
+        for damaged in folder.names():
+            folder.remove(damaged)
+        model = trained = None
+    folder.write("config.json", json.dumps(config, indent=1).encode())
+    if model is None or trained is None:
+        model, trained = _train(job, method, data, dataset, folder, report)
+        _write_provenance(folder, dataset, device, started)
+    _judge(job, method, model, dataset, trained, folder, report)
+    return {"status": "done", "trained": trained}
+
+
+def _train(
+    job: Mapping[str, Any],
+    method: Method,
+    data: DataConfig,
+    dataset: Dataset,
+    folder: Folder,
+    report: Report,
+) -> tuple[Network, dict[str, Any]]:
+    """Train, from the checkpoint if there is one, and write the model."""
+    config = job["config"]
+    training = Training(
+        method,
+        ModelConfig(**config["model"]),
+        dataset,
+        data,
+        TrainConfig(**config["train"]),
+        Attack(**config["attack"]),
+        seed=config["seed"],
+    )
+    training_id, history = _resume(training, folder)
+    for record in training.epochs():
+        history.append(asdict(record))
+        state = {**training.state_dict(), "training_id": training_id, "history": history}
+        folder.write("checkpoint", dumps(state))
+        _write_lines(folder, "epochs.jsonl", history)
+        report({"kind": "epoch", "epochs": training.config.epochs, **asdict(record)})
+    weights = _model_bytes(training.model)
+    folder.write("model.safetensors", weights)
+    images = len(dataset.train)
+    size = min(training.config.batch_size, images)
+    seen = steps_per_epoch(images, size) * size * training.config.epochs
+    return training.model, {
+        "training_id": training_id,
+        "model_sha256": hashlib.sha256(weights).hexdigest(),
+        "model_bytes": len(weights),
+        "device_seconds": training.device_seconds,
+        "train_units": seen * method.units(training.attack, size),
+        "parameters": count_parameters(training.model),
+        "network_bytes": stored_bytes(training.model),
+    }
+
+
+def _resume(training: Training, folder: Folder) -> tuple[str, list[dict[str, Any]]]:
+    """Load the checkpoint if there is a sound one; return the training's id and its epochs."""
+    try:
+        state = loads(folder.read("checkpoint"), training.device)
+        training.load_state_dict(state)
+        return state["training_id"], state["history"]
+    except FileNotFoundError:
+        pass
+    except CheckpointError as error:
+        folder.write("checkpoint.error", str(error).encode())
+        folder.remove("checkpoint")
+    return uuid.uuid4().hex[:12], []
+
+
+def _model_bytes(model: Network) -> bytes:
+    from safetensors.torch import save
+
+    return save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
+
+
+def _trained_model(
+    earlier: Mapping[str, Any] | None,
+    config: Mapping[str, Any],
+    method: Method,
+    dataset: Dataset,
+    folder: Folder,
+) -> tuple[Network | None, dict[str, Any] | None]:
+    """Rebuild a finished network from its weights; None where training is not finished.
+
+    Raises:
+        ResultError: The weights are not those that were written.
+    """
+    from safetensors.torch import load as load_tensors
+
+    if earlier is None or earlier["status"] != "done":
+        return None, None
+    trained = earlier["trained"]
+    weights = folder.read("model.safetensors")
+    if hashlib.sha256(weights).hexdigest() != trained["model_sha256"]:
+        raise ResultError(f"The weights in '{folder.uri}' are not those that were written.")
+    model = build(
+        ModelConfig(**config["model"]),
+        in_channels=dataset.image_shape[0],
+        num_classes=dataset.num_classes,
+        conditioning=method.conditioning(),
+    )
+    model.load_state_dict(load_tensors(weights))
+    return model.to(dataset.train.images.device), trained
+
+
+def _judge(
+    job: Mapping[str, Any],
+    method: Method,
+    model: Network,
+    dataset: Dataset,
+    trained: Mapping[str, Any],
+    folder: Folder,
+    report: Report,
+) -> None:
+    """Judge the operating points that the folder lacks; write each as it is finished."""
+    rows, correct = read_points(folder, trained["training_id"])
+    for point in job["points"]:
+        if point["point_key"] in {row["point_key"] for row in rows}:
+            continue
+        found = evaluate_at(
+            model,
+            point["lam"],
+            point["width_mult"],
+            dataset.test.head(point["images"]),
+            EvaluationAttack(**point["attack"]),
+            batch_size=point["batch_size"],
+        )
+        row = _row(job, point, method, dataset, trained, found)
+        rows.append(row)
+        correct[f"{row['point_key']}.clean"] = found.correctness.clean.numpy()
+        correct[f"{row['point_key']}.robust"] = found.correctness.robust.numpy()
+        _write_points(folder, rows, correct)
+        report({"kind": "point", "sa": row["sa"], "ra": row["ra"]})
+
+
+def _row(
+    job: Mapping[str, Any],
+    point: Mapping[str, Any],
+    method: Method,
+    dataset: Dataset,
+    trained: Mapping[str, Any],
+    found: OperatingPoint,
+) -> dict[str, Any]:
+    """Make the flat row of one point; its columns are listed in `studies.results`."""
+    config, attack = job["config"], found.attack
+    return {
+        "point_key": point["point_key"],
+        "run_key": job["run_key"],
+        "training_id": trained["training_id"],
+        "method": method.name,
+        "lam": found.lam if found.lam is not None else getattr(method, "lam", None),
+        "beta": getattr(method, "beta", None),
+        "width_mult": found.width_mult,
+        "seed": config["seed"],
+        "attack": attack.label,
+        "eps": attack.radius(),
+        "step_size": attack.step(),
+        "sa": found.correctness.sa,
+        "ra": found.correctness.ra,
+        "images": len(found.correctness.clean),
+        "dataset": config["data"]["name"],
+        "data_fingerprint": dataset.fingerprint,
+        "model": config["model"]["name"],
+        "epochs": config["train"]["epochs"],
+        "budget": digest({**config, "method": None, "seed": None}),
+        "checkpoint_rule": "last",
+        "results_version": config["results_version"],
+        "flops": found.flops,
+        "deployed_bytes": found.deployed_bytes,
+        "network_bytes": trained["network_bytes"],
+        "parameters": trained["parameters"],
+        "train_device_seconds": trained["device_seconds"],
+        "train_units": trained["train_units"],
+    }
+
+
+def _write_lines(folder: Folder, name: str, rows: list[dict[str, Any]]) -> None:
+    folder.write(name, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def _write_points(
+    folder: Folder, rows: list[dict[str, Any]], correct: Mapping[str, np.ndarray[Any, Any]]
+) -> None:
+    """Write correctness before rows: a row stands only on stored correctness."""
+    buffer = io.BytesIO()
+    packed = {key: np.packbits(value) for key, value in correct.items()}
+    np.savez(buffer, **packed)
+    folder.write("correct.npz", buffer.getvalue())
+    _write_lines(folder, "points.jsonl", rows)
+
+
+def read_points(
+    folder: Folder, training_id: str
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray[Any, Any]]]:
+    """Read the points of one training and the correctness of each image.
+
+    Rows of another training, and rows whose correctness is missing or does not agree with them,
+    are left out: they are judged anew.
+
+    Returns:
+        Rows, and boolean arrays (N,) under ``<point_key>.clean`` and ``<point_key>.robust``.
+    """
+    try:
+        rows = [json.loads(line) for line in folder.read("points.jsonl").splitlines()]
+        with np.load(io.BytesIO(folder.read("correct.npz"))) as archive:
+            packed = dict(archive)
+    except (FileNotFoundError, ValueError, OSError, EOFError):
+        return [], {}
+    sound, correct = [], {}
+    for row in rows:
+        keys = [f"{row.get('point_key')}.{kind}" for kind in ("clean", "robust")]
+        if row.get("training_id") != training_id or any(key not in packed for key in keys):
+            continue
+        clean, robust = (
+            np.unpackbits(packed[key], count=row["images"]).astype(bool) for key in keys
+        )
+        if abs(clean.mean() - row["sa"]) < 1e-9 and abs(robust.mean() - row["ra"]) < 1e-9:
+            sound.append(row)
+            correct |= dict(zip(keys, (clean, robust), strict=True))
+    return sound, correct
+
+
+class ResultError(Exception):
+    """A stored result does not match what was written."""
+
+
+def read_result(folder: Folder) -> dict[str, Any] | None:
+    """Read ``result.json``; None where there is none.
+
+    Raises:
+        ResultError: It is damaged, or the model that it stands for is cut off or missing.
+    """
+    try:
+        result: dict[str, Any] = json.loads(folder.read("result.json"))
+        whole = result["status"] == "diverged" or (
+            folder.size("model.safetensors") == result["trained"]["model_bytes"]
+        )
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResultError(f"'{folder.uri}/result.json' is damaged.") from error
+    if not whole:
+        raise ResultError(f"'{folder.uri}/model.safetensors' is cut off or missing.")
+    return result
+
+
+def _write_provenance(
+    folder: Folder, dataset: Dataset, device: torch.device, started: float
+) -> None:
+    """Record what the weights came from beyond the config."""
+    versions = {name: _version(name) for name in ("oat-studies", "torch", "torchvision", "ray")}
+    record = {
+        "versions": {"python": platform.python_version(), **versions},
+        "git_revision": git_revision(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "data_fingerprint": dataset.fingerprint,
+        "started": started,
+        "trained": time.time(),
+    }
+    folder.write("provenance.json", json.dumps(record, indent=1).encode())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@lru_cache(maxsize=1)
+def git_revision() -> str | None:
+    """Return the revision of the source that runs, with ``+`` if it was changed; None if unknown."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return said.stdout.strip()
+
+
+@lru_cache(maxsize=1)
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} x{os.cpu_count()}" if names else platform.machine()
