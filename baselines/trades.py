@@ -47,9 +47,7 @@ class Trades:
         generator: torch.Generator,
     ) -> Iterator[Tensor]:
         """Yield the one loss of a step; see `oat.method.Method.losses`."""
-        yield trades_loss(
-            model, images, labels, beta=self.beta, attack=attack, generator=generator
-        )
+        yield trades_loss(model, images, labels, beta=self.beta, attack=attack, generator=generator)
 
     def operating_lams(self, lams: Sequence[float]) -> list[float | None]:
         """Return ``[None]``: the network is not conditioned."""

@@ -272,8 +272,7 @@ def _imagefolder(config: DataConfig) -> tuple[Split, Split, int]:
             files = ImageFolder(str(folder))
         except (FileNotFoundError, RuntimeError) as error:
             raise DataError(
-                f"`data.root` '{config.root}' needs {half}/<class>/<image> "
-                f"({_first_line(error)})."
+                f"`data.root` '{config.root}' needs {half}/<class>/<image> ({_first_line(error)})."
             ) from error
         tensors = []
         for image, _ in files:

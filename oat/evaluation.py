@@ -194,9 +194,7 @@ def validate(
     model: Network, method: Method, lams: list[float], split: Split, attack: EvaluationAttack
 ) -> tuple[float, float]:
     """Return SA and RA on held-out images, each the mean over the method's operating points."""
-    results = [
-        evaluate(fold(model, lam), split, attack) for lam in method.operating_lams(lams)
-    ]
+    results = [evaluate(fold(model, lam), split, attack) for lam in method.operating_lams(lams)]
     return (
         sum(r.sa for r in results) / len(results),
         sum(r.ra for r in results) / len(results),

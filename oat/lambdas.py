@@ -71,9 +71,7 @@ def sample_lam_index(
     zeros = torch.full((num_zero,), list(choices).index(0) if num_zero else 0, device=device)
     if num_zero == batch_size:
         return zeros
-    draws = torch.randint(
-        len(others), (batch_size - num_zero,), generator=generator, device=device
-    )
+    draws = torch.randint(len(others), (batch_size - num_zero,), generator=generator, device=device)
     return torch.cat([zeros, others[draws]])
 
 

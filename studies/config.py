@@ -9,9 +9,11 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from importlib.resources import files
+from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, create_model, model_validator
@@ -24,8 +26,9 @@ from oat.method import Method
 from oat.models import ModelConfig
 from oat.names import unknown
 from oat.training import TrainConfig
-from studies.errors import StudyError, explain
-from studies.trial import METHODS
+from studies.errors import StudyError
+from studies.explain import explain
+from studies.trial import METHODS, describe
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
 SWEPT: dict[str, str] = {"pgd_at": "lam", "trades": "beta"}
@@ -77,7 +80,7 @@ METHOD_BLOCKS = {name: _method_block(name) for name in METHODS}
 if TYPE_CHECKING:
     AnyMethodBlock = MethodBlock
 else:
-    AnyMethodBlock = Annotated[Union[tuple(METHOD_BLOCKS.values())], Discriminator("name")]
+    AnyMethodBlock = Annotated[reduce(or_, METHOD_BLOCKS.values()), Discriminator("name")]
 
 
 class Evaluate(BaseModel):
@@ -121,9 +124,7 @@ class Resources(BaseModel):
     def _check(self) -> "Resources":
         shared = any(abs(self.gpu - share) < 1e-3 for share in GPU_SHARES)
         if not shared and self.gpu != int(self.gpu):
-            raise ValueError(
-                f"`gpu` must be 0, 1/4, 1/3, 1/2 or a whole number, got {self.gpu:g}."
-            )
+            raise ValueError(f"`gpu` must be 0, 1/4, 1/3, 1/2 or a whole number, got {self.gpu:g}.")
         return self
 
 
@@ -155,7 +156,9 @@ class Study(BaseModel):
             )
         if not self.methods:
             known = ", ".join(sorted(METHODS))
-            raise ValueError(f"`methods` must name at least one method, got an empty list ({known}).")
+            raise ValueError(
+                f"`methods` must name at least one method, got an empty list ({known})."
+            )
         if not self.seeds:
             raise ValueError("`seeds` must name at least one seed, got an empty list.")
         if bad := [seed for seed in self.seeds if not 0 <= seed < 2**31]:
@@ -200,14 +203,6 @@ class Study(BaseModel):
     def dump(self) -> dict[str, Any]:
         """Return the resolved study as plain values, such as YAML and JSON hold."""
         return self.model_dump(mode="json")
-
-
-def describe(method: Method) -> str:
-    """Name a method and its value, such as ``pgd_at λ=0.2``."""
-    for key, sign in (("lam", "λ"), ("beta", "β")):
-        if hasattr(method, key):
-            return f"{method.name} {sign}={getattr(method, key):g}"
-    return method.name
 
 
 def _parse_fractions(value: Any) -> Any:

@@ -1,95 +1,21 @@
-"""Errors for the user, and pydantic's findings as sentences."""
-
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
-
-from oat.names import unknown
-
-Path = tuple[str | int, ...]
-Model = TypeVar("Model", bound=BaseModel)
+"""What the user can mend: each message is one sentence a fault, with the cure."""
 
 
-class StudyError(Exception):
-    """Something the user asked for cannot be done; one sentence a fault, with the cure."""
+class UserError(Exception):
+    """Something the user asked for cannot be done; the command exits with code 2."""
 
 
-def explain(
-    model: type[Model],
-    data: Mapping[str, Any],
-    known_keys: Callable[[Sequence[str | int], Any], list[str]],
-) -> Model:
-    """Validate, turning what is wrong into sentences.
-
-    Args:
-        model: The schema.
-        data: What the user wrote.
-        known_keys: The keys that the block at a path may have.
-
-    Raises:
-        StudyError: One line for each fault: path of the key, what it must be, what came.
-    """
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        faults: dict[Path, list[Any]] = {}
-        for fault in error.errors():
-            faults.setdefault(_real_path(fault["loc"], data), []).append(fault)
-        lines = [_sentence(path, found, data, known_keys) for path, found in faults.items()]
-        raise StudyError("\n".join(lines)) from None
+class StudyError(UserError):
+    """The study is faulty, or cannot run here."""
 
 
-def _real_path(loc: Path, data: Any) -> Path:
-    """Drop from pydantic's location what names a type and not a place in the data."""
-    path: list[str | int] = []
-    for part in loc:
-        if isinstance(data, Mapping) and part in data:
-            data = data[part]
-        elif isinstance(data, list | tuple) and isinstance(part, int) and part < len(data):
-            data = data[part]
-        elif part == loc[-1] and isinstance(data, Mapping) and not path_is_tag(part, data):
-            data = None
-        else:
-            continue
-        path.append(part)
-    return tuple(path)
+class StorageError(UserError):
+    """The storage cannot be reached or written."""
 
 
-def path_is_tag(part: str | int, data: Mapping[str, Any]) -> bool:
-    """Whether a part of a location is the name of a method's block and not one of its keys."""
-    return data.get("name") == part
+class TrackingError(UserError):
+    """The tracking server does not answer, or refuses."""
 
 
-def _dotted(path: Path) -> str:
-    return ".".join(str(part) for part in path)
-
-
-def _sentence(
-    path: Path,
-    faults: Sequence[Any],
-    data: Any,
-    known_keys: Callable[[Sequence[str | int], Any], list[str]],
-) -> str:
-    fault = faults[0]
-    where, kind = _dotted(path), fault["type"]
-    if kind in {"extra_forbidden", "unexpected_keyword_argument"}:
-        return unknown("key", where, [_dotted((*path[:-1], k)) for k in known_keys(path[:-1], data)])
-    if kind == "union_tag_invalid":
-        tags = [tag.strip().strip("'") for tag in fault["ctx"]["expected_tags"].split(",")]
-        return f"`{where}.name`: " + unknown("method", str(fault["ctx"]["tag"]), tags)
-    if kind == "union_tag_not_found":
-        return f"`{where}.name` is required: the name of a method."
-    if kind in {"missing", "missing_argument"}:
-        return f"`{where}` is required."
-    if kind == "value_error":
-        said = str(fault["ctx"]["error"])
-        return f"In `{where}`: {said}" if where else said
-    wants = " or ".join(dict.fromkeys(_wants(f) for f in faults))
-    return f"`{where}` must be {wants}, got {fault['input']!r}."
-
-
-def _wants(fault: Any) -> str:
-    """Return what pydantic says a value should be, without how it failed to parse it."""
-    said: str = fault["msg"]
-    return said.removeprefix("Input should be ").split(", unable")[0].split(", got")[0]
+class ComparisonError(UserError):
+    """The points cannot be compared."""

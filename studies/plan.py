@@ -9,14 +9,19 @@ from oat.data import READERS
 from oat.evaluation import EVALUATION_SEED
 from oat.method import Method
 from oat.training import steps_per_epoch
-from studies.config import Study, describe
+from studies.config import Study
 from studies.storage import Folder
-from studies.trial import RESULTS_VERSION, ResultError, digest, read_points, read_result
+from studies.trial import (
+    RESULTS_VERSION,
+    ResultError,
+    describe,
+    digest,
+    read_points,
+    read_result,
+)
 
 State = Literal["done", "evaluate", "resume", "missing", "failed", "damaged", "diverged"]
-TO_RUN: frozenset[State] = frozenset(
-    {"evaluate", "resume", "missing", "failed", "damaged"}
-)
+TO_RUN: frozenset[State] = frozenset({"evaluate", "resume", "missing", "failed", "damaged"})
 
 ROUGH_UNITS_PER_SECOND = 4000.0
 """Forward passes a second before any trial was timed: `quickstart` on one core of a server."""

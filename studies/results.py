@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from studies.storage import Folder
+from studies.plan import Plan
+from studies.storage import Folder, open_folder
 from studies.trial import ResultError, read_points, read_result
 
 COLUMNS: dict[str, str] = {
@@ -15,6 +16,7 @@ COLUMNS: dict[str, str] = {
     "run_key": "str",
     "training_id": "str",
     "method": "str",
+    "variant": "str",
     "lam": "float64",
     "beta": "float64",
     "width_mult": "float64",
@@ -41,7 +43,7 @@ COLUMNS: dict[str, str] = {
 }
 """Columns of a point and their types. SA, RA are fractions; λ is NaN for TRADES, β elsewhere."""
 
-ORDER = ["method", "lam", "beta", "width_mult", "seed", "attack", "point_key"]
+ORDER = ["variant", "lam", "beta", "width_mult", "seed", "attack", "point_key"]
 
 Correct = dict[str, np.ndarray[Any, Any]]
 
@@ -50,6 +52,35 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Make the data frame of points from flat rows, typed and in a fixed order."""
     table = pd.DataFrame(list(rows), columns=list(COLUMNS))
     return table.astype(COLUMNS).sort_values(ORDER, ignore_index=True)
+
+
+def study_points(plan: Plan, folder: Folder) -> pd.DataFrame:
+    """Read the points of a study from its folder.
+
+    Returns:
+        The frame, with one column more: ``folder``, the URI of the point's trial.
+    """
+    rows, places = [], {}
+    for trial in plan.trials:
+        place = folder.sub(f"trials/{trial.run_key}")
+        found, _ = read_trial(place, (point["point_key"] for point in trial.job["points"]))
+        rows.extend(found)
+        places[trial.run_key] = place.uri
+    table = frame(rows)
+    return table.assign(folder=table["run_key"].map(places).astype("str"))
+
+
+def correctness(table: pd.DataFrame) -> Correct:
+    """Read which images each point of a frame has right, from its ``folder`` column.
+
+    Points whose folder is not there are left out.
+    """
+    correct: Correct = {}
+    if "folder" not in table:
+        return correct
+    for place, points in table.groupby("folder"):
+        correct |= read_trial(open_folder(str(place)), points["point_key"])[1]
+    return correct
 
 
 def read_trial(folder: Folder, wanted: Iterable[str]) -> tuple[list[dict[str, Any]], Correct]:

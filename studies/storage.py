@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from oat.checkpoint import write_atomic
-
-
-class StorageError(Exception):
-    """The storage cannot be reached or written."""
+from studies.errors import StorageError
 
 
 class Folder(Protocol):

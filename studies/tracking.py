@@ -12,15 +12,15 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import mlflow
 import pandas as pd
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Metric, Param, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from studies.errors import TrackingError
 from studies.plan import Plan, PlannedTrial
 from studies.results import COLUMNS, frame, read_epochs, read_trial
 from studies.storage import Folder
@@ -34,10 +34,6 @@ BATCH = 900
 """Metrics in one request; the server takes 1,000."""
 EPOCH_METRICS = ("train_loss", "sa_val", "ra_val", "lr", "images_per_second")
 TEXT_LIMIT = 6000
-
-
-class TrackingError(Exception):
-    """The tracking server does not answer, or refuses."""
 
 
 def check_server(uri: str) -> None:
@@ -69,12 +65,13 @@ class Tracker:
     Args:
         uri: Tracking URI.
         study: Name of the study, which is that of the experiment.
+        artifacts: Where a new experiment keeps its artifacts; None leaves it to the server.
 
     Raises:
         TrackingError: The server refuses.
     """
 
-    def __init__(self, uri: str, study: str) -> None:
+    def __init__(self, uri: str, study: str, artifacts: str | None = None) -> None:
         # a dead server must cost seconds here, not MLflow's own minutes; the user's word counts
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -84,16 +81,16 @@ class Tracker:
         self._epochs: dict[str, int] = {}
         self._runs: dict[tuple[str, str], Run] = {}
         try:
-            self.experiment_id = self._experiment()
+            self.experiment_id = self._experiment(artifacts)
         except MlflowException as error:
             raise TrackingError(
                 f"The tracking server '{uri}' refuses ({' '.join(str(error).split())})."
             ) from error
 
-    def _experiment(self) -> str:
+    def _experiment(self, artifacts: str | None) -> str:
         found = self.client.get_experiment_by_name(self.study)
         if found is None:
-            return str(self.client.create_experiment(self.study))
+            return str(self.client.create_experiment(self.study, artifacts))
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
@@ -145,23 +142,20 @@ class Tracker:
         self._runs[(kind, key)] = run
         return str(run.info.run_id)
 
-    def run_id(self, kind: str, key: str) -> str | None:
-        """Return the run of a key, None if there is none yet."""
-        run = self._runs.get((kind, key))
-        return None if run is None else str(run.info.run_id)
-
     def start_study(self, plan: Plan) -> str:
         """Open the study's own run; a changed study has another. Returns its id."""
         resolved = plan.study.dump()
         key = digest(resolved)
-        found = self.run_id("study", key)
-        if found is not None:
-            self.client.update_run(found, status="RUNNING")
-            return found
+        run = self._runs.get(("study", key))
+        if run is not None:
+            if run.info.status != "RUNNING":
+                self.client.update_run(run.info.run_id, status="RUNNING")
+                run = self._runs[("study", key)] = self.client.get_run(run.info.run_id)
+            return str(run.info.run_id)
         return self._create("study", key, self.study, None, _flat(resolved))
 
-    def finish_study(self, plan: Plan, table: pd.DataFrame, artifacts: Iterable[str] = ()) -> None:
-        """Write the totals and artifacts of the study's run and close it."""
+    def finish_study(self, plan: Plan, table: pd.DataFrame, artifacts: str | None = None) -> None:
+        """Write the totals of the study's run and a folder of artifacts, and close it."""
         run_id = self.start_study(plan)
         spent = table.drop_duplicates("run_key")["train_device_seconds"].sum()
         totals = {
@@ -173,8 +167,8 @@ class Tracker:
         known = self.client.get_run(run_id).data.metrics
         changed = {k: v for k, v in totals.items() if known.get(k) != v}
         self._log(run_id, changed, 0)
-        for path in artifacts:
-            self.client.log_artifact(run_id, path)
+        if artifacts is not None:
+            self.client.log_artifacts(run_id, artifacts, "report")
         whole = all(trial.state == "done" for trial in plan.trials)
         self.client.set_terminated(run_id, "FINISHED" if whole else "FAILED")
 
@@ -298,11 +292,10 @@ class Tracker:
         study_run = self.start_study(plan)
         for trial in plan.trials:
             self.sync_trial(trial, folder.sub(f"trials/{trial.run_key}"), study_run)
-        for (kind, _), run in self._runs.items():
-            status = self.client.get_run(run.info.run_id).info.status
-            if status == "RUNNING" and run.info.run_id != study_run:
+        for run in self._search("attributes.status = 'RUNNING'"):
+            if run.info.run_id != study_run:
                 self.client.set_terminated(run.info.run_id, "KILLED")
-                log.info("closed the orphaned %s run %s", kind, run.info.run_id)
+                log.info("closed the orphaned run %s", run.info.run_id)
 
     def points(self) -> pd.DataFrame:
         """Return all points of the experiment, as `studies.results.frame` makes them."""
@@ -319,9 +312,9 @@ class BackgroundSync(threading.Thread):
     What a dead server misses is not lost: `Tracker.sync` reads it from storage afterwards.
     """
 
-    def __init__(self, tracker: Tracker, plan: Plan, folder: Folder, study_run: str) -> None:
+    def __init__(self, tracker: Tracker, plan: Plan, folder: Folder) -> None:
         super().__init__(name="oat-tracking", daemon=True)
-        self._tracker, self._folder, self._study_run = tracker, folder, study_run
+        self._tracker, self._plan, self._folder = tracker, plan, folder
         self._trials = {trial.run_key: trial for trial in plan.trials}
         self._queue: queue.Queue[str | None] = queue.Queue()
         self.error: str | None = None
@@ -349,7 +342,8 @@ class BackgroundSync(threading.Thread):
     def _sync(self, run_key: str) -> None:
         folder = self._folder.sub(f"trials/{run_key}")
         try:
-            self._tracker.sync_trial(self._trials[run_key], folder, self._study_run)
+            study_run = self._tracker.start_study(self._plan)
+            self._tracker.sync_trial(self._trials[run_key], folder, study_run)
         except MlflowException as error:
             if self.error is None:
                 log.warning("MLflow does not take results at the moment: %s", error)

@@ -16,7 +16,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -39,6 +39,9 @@ RESULTS_VERSION = 1
 """Part of every run key; raised by a commit that changes the numbers that a config leads to."""
 
 METHODS: dict[str, Any] = {"oat": Oat, "pgd_at": PgdAt, "trades": Trades}
+VALUES = {"lam": "λ", "beta": "β"}
+"""The trade-off value of a dedicated method, and its sign."""
+
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -58,6 +61,25 @@ def method_of(config: Mapping[str, Any]) -> Method:
     values = _tuples(config["method"])
     method: Method = METHODS[values.pop("name")](**values)
     return method
+
+
+def variant(method: Method) -> str:
+    """Name a method with what differs from its default, its trade-off value apart.
+
+    Such as ``oat``, or ``oat encoding=dct dual_bn=False``: what is one line of a figure.
+    """
+    odd = [
+        f"{field.name}={getattr(method, field.name)}".replace(" ", "")
+        for field in fields(method)  # type: ignore[arg-type]
+        if field.name not in VALUES and getattr(method, field.name) != field.default
+    ]
+    return " ".join([method.name, *odd])
+
+
+def describe(method: Method) -> str:
+    """Name a method with its trade-off value, such as ``pgd_at λ=0.2``."""
+    values = [f"{sign}={getattr(method, k):g}" for k, sign in VALUES.items() if hasattr(method, k)]
+    return " ".join([variant(method), *values])
 
 
 def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[str, Any]:
@@ -105,7 +127,7 @@ def _settle(job: Mapping[str, Any]) -> None:
     """Leave nothing of an earlier trial in this process: seeds, threads, GPU memory."""
     seed = job["config"]["seed"]
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
+    np.random.seed(seed)
     torch.manual_seed(seed)
     torch.set_num_threads(int(job["resources"]["cpu"]))
     if (gpu := job["resources"]["gpu"]) > 0:
@@ -274,6 +296,7 @@ def _row(
         "run_key": job["run_key"],
         "training_id": trained["training_id"],
         "method": method.name,
+        "variant": variant(method),
         "lam": found.lam if found.lam is not None else getattr(method, "lam", None),
         "beta": getattr(method, "beta", None),
         "width_mult": found.width_mult,
@@ -398,7 +421,7 @@ def _version(package: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def git_revision() -> str | None:
-    """Return the revision of the source that runs, with ``+`` if it was changed; None if unknown."""
+    """Return the revision of the source, with ``+`` if it was changed; None if unknown."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

@@ -9,6 +9,7 @@ from oat.models.resnet import ResNet
 
 __all__ = ["Conditioning", "ModelConfig", "Network", "build"]
 
+
 def build(
     config: ModelConfig,
     *,

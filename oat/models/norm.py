@@ -211,8 +211,10 @@ class ConvNorm(nn.Module):
         """Return the frozen pair: one convolution, or one and an affine map for each row."""
         conv = self.conv
         stride, padding = conv.stride, conv.padding
-        several = self.norm is not None and self.norm.film is not None and (
-            cond.lam_code is not None and cond.lam_code.shape[0] > 1
+        several = (
+            self.norm is not None
+            and self.norm.film is not None
+            and (cond.lam_code is not None and cond.lam_code.shape[0] > 1)
         )
         if several:
             assert self.norm is not None

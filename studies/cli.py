@@ -1,0 +1,280 @@
+"""The `oat` command: results on standard output, everything else on standard error."""
+
+import json
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from studies.errors import UserError
+
+app = typer.Typer(
+    help="Is the trade-off of once-for-all adversarial training free? Studies that answer it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+out, err = Console(width=None), Console(stderr=True)
+
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A preset, or a YAML file.")]
+Storage = Annotated[str, typer.Option(help="Folder or URI that holds the results.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one value, such as train.epochs=30."),
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(help="MLflow; default MLFLOW_TRACKING_URI, else <storage>/mlflow.db."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Format(StrEnum):
+    """How `oat runs` prints."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+@app.command()
+def plan(
+    study: StudyArgument,
+    storage: Storage = "./outputs",
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """List every trial with its state and estimated time; starts nothing."""
+    from studies import api
+    from studies.progress import duration
+
+    current = api.plan(study, storage=storage, overrides=overrides or ())
+    if as_json:
+        records = [
+            {
+                "run_key": t.run_key,
+                "trial": t.label,
+                "seed": t.seed,
+                "state": t.state,
+                "reason": t.reason,
+                "resources": dict(t.job["resources"]),
+                "device_hours": current.device_seconds(t) / 3600,
+                "config": dict(t.job["config"]),
+            }
+            for t in current.trials
+        ]
+        print(json.dumps({"trials": records, "foreign": list(current.foreign)}, indent=1))
+        return
+    table = Table(title=f"Study {current.study.name}: {len(current.trials)} trials")
+    for name in ("trial", "seed", "cpu", "gpu", "state", "training", "run key"):
+        table.add_column(name, justify="right" if name in {"seed", "cpu", "gpu"} else "left")
+    for t in current.trials:
+        need = t.job["resources"]
+        table.add_row(
+            t.label, str(t.seed), f"{need['cpu']:g}", f"{need['gpu']:g}", t.state,
+            f"~{duration(current.device_seconds(t))}", t.run_key,
+        )  # fmt: skip
+    out.print(table)
+    left = current.to_run()
+    seconds = sum(current.device_seconds(t) for t in left if t.state != "evaluate")
+    basis = "from finished trials" if current.measured else "a rough guess before any trial has run"
+    print(
+        f"{len(left)} to run, about {seconds / 3600:.2f} device hours ({basis}): "
+        f"{duration(current.makespan(1))} one at a time, {duration(current.makespan(2))} two, "
+        f"{duration(current.makespan(8))} eight at a time."
+    )
+    if current.foreign:
+        print(f"{len(current.foreign)} finished trials in storage do not belong to this study.")
+
+
+@app.command()
+def run(
+    study: StudyArgument,
+    storage: Storage = "./outputs",
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster, such as `auto`; default this machine.")
+    ] = None,
+    tracking_uri: TrackingUri = None,
+    overrides: Overrides = None,
+) -> None:
+    """Run what is missing, judge it, log it to MLflow, compare. Safe to call again."""
+    from studies import api
+
+    outcome = api.run(
+        study,
+        storage=storage,
+        address=address,
+        tracking_uri=tracking_uri,
+        overrides=overrides or (),
+        console=err,
+    )
+    if outcome.trained == 0:
+        print(f"Nothing to train: all {len(outcome.plan.trials)} trials are finished.")
+    if outcome.comparison is not None:
+        _show(outcome.comparison)
+    for name in ("index.html", "front.png", "front.svg"):
+        if name in outcome.report:
+            print(f"{name:10} {outcome.report[name]}")
+    for note in outcome.notes:
+        err.print(note, highlight=False, markup=False)
+    bad = [t for t in outcome.plan.trials if t.state != "done"]
+    for t in bad:
+        reason = t.reason or "its worker was lost again and again; run again to continue"
+        err.print(
+            f"{t.label} seed {t.seed} ({t.run_key}): {t.state}. {reason}",
+            highlight=False,
+            markup=False,
+        )
+    if bad:
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    study: StudyArgument,
+    storage: Storage = "./outputs",
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Show how far each trial is, from storage, while a study runs or after."""
+    from studies import api
+
+    table = api.status(study, storage=storage, overrides=overrides or ())
+    if as_json:
+        print(table.to_json(orient="records", indent=1))
+    else:
+        _print_frame(table.round(4))
+
+
+@app.command()
+def compare(
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Presets or files.")],
+    storage: Storage = "./outputs",
+    overrides: Overrides = None,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the table, figures and page.")
+    ] = None,
+    attack: Annotated[str | None, typer.Option(help="RA under this attack.")] = None,
+    margin: Annotated[float, typer.Option(help="How much worse is free, as a fraction.")] = 0.01,
+    force: Annotated[bool, typer.Option(help="Compare different settings all the same.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare one model for every trade-off with one retrained for each."""
+    from studies import api
+    from studies.report import render
+
+    chosen = overrides or ()
+    frames = [api.points(name, storage=storage, overrides=chosen) for name in studies]
+    points = pd.concat(frames, ignore_index=True).drop_duplicates("point_key", ignore_index=True)
+    result = api.compare(points, attack=attack, margin=margin, force=force)
+    if to is not None:
+        current = api.plan(studies[0], storage=storage, overrides=chosen)
+        to.mkdir(parents=True, exist_ok=True)
+        for name, data in render(result, current).items():
+            (to / name).write_bytes(data)
+    if as_json:
+        print(json.dumps(_plain(result), indent=1))
+    else:
+        _show(result)
+
+
+@app.command()
+def runs(
+    study: StudyArgument,
+    where: Annotated[
+        str | None, typer.Option(help="Condition, such as \"method == 'oat' and ra > 0.4\".")
+    ] = None,
+    columns: Annotated[str | None, typer.Option(help="Columns, separated by commas.")] = None,
+    as_format: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
+    storage: Storage = "./outputs",
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Query the points of a study in MLflow."""
+    from studies import api
+
+    chosen = [c.strip() for c in columns.split(",")] if columns else None
+    table = api.runs(study, where=where, columns=chosen, storage=storage, tracking_uri=tracking_uri)
+    match as_format:
+        case Format.csv:
+            table.to_csv(sys.stdout, index=False)
+        case Format.json:
+            print(table.to_json(orient="records", indent=1))
+        case Format.parquet:
+            table.to_parquet(sys.stdout.buffer, index=False)
+        case Format.table:
+            brief = ["variant", "lam", "beta", "width_mult", "seed", "attack", "sa", "ra"]
+            _print_frame((table if chosen else table[brief]).round(4))
+
+
+@app.command()
+def sync(
+    study: StudyArgument,
+    storage: Storage = "./outputs",
+    tracking_uri: TrackingUri = None,
+    overrides: Overrides = None,
+) -> None:
+    """Rebuild or repair the study's experiment in MLflow from storage."""
+    from studies import api
+
+    count = api.sync(study, storage=storage, tracking_uri=tracking_uri, overrides=overrides or ())
+    print(f"MLflow has {count} points of this study.")
+
+
+def _plain(result: Any) -> dict[str, Any]:
+    """Return a comparison as plain values for JSON."""
+
+    def records(table: pd.DataFrame) -> Any:
+        return json.loads(table.to_json(orient="records"))
+
+    return {
+        "attack": result.attack,
+        "verdict": result.verdict,
+        "answer": result.answer(),
+        "margin": result.margin,
+        "hypervolume_ratio": None if result.ratio is None else vars(result.ratio),
+        "table": records(result.table),
+        "cells": records(result.cells),
+        "fronts": records(result.fronts),
+        "notes": result.notes,
+    }
+
+
+def _show(result: Any) -> None:
+    from studies.report import terminal
+
+    for part in terminal(result):
+        if isinstance(part, str):
+            print(part)
+        else:
+            out.print(part)
+
+
+def _print_frame(frame: pd.DataFrame) -> None:
+    table = Table(*frame.columns)
+    for row in frame.itertuples(index=False):
+        table.add_row(*("" if pd.isna(v) else str(v) for v in row))
+    out.print(table)
+    print(f"{len(frame)} rows")
+
+
+def main() -> None:
+    """Run the command; turn what the user can mend into one sentence and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name in ("mlflow", "alembic", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        err.print("Stopped. The same command goes on from the last checkpoints.")
+        raise SystemExit(130) from None
+    except UserError as error:
+        err.print(str(error), highlight=False, markup=False, soft_wrap=True)
+        raise SystemExit(2) from None

@@ -1,0 +1,361 @@
+"""Free against retrained: the comparison that the project exists for.
+
+Works on a frame of points and, where it is stored, on which images each point has right. Every
+interval comes from one joint bootstrap: test images are drawn once for all points, so that
+differences are paired, and seeds are drawn where there are several.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from studies.errors import ComparisonError
+from studies.frontier import hypervolume, pareto_mask
+from studies.results import Correct, correctness
+
+ONCE = ("oat", "oats")
+"""Methods of which one model serves every λ; all others are retrained for each value."""
+
+RESAMPLES = 2000
+LEVEL = 0.95
+MARGIN = 0.01
+MUST_AGREE = {
+    "data_fingerprint": "data",
+    "images": "numbers of test images",
+    "eps": "ε of the evaluation",
+    "step_size": "step sizes of the evaluation attack",
+    "budget": "training settings (data, model, train, attack)",
+    "checkpoint_rule": "checkpoint rules",
+    "results_version": "versions of the results",
+}
+CELL = ["variant", "lam", "beta", "width_mult"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its interval at `LEVEL`."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The answer to "is the in-situ trade-off free?", under one attack.
+
+    Attributes:
+        attack: The attack that RA is under.
+        table: A row for each dedicated operating point, with OAT's beside it: SA, RA, their
+            differences (OAT minus dedicated) with intervals, the verdict, the training time.
+        cells: A row for each operating point: SA and RA, mean over seeds, with intervals.
+        fronts: A row for each variant, and one for all dedicated models together: models,
+            operating points, hypervolume with interval, training time, bytes.
+        ratio: Hypervolume of OAT's front over that of the dedicated models.
+        verdict: ``free``, ``better``, ``not free`` or ``undecided``, over the whole table.
+        margin: How much worse still counts as free.
+        notes: What a reader must know: seeds, missing cells, unpaired intervals.
+    """
+
+    attack: str
+    table: pd.DataFrame
+    cells: pd.DataFrame
+    fronts: pd.DataFrame
+    ratio: Interval | None
+    verdict: str
+    margin: float
+    notes: list[str] = field(default_factory=list)
+
+    def answer(self) -> str:
+        """Say the answer in one sentence."""
+        if self.ratio is None:
+            return "Nothing to compare: the study needs OAT and at least one dedicated model."
+        counts = self.table["verdict"].value_counts()
+        parts = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if v in counts)
+        return (
+            f"The in-situ trade-off is {self.verdict.upper()} here: of {len(self.table)} dedicated "
+            f"models, OAT is {parts} (margin {100 * self.margin:g} points in SA and RA, "
+            f"{LEVEL:.0%} intervals); hypervolume ratio {self.ratio.value:.3f} "
+            f"[{self.ratio.low:.3f}, {self.ratio.high:.3f}]."
+        )
+
+
+VERDICTS = ("better", "free", "undecided", "not free")
+
+
+def compare(
+    points: pd.DataFrame, *, attack: str | None = None, margin: float = MARGIN, force: bool = False
+) -> Comparison:
+    """Compare one model for every trade-off with one model for each.
+
+    Args:
+        points: A frame of points, as `studies.points` returns it. With its ``folder`` column
+            intervals are paired by image; without, they are not, and a note says so.
+        attack: Which attack's RA to use; None is the last one of the frame's labels in order.
+        margin: How much worse, as a fraction, still counts as free.
+        force: Compare points of different settings all the same.
+
+    Returns:
+        The comparison; a pure function of the points.
+
+    Raises:
+        ComparisonError: There are no points, or they come from different settings.
+    """
+    if points.empty:
+        raise ComparisonError("There are no points to compare yet; `oat run` makes them.")
+    attacks = sorted(points["attack"].unique())
+    chosen = attacks[-1] if attack is None else attack
+    if chosen not in attacks:
+        raise ComparisonError(f"No point was judged by '{chosen}'; there are {', '.join(attacks)}.")
+    points = points[points["attack"] == chosen].reset_index(drop=True)
+    notes = _check_comparable(points, force)
+    draws = _Draws(points, correctness(points))
+    notes += draws.notes
+    cells = draws.cells
+    table = _table(cells, draws, margin)
+    fronts, ratio = _fronts(cells, draws, points)
+    missing = sorted(set(cells.loc[~draws.once & cells["lam"].notna(), "lam"]) - _once_lams(cells))
+    if missing and draws.once.any():
+        notes.append("OAT was not judged at λ " + ", ".join(f"{lam:g}" for lam in missing) + ".")
+    return Comparison(chosen, table, cells, fronts, ratio, _overall(table), margin, notes)
+
+
+def _once_lams(cells: pd.DataFrame) -> set[float]:
+    return set(cells.loc[cells["method"].isin(ONCE), "lam"])
+
+
+def _check_comparable(points: pd.DataFrame, force: bool) -> list[str]:
+    """Refuse points of different settings, or note them if forced."""
+    notes = []
+    for column, what in MUST_AGREE.items():
+        values = points[column].unique()
+        if len(values) > 1:
+            said = f"The points come from different {what}: {', '.join(map(str, sorted(values)))}"
+            if not force:
+                raise ComparisonError(f"{said}; compare them apart, or use `--force`.")
+            notes.append(f"{said}; compared all the same.")
+    return notes
+
+
+class _Draws:
+    """Accuracies of every operating point under resampled images and seeds."""
+
+    def __init__(self, points: pd.DataFrame, correct: Correct) -> None:
+        self.notes: list[str] = []
+        self.seeds = sorted(points["seed"].unique())
+        grouped = points.groupby(CELL, dropna=False, sort=True)
+        self.cells = grouped.agg(
+            method=("method", "first"),
+            sa=("sa", "mean"),
+            ra=("ra", "mean"),
+            seeds=("seed", "nunique"),
+            images=("images", "first"),
+            train_device_seconds=("train_device_seconds", "mean"),
+            train_units=("train_units", "mean"),
+            network_bytes=("network_bytes", "mean"),
+        ).reset_index()
+        self.once = self.cells["method"].isin(ONCE).to_numpy()
+        place = grouped.ngroup().to_numpy()
+        self.samples = self._resample(points, place, correct)
+        self._intervals()
+        if len(self.seeds) == 1:
+            self.notes.append("1 seed: the intervals cover the test images, not the training.")
+
+    def _resample(
+        self, points: pd.DataFrame, place: NDArray[np.int64], correct: Correct
+    ) -> NDArray[np.float64]:
+        """Return SA and RA of each cell, shape (`RESAMPLES`, cells, 2)."""
+        rng = np.random.default_rng(0)
+        images = int(points["images"].iloc[0])
+        paired = [
+            f"{key}.clean" in correct and len(correct[f"{key}.clean"]) == images
+            for key in points["point_key"]
+        ]
+        by_seed = np.full((RESAMPLES, len(self.cells), len(self.seeds), 2), np.nan)
+        known = points[paired]
+        if len(known):
+            right = np.stack(
+                [
+                    correct[f"{key}.{kind}"]
+                    for key in known["point_key"]
+                    for kind in ("clean", "robust")
+                ]
+            ).astype(np.float32)
+            rates = _image_bootstrap(right, rng).reshape(RESAMPLES, len(known), 2)
+        for i, (cell, row) in enumerate(
+            zip(place[np.array(paired)], known.itertuples(), strict=True)
+        ):
+            by_seed[:, cell, self.seeds.index(row.seed)] = rates[:, i]
+        lone = points[[not p for p in paired]]
+        for cell, row in zip(place[~np.array(paired)], lone.itertuples(), strict=True):
+            drawn = rng.binomial(row.images, [row.sa, row.ra], size=(RESAMPLES, 2))
+            by_seed[:, cell, self.seeds.index(row.seed)] = drawn / row.images
+        if len(lone):
+            self.notes.append(
+                f"No per-image results for {len(lone)} of {len(points)} points "
+                f"({', '.join(sorted(set(lone['variant'])))}): their intervals are unpaired."
+            )
+        return _seed_bootstrap(by_seed, rng)
+
+    def _intervals(self) -> None:
+        """Add intervals to the cells: Wilson's for one model, the bootstrap over seeds."""
+        for k, name in enumerate(("sa", "ra")):
+            low, high = _quantiles(self.samples[:, :, k])
+            for i, cell in self.cells.iterrows():
+                if cell["seeds"] == 1:
+                    low[i], high[i] = wilson(cell[name], cell["images"])
+            self.cells[f"{name}_low"], self.cells[f"{name}_high"] = low, high
+
+    def difference(self, i: int, j: int, k: int) -> Interval:
+        """Return cell ``i`` minus cell ``j`` in SA (``k`` = 0) or RA (1)."""
+        low, high = _quantiles(self.samples[:, i, k] - self.samples[:, j, k])
+        name = ("sa", "ra")[k]
+        value = self.cells[name].iloc[i] - self.cells[name].iloc[j]
+        return Interval(float(value), float(low), float(high))
+
+
+def _image_bootstrap(right: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return the mean of each row of (M, N) under `RESAMPLES` draws of columns, (R, M)."""
+    images = right.shape[1]
+    rates = np.empty((RESAMPLES, len(right)))
+    for first in range(0, RESAMPLES, 100):
+        drawn = rng.integers(images, size=(100, images))
+        counts = np.stack([np.bincount(row, minlength=images) for row in drawn])
+        rates[first : first + 100] = counts.astype(np.float32) @ right.T / images
+    return rates
+
+
+def _seed_bootstrap(by_seed: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Average (R, cells, seeds, 2) over drawn seeds, those a cell lacks left out."""
+    resamples, _, seeds, _ = by_seed.shape
+    if seeds == 1:
+        return by_seed[:, :, 0]
+    weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
+    have = np.isfinite(by_seed[..., 0])
+    share = weights[:, None, :] * have
+    # a draw that misses all seeds of an incomplete cell uses what there is
+    share = np.where(share.sum(axis=2, keepdims=True) > 0, share, have)
+    share = share / share.sum(axis=2, keepdims=True)
+    mean: NDArray[np.float64] = np.nansum(by_seed * share[..., None], axis=2)
+    return mean
+
+
+def _quantiles(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    tail = (1 - LEVEL) / 2
+    quantiles: NDArray[np.float64] = np.quantile(samples, [tail, 1 - tail], axis=0)
+    return quantiles
+
+
+def wilson(rate: float, images: int) -> tuple[float, float]:
+    """Return Wilson's interval of an accuracy measured on so many images."""
+    found = binomtest(round(rate * images), int(images)).proportion_ci(LEVEL, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def judge(sa: Interval, ra: Interval, margin: float) -> str:
+    """Give the verdict on one pair of differences, OAT minus dedicated.
+
+    ``better`` if both intervals lie above 0; ``free`` if both lie above ``-margin``; ``not
+    free`` if one lies wholly below ``-margin``; else ``undecided``.
+    """
+    if sa.low > 0 and ra.low > 0:
+        return "better"
+    if sa.low >= -margin and ra.low >= -margin:
+        return "free"
+    if sa.high < -margin or ra.high < -margin:
+        return "not free"
+    return "undecided"
+
+
+def _overall(table: pd.DataFrame) -> str:
+    """Give the verdict on all pairs: the worst that any of them has."""
+    found = set(table["verdict"]) if len(table) else set()
+    for verdict in reversed(VERDICTS):
+        if verdict in found:
+            return verdict
+    return "undecided"
+
+
+def _table(cells: pd.DataFrame, draws: _Draws, margin: float) -> pd.DataFrame:
+    """Pair every dedicated cell with OAT: at the same λ, or for TRADES at the nearest SA."""
+    rows: list[dict[str, Any]] = []
+    for variant in cells.loc[draws.once, "variant"].unique():
+        mine = cells[cells["variant"] == variant]
+        for j, dedicated in cells[~draws.once].iterrows():
+            candidates = mine[mine["width_mult"] == dedicated["width_mult"]]
+            if pd.notna(dedicated["lam"]):
+                candidates = candidates[(candidates["lam"] - dedicated["lam"]).abs() < 1e-6]
+            if candidates.empty:
+                continue
+            i = int((candidates["sa"] - dedicated["sa"]).abs().idxmin())
+            sa, ra = draws.difference(i, int(str(j)), 0), draws.difference(i, int(str(j)), 1)
+            rows.append(
+                {
+                    "once": variant,
+                    "dedicated": dedicated["variant"],
+                    "lam": dedicated["lam"],
+                    "beta": dedicated["beta"],
+                    "width_mult": dedicated["width_mult"],
+                    "oat_lam": cells["lam"].iloc[i],
+                    "sa_oat": cells["sa"].iloc[i],
+                    "sa_dedicated": dedicated["sa"],
+                    "d_sa": sa.value,
+                    "d_sa_low": sa.low,
+                    "d_sa_high": sa.high,
+                    "ra_oat": cells["ra"].iloc[i],
+                    "ra_dedicated": dedicated["ra"],
+                    "d_ra": ra.value,
+                    "d_ra_low": ra.low,
+                    "d_ra_high": ra.high,
+                    "verdict": judge(sa, ra, margin),
+                    "seeds": dedicated["seeds"],
+                    "seconds_oat": cells["train_device_seconds"].iloc[i],
+                    "seconds_dedicated": dedicated["train_device_seconds"],
+                }
+            )
+    columns = rows[0].keys() if rows else ["verdict"]
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+def _fronts(
+    cells: pd.DataFrame, draws: _Draws, points: pd.DataFrame
+) -> tuple[pd.DataFrame, Interval | None]:
+    """Measure the front of each variant and of all dedicated models together."""
+    groups = {v: np.flatnonzero(cells["variant"] == v) for v in cells["variant"].unique()}
+    dedicated = np.flatnonzero(~draws.once)
+    if len(dedicated) and len({cells["variant"].iloc[i] for i in dedicated}) > 1:
+        groups["all dedicated"] = dedicated
+    runs = points.drop_duplicates("run_key")
+    rows, samples = [], {}
+    for name, members in groups.items():
+        own = runs[runs["variant"].isin(cells["variant"].iloc[members])]
+        volumes = np.array([hypervolume(draw) for draw in draws.samples[:, members]])
+        samples[name] = volumes
+        low, high = _quantiles(volumes)
+        front = cells[["sa", "ra"]].to_numpy()[members]
+        rows.append(
+            {
+                "front": name,
+                "models": len(own) / own["seed"].nunique(),
+                "operating_points": len(members),
+                "on_front": int(pareto_mask(front).sum()),
+                "hypervolume": hypervolume(front),
+                "hypervolume_low": low,
+                "hypervolume_high": high,
+                "device_seconds": own["train_device_seconds"].sum() / own["seed"].nunique(),
+                "train_units": own["train_units"].sum() / own["seed"].nunique(),
+                "network_bytes": own["network_bytes"].sum() / own["seed"].nunique(),
+            }
+        )
+    fronts = pd.DataFrame(rows)
+    once = [name for name in groups if name in set(cells.loc[draws.once, "variant"])]
+    if not once or not len(dedicated):
+        return fronts, None
+    against = "all dedicated" if "all dedicated" in groups else cells["variant"].iloc[dedicated[0]]
+    volume = fronts.set_index("front")["hypervolume"]
+    low, high = _quantiles(samples[once[0]] / samples[against])
+    return fronts, Interval(volume[once[0]] / volume[against], float(low), float(high))

@@ -1,0 +1,82 @@
+"""Fronts in the plane of standard and robust accuracy, both to be maximised; numpy only."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def _points(values: ArrayLike) -> NDArray[np.float64]:
+    points = np.asarray(values, dtype=np.float64).reshape(-1, 2)
+    if not np.isfinite(points).all():
+        raise ValueError("A front takes finite numbers only; leave out models that diverged.")
+    return points
+
+
+def pareto_mask(values: ArrayLike) -> NDArray[np.bool_]:
+    """Mark the points that no other point dominates.
+
+    A point dominates another if it is at least as good in both and better in one; equal points
+    do not dominate each other.
+
+    Args:
+        values: Points, shape (N, 2).
+
+    Returns:
+        Mask, shape (N,).
+
+    Raises:
+        ValueError: A value is not finite.
+    """
+    points = _points(values)
+    mask = np.zeros(len(points), dtype=bool)
+    # by falling x, then falling y: a point survives if its y beats all points of larger x
+    order = np.lexsort((-points[:, 1], -points[:, 0]))
+    best = -np.inf
+    kept = np.array([np.nan, np.nan])
+    for i in order:
+        x, y = points[i]
+        if y > best:
+            best, kept, mask[i] = y, points[i], True
+        elif x == kept[0] and y == kept[1]:
+            mask[i] = True
+    return mask
+
+
+def hypervolume(values: ArrayLike, reference: tuple[float, float] = (0.0, 0.0)) -> float:
+    """Compute the area that a set of points dominates, above a reference point.
+
+    Args:
+        values: Points, shape (N, 2); those not above the reference add nothing.
+        reference: Lower corner of the area.
+
+    Returns:
+        The area; 0 for no points.
+
+    Raises:
+        ValueError: A value is not finite.
+    """
+    points = _points(values) - np.asarray(reference)
+    points = points[(points > 0).all(axis=1)]
+    if not len(points):
+        return 0.0
+    points = points[np.argsort(-points[:, 0])]
+    ceiling = np.maximum.accumulate(points[:, 1])
+    steps = points[:, 0] - np.append(points[1:, 0], 0.0)
+    return float((steps * ceiling).sum())
+
+
+def attainment(values: ArrayLike, at: ArrayLike) -> NDArray[np.float64]:
+    """Return the best second value among points whose first is at least ``at``.
+
+    Args:
+        values: Points, shape (N, 2).
+        at: Levels of the first value, shape (M,).
+
+    Returns:
+        Shape (M,); minus infinity where no point reaches the level.
+
+    Raises:
+        ValueError: A value is not finite.
+    """
+    points, levels = _points(values), np.asarray(at, dtype=np.float64)
+    reached = points[None, :, 0] >= levels[:, None]
+    return np.where(reached, points[None, :, 1], -np.inf).max(axis=1, initial=-np.inf)

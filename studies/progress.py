@@ -1,0 +1,176 @@
+"""What a person sees while a study runs: a live table on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune import Callback
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from studies.plan import Plan
+from studies.runner import run_key_of
+
+LINE_EVERY_SECONDS = 15.0
+
+
+@dataclass
+class _Row:
+    label: str
+    seed: int
+    units: float
+    state: str
+    epoch: int = 0
+    epochs: int = 0
+    sa: float | None = None
+    ra: float | None = None
+    images_per_second: float | None = None
+    started: float = 0.0
+    lost: int = 0
+
+    @property
+    def share(self) -> float:
+        """How much of the training is behind us."""
+        if self.state == "done":
+            return 1.0
+        return self.epoch / self.epochs if self.epochs else 0.0
+
+
+class Progress(Callback):  # type: ignore[misc]
+    """Shows the trials of a run; also tells others which trial has changed.
+
+    Args:
+        plan: The plan that runs.
+        console: Where to show it.
+        changed: Called with the run key of a trial whose folder has changed.
+    """
+
+    def __init__(self, plan: Plan, console: Console, changed: Callable[[str], None]) -> None:
+        self._console, self._changed = console, changed
+        self._rows = {
+            t.run_key: _Row(t.label, t.seed, t.units, "waiting" if t.to_run else t.state)
+            for t in plan.trials
+        }
+        self._left = {t.run_key for t in plan.trials if t.to_run}
+        self._began = self._spoke = time.monotonic()
+        self._live = Live(console=console, refresh_per_second=2) if console.is_terminal else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give Tune nothing to pickle: it would write callbacks for a restore we never do."""
+        return {}
+
+    def __enter__(self) -> "Progress":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.update(self._table())
+            self._live.stop()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Mark a trial as running."""
+        row = self._row(trial)
+        row.state, row.started = "running", time.monotonic()
+        self._show()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Take an epoch or a point."""
+        row = self._row(trial)
+        if result["kind"] == "epoch":
+            row.epoch, row.epochs = result["epoch"], result["epochs"]
+            row.images_per_second = result["images_per_second"]
+            if result["sa_val"] is not None:
+                row.sa, row.ra = result["sa_val"], result["ra_val"]
+        else:
+            row.state = "judging"
+        self._changed(run_key_of(trial))
+        self._show()
+        if self._live is None and time.monotonic() - self._spoke > LINE_EVERY_SECONDS:
+            self._say(f"{row.label} seed {row.seed}: epoch {row.epoch}/{row.epochs}{_rates(row)}")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Take the end of a trial; whether it is a good one stands in its folder."""
+        row = self._row(trial)
+        row.state = "done"
+        self._changed(run_key_of(trial))
+        self._show()
+        if self._live is None:
+            seconds = time.monotonic() - row.started
+            self._say(f"{row.label} seed {row.seed}: ended after {seconds:.0f} s{_rates(row)}")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Take the loss of a worker."""
+        row = self._row(trial)
+        row.lost += 1
+        row.state = "worker lost"
+        self._changed(run_key_of(trial))
+        self._show()
+        if self._live is None:
+            self._say(f"{row.label} seed {row.seed}: its worker was lost")
+
+    def _row(self, trial: Any) -> _Row:
+        return self._rows[run_key_of(trial)]
+
+    def _show(self) -> None:
+        if self._live is not None:
+            self._live.update(self._table())
+
+    def _say(self, line: str) -> None:
+        self._spoke = time.monotonic()
+        ended = sum(self._rows[key].state == "done" for key in self._left)
+        self._console.print(
+            f"[{ended}/{len(self._left)}] {line}{self._time_left()}", highlight=False, markup=False
+        )
+
+    def _time_left(self) -> str:
+        rows = [self._rows[key] for key in self._left]
+        total = sum(row.units for row in rows)
+        behind = sum(row.units * row.share for row in rows)
+        if not behind or behind == total:
+            return ""
+        seconds = (time.monotonic() - self._began) * (total - behind) / behind
+        return f", about {duration(seconds)} left"
+
+    def _table(self) -> Table:
+        ended = sum(self._rows[key].state == "done" for key in self._left)
+        title = f"{ended} of {len(self._left)} trials{self._time_left()}"
+        table = Table(title=title, title_justify="left")
+        for name in ("trial", "seed", "state", "epoch", "SA val", "RA val", "images/s"):
+            table.add_column(name, justify="left" if name in {"trial", "state"} else "right")
+        for row in self._rows.values():
+            table.add_row(
+                row.label,
+                str(row.seed),
+                row.state,
+                f"{row.epoch}/{row.epochs}" if row.epochs else "",
+                _percent(row.sa),
+                _percent(row.ra),
+                "" if row.images_per_second is None else f"{row.images_per_second:,.0f}",
+            )
+        return table
+
+
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def _rates(row: _Row) -> str:
+    said = ""
+    if row.sa is not None:
+        said += f", validation SA {_percent(row.sa)} RA {_percent(row.ra)}"
+    if row.images_per_second is not None:
+        said += f", {row.images_per_second:,.0f} images/s"
+    return said
+
+
+def duration(seconds: float) -> str:
+    """Write a time span for people, such as ``45 s``, ``12 min`` or ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,285 @@
+"""What a comparison looks like: terminal table, figure for a paper, self-contained HTML page."""
+
+import io
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from studies.compare import LEVEL, ONCE, Comparison
+from studies.plan import Plan
+from studies.progress import duration
+from studies.trial import git_revision
+
+# Okabe and Ito's colours, told apart by colour-blind readers; markers tell them apart in grey
+STYLES: tuple[tuple[str, str, str], ...] = (
+    ("#0072B2", "o", "circle"),
+    ("#D55E00", "s", "square"),
+    ("#009E73", "^", "triangle-up"),
+    ("#CC79A7", "D", "diamond"),
+    ("#E69F00", "v", "triangle-down"),
+    ("#56B4E9", "P", "cross"),
+)
+HEADINGS = {
+    "dedicated": "dedicated model",
+    "oat": "OAT at",
+    "sa_oat": "SA OAT",
+    "sa_dedicated": "SA ded.",
+    "d_sa": "ΔSA",
+    "ra_oat": "RA OAT",
+    "ra_dedicated": "RA ded.",
+    "d_ra": "ΔRA",
+    "verdict": "OAT is",
+    "cost": "training",
+}
+
+
+def rows(comparison: Comparison) -> list[dict[str, str]]:
+    """Return the free-vs-retrained table as text, a mapping of `HEADINGS` keys for each row."""
+    several = comparison.table["once"].nunique() > 1 if len(comparison.table) else False
+    out = []
+    for row in comparison.table.to_dict("records"):
+        is_beta = math.isnan(row["lam"])
+        value = f"β={row['beta']:g}" if is_beta else f"λ={row['lam']:g}"
+        out.append(
+            {
+                "dedicated": f"{row['dedicated']} {value}",
+                "oat": f"{row['once'] + ' ' if several else ''}λ={row['oat_lam']:g}",
+                "sa_oat": percent(row["sa_oat"]),
+                "sa_dedicated": percent(row["sa_dedicated"]),
+                "d_sa": difference(row, "d_sa"),
+                "ra_oat": percent(row["ra_oat"]),
+                "ra_dedicated": percent(row["ra_dedicated"]),
+                "d_ra": difference(row, "d_ra"),
+                "verdict": str(row["verdict"]),
+                "cost": duration(row["seconds_dedicated"]),
+            }
+        )
+    return out
+
+
+def percent(fraction: float) -> str:
+    """Write a fraction as percent with one decimal."""
+    return f"{100 * fraction:.1f}"
+
+
+def difference(row: dict[str, Any], name: str) -> str:
+    """Write a difference of fractions in points with its interval."""
+    value, low, high = (100 * row[key] for key in (name, f"{name}_low", f"{name}_high"))
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def front_rows(comparison: Comparison) -> list[dict[str, str]]:
+    """Return the table of fronts and their price as text."""
+    out = []
+    for row in comparison.fronts.to_dict("records"):
+        low, high = row["hypervolume_low"], row["hypervolume_high"]
+        out.append(
+            {
+                "front": str(row["front"]),
+                "models": f"{row['models']:g}",
+                "operating points": str(row["operating_points"]),
+                "on the front": str(row["on_front"]),
+                "hypervolume": f"{row['hypervolume']:.3f} [{low:.3f}, {high:.3f}]",
+                "training time": duration(row["device_seconds"]),
+                "forward passes": f"{row['train_units'] / 1e6:,.2f} M",
+                "stored": f"{row['network_bytes'] / 1e6:.2f} MB",
+            }
+        )
+    return out
+
+
+def terminal(comparison: Comparison) -> Iterator[Table | str]:
+    """Yield what the terminal shows of a comparison, in order."""
+    table = Table(title=f"Free vs retrained, RA under {comparison.attack}, in percent")
+    for key, heading in HEADINGS.items():
+        table.add_column(heading, justify="left" if key in {"dedicated", "oat"} else "right")
+    for row in rows(comparison):
+        table.add_row(*(row[key] for key in HEADINGS))
+    yield table
+    yield _terminal_fronts(comparison)
+    yield comparison.answer()
+    yield from comparison.notes
+
+
+def _terminal_fronts(comparison: Comparison) -> Table:
+    table = Table(title=f"Hypervolume above (0, 0) with {LEVEL:.0%} interval, and price")
+    texts = front_rows(comparison)
+    for key in texts[0]:
+        table.add_column(key, justify="left" if key == "front" else "right")
+    for row in texts:
+        table.add_row(*row.values())
+    return table
+
+
+def render(comparison: Comparison, plan: Plan) -> dict[str, bytes]:
+    """Make the files of the report.
+
+    Returns:
+        Contents by file name: ``front.png``, ``front.svg``, ``index.html``, ``table.csv``,
+        ``table.md``, ``points.csv``.
+    """
+    figure = paper_figure(comparison, plan.study.name)
+    return {
+        "front.png": _picture(figure, "png"),
+        "front.svg": _picture(figure, "svg"),
+        "index.html": page(comparison, plan).encode(),
+        "table.csv": comparison.table.to_csv(index=False).encode(),
+        "table.md": markdown(comparison).encode(),
+        "cells.csv": comparison.cells.to_csv(index=False).encode(),
+    }
+
+
+def _picture(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    # the same points make the same bytes
+    with mpl.rc_context({"svg.hashsalt": "oat", "svg.fonttype": "none"}):
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}
+        figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
+    return buffer.getvalue()
+
+
+def _variants(cells: pd.DataFrame) -> list[tuple[str, pd.DataFrame, tuple[str, str, str]]]:
+    """Return each variant's cells in order of its value, once-for-all first, with its style."""
+    once = cells["method"].isin(ONCE)
+    names = [*cells.loc[once, "variant"].unique(), *cells.loc[~once, "variant"].unique()]
+    return [
+        (
+            name,
+            cells[cells["variant"] == name].sort_values(["lam", "beta"]),
+            STYLES[i % len(STYLES)],
+        )
+        for i, name in enumerate(names)
+    ]
+
+
+def _value(cell: Any) -> str:
+    return f"β={cell['beta']:g}" if math.isnan(cell["lam"]) else f"λ={cell['lam']:g}"
+
+
+def paper_figure(comparison: Comparison, title: str) -> Figure:
+    """Draw standard against robust accuracy, a line for OAT and a mark for each dedicated model."""
+    figure = Figure(figsize=(5.2, 3.9), layout="constrained")
+    axes = figure.subplots()
+    for name, cells, (colour, marker, _) in _variants(comparison.cells):
+        x, y = 100 * cells["sa"], 100 * cells["ra"]
+        once = cells["method"].iloc[0] in ONCE
+        axes.errorbar(
+            x,
+            y,
+            xerr=[x - 100 * cells["sa_low"], 100 * cells["sa_high"] - x],
+            yerr=[y - 100 * cells["ra_low"], 100 * cells["ra_high"] - y],
+            fmt=marker,
+            linestyle="-" if once else "none",
+            color=colour,
+            markersize=5,
+            markerfacecolor=colour if once else "white",
+            elinewidth=0.7,
+            linewidth=1.2,
+            label=f"{name} (one model)" if once else f"{name} (a model each)",
+        )
+        for _, cell in cells.iterrows():
+            axes.annotate(
+                _value(cell),
+                (100 * cell["sa"], 100 * cell["ra"]),
+                xytext=(5, 4 if once else -10),
+                textcoords="offset points",
+                fontsize=6,
+                color=colour,
+            )
+    axes.set_xlabel("standard accuracy SA, %")
+    axes.set_ylabel(f"robust accuracy RA under {comparison.attack}, %")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3, linewidth=0.5)
+    axes.legend(fontsize=7, loc="best")
+    return figure
+
+
+def _interactive(comparison: Comparison) -> go.Figure:
+    figure = go.Figure()
+    for name, cells, (colour, _, symbol) in _variants(comparison.cells):
+        once = cells["method"].iloc[0] in ONCE
+        text = [
+            f"{name} {_value(cell)}<br>SA {percent(cell['sa'])} RA {percent(cell['ra'])}"
+            f"<br>{cell['seeds']} seed(s), trained in {duration(cell['train_device_seconds'])}"
+            for _, cell in cells.iterrows()
+        ]
+        errors = {
+            axis: {
+                "type": "data",
+                "symmetric": False,
+                "array": (100 * (cells[f"{axis}_high"] - cells[axis])).tolist(),
+                "arrayminus": (100 * (cells[axis] - cells[f"{axis}_low"])).tolist(),
+                "thickness": 1,
+                "width": 2,
+            }
+            for axis in ("sa", "ra")
+        }
+        figure.add_scatter(
+            x=(100 * cells["sa"]).tolist(),
+            y=(100 * cells["ra"]).tolist(),
+            error_x=errors["sa"],
+            error_y=errors["ra"],
+            name=name,
+            mode="lines+markers" if once else "markers",
+            marker={"color": colour, "symbol": symbol, "size": 9},
+            hovertext=text,
+            hoverinfo="text",
+        )
+    figure.update_layout(
+        template="plotly_white",
+        xaxis_title="standard accuracy SA, %",
+        yaxis_title=f"robust accuracy RA under {comparison.attack}, %",
+        height=520,
+        margin={"l": 60, "r": 20, "t": 20, "b": 50},
+        legend={"x": 0.02, "y": 0.02, "bgcolor": "rgba(255,255,255,0.7)"},
+    )
+    return figure
+
+
+def page(comparison: Comparison, plan: Plan) -> str:
+    """Write the HTML page: one file, no address outside, everything escaped."""
+    environment = Environment(
+        loader=PackageLoader("studies"), autoescape=select_autoescape(default=True)
+    )
+    chart = _interactive(comparison).to_html(
+        full_html=False, include_plotlyjs=True, config={"displaylogo": False}, div_id="front"
+    )
+    text: str = environment.get_template("report.html").render(
+        study=plan.study,
+        comparison=comparison,
+        headings=HEADINGS,
+        rows=rows(comparison),
+        fronts=front_rows(comparison),
+        chart=Markup(chart),
+        trials=plan.trials,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        revision=git_revision(),
+    )
+    return text
+
+
+def markdown(comparison: Comparison) -> str:
+    """Write both tables, the answer and the notes as Markdown."""
+    parts = [
+        _markdown_table(list(HEADINGS.values()), [list(r.values()) for r in rows(comparison)]),
+        _markdown_table(
+            list(front_rows(comparison)[0]), [list(r.values()) for r in front_rows(comparison)]
+        ),
+        comparison.answer(),
+        *comparison.notes,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(headings: list[str], body: list[list[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,144 @@
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, kl_divergence
+from torch.nn import functional
+
+from baselines.trades import Trades, kl_rows, trades_loss
+from oat.attacks import Attack
+from oat.method import cross_entropy_of
+from oat.models import ModelConfig, Network, build
+
+Batch = tuple[Tensor, Tensor]
+Passes = Callable[[Network], list[int]]
+Randomise = Callable[[Network], Network]
+
+
+def _plain() -> Network:
+    return build(
+        ModelConfig("resnet8", 4),
+        in_channels=3,
+        num_classes=5,
+        conditioning=Trades().conditioning(),
+    )
+
+
+def test_kl_is_that_of_torch_distributions() -> None:
+    p, q = torch.randn(7, 5).log_softmax(1), torch.randn(7, 5).log_softmax(1)
+    expected = kl_divergence(Categorical(logits=p), Categorical(logits=q))
+    torch.testing.assert_close(kl_rows(p, q), expected)
+    assert not torch.allclose(kl_rows(p, q), kl_rows(q, p))
+
+
+def test_kl_is_zero_at_equal_inputs() -> None:
+    p = torch.randn(7, 5).log_softmax(1)
+    assert torch.equal(kl_rows(p, p), torch.zeros(7))
+
+
+def test_beta_zero_is_cross_entropy_and_calls_no_attack(
+    batch: Batch, generator: torch.Generator, passes: Passes
+) -> None:
+    network = _plain()
+    twin = copy.deepcopy(network)
+    sizes, state = passes(network), generator.get_state()
+    (loss,) = Trades(0.0).losses(network, *batch, attack=Attack(0.1), generator=generator)
+    assert sizes == [12]
+    assert torch.equal(generator.get_state(), state)
+    expected = functional.cross_entropy(twin(batch[0]), batch[1], reduction="none")
+    assert torch.equal(loss, expected)
+
+
+def test_loss_adds_beta_times_the_kl_from_the_clean_to_the_attacked_output(
+    batch: Batch, generator: torch.Generator, randomise: Randomise
+) -> None:
+    network = randomise(_plain())
+    twin = copy.deepcopy(network)
+    inputs: list[Tensor] = []
+    network.register_forward_pre_hook(lambda _m, args: inputs.append(args[0].detach().clone()))
+    loss = trades_loss(network, *batch, beta=3.0, attack=Attack(0.1, 3), generator=generator)
+    images, images_adv = inputs
+    assert torch.equal(images, batch[0])
+    assert images_adv.min() >= 0
+    assert images_adv.max() <= 1
+    assert 0 < (images_adv - images).abs().max() <= 0.1 + 1e-6
+    clean, adv = twin(images), twin(images_adv)
+    kl = kl_divergence(Categorical(logits=clean), Categorical(logits=adv))
+    expected = cross_entropy_of(batch[1])(clean) + 3.0 * kl
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_flows_through_both_sides_of_the_kl(
+    batch: Batch, generator: torch.Generator, randomise: Randomise
+) -> None:
+    network = randomise(_plain())
+    twin = copy.deepcopy(network)
+    inputs: list[Tensor] = []
+    network.register_forward_pre_hook(lambda _m, args: inputs.append(args[0].detach().clone()))
+    trades_loss(
+        network, *batch, beta=3.0, attack=Attack(0.1, 3), generator=generator
+    ).mean().backward()
+    clean, adv = twin(inputs[0]), twin(inputs[1])
+    kl = kl_divergence(Categorical(logits=clean), Categorical(logits=adv))
+    (cross_entropy_of(batch[1])(clean) + 3.0 * kl).mean().backward()
+    gradients = dict(network.named_parameters())
+    for key, parameter in twin.named_parameters():
+        torch.testing.assert_close(gradients[key].grad, parameter.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_attack_raises_the_kl_of_the_network_in_eval_mode(
+    batch: Batch, generator: torch.Generator, randomise: Randomise
+) -> None:
+    network = randomise(_plain())
+    frozen = copy.deepcopy(network).eval()
+    inputs: list[Tensor] = []
+    network.register_forward_pre_hook(lambda _m, args: inputs.append(args[0].detach().clone()))
+    trades_loss(network, *batch, beta=1.0, attack=Attack(0.1, 10), generator=generator)
+    corner = batch[0] + 0.1 * torch.randn(12, 3, 8, 8, generator=generator).sign()
+
+    def kl(images: Tensor) -> Tensor:
+        p, q = Categorical(logits=frozen(batch[0])), Categorical(logits=frozen(images))
+        return kl_divergence(p, q)
+
+    assert (kl(inputs[1]) > kl(corner.clamp(0, 1))).all()
+
+
+def test_clean_probabilities_are_computed_once_for_the_whole_attack(
+    batch: Batch, generator: torch.Generator, passes: Passes
+) -> None:
+    network = _plain()
+    sizes = passes(network)
+    trades_loss(network, *batch, beta=1.0, attack=Attack(0.1, 3), generator=generator)
+    assert sizes == [12] * (1 + 1 + 3 + 1)
+    assert network.training
+    for key, value in network.state_dict().items():
+        if key.endswith("num_batches_tracked"):
+            assert value == 2, key
+
+
+def test_at_radius_zero_the_loss_is_cross_entropy(
+    batch: Batch, generator: torch.Generator, randomise: Randomise
+) -> None:
+    network = randomise(_plain())
+    twin = copy.deepcopy(network)
+    loss = trades_loss(network, *batch, beta=6.0, attack=Attack(0.0, 2), generator=generator)
+    torch.testing.assert_close(loss, cross_entropy_of(batch[1])(twin(batch[0])))
+
+
+def test_cost_of_a_training_image() -> None:
+    attack = Attack(steps=10)
+    assert Trades(0.0).units(attack, 128) == 3
+    assert Trades(6.0).units(attack, 128) == 3 + 1 + 20 + 3
+
+
+def test_dedicated_network_has_no_lambda() -> None:
+    assert _plain().encoding is None
+    assert Trades().operating_lams([0.0, 0.5]) == [None]
+
+
+@pytest.mark.parametrize("beta", [-0.1, float("nan"), float("inf")])
+def test_beta_that_is_no_weight_is_refused(beta: float) -> None:
+    with pytest.raises(ValueError, match="`beta`"):
+        Trades(beta)
