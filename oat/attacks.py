@@ -39,7 +39,8 @@ class Attack:
         check_eps(self.eps)
         if self.steps < 1:
             raise ValueError(f"`steps` must be at least 1, got {self.steps}.")
-        if self.step_size != "auto" and not 0 < self.step_size <= max(self.eps, 1e-12) * 2:
+        longest = 2 * self.eps if self.eps else float("inf")
+        if self.step_size != "auto" and not 0 < self.step_size <= longest:
             raise ValueError(
                 f"`step_size` must be `auto` or in (0, 2 * `eps`], got {self.step_size} "
                 f"with `eps` {self.eps:.4f}."

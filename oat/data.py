@@ -1,6 +1,7 @@
 """Data sets as tensors on the device, and augmentation there, a batch at a time."""
 
 import hashlib
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -140,6 +141,11 @@ def load(config: DataConfig) -> Dataset:
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(SPLIT_SEED))
     num_val = max(1, round(config.val_fraction * len(train)))
     val, rest = order[:num_val], order[num_val:]
+    if not len(rest):
+        raise DataError(
+            f"`data.val_fraction` {config.val_fraction:g} of {len(train)} images leaves none to "
+            "train on; lower it."
+        )
     if config.train_images is not None:
         if config.train_images > len(rest):
             raise DataError(
@@ -220,7 +226,7 @@ def _torchvision(
             with FileLock(str(Path(config.root) / f".{config.name}.lock")):
                 return read(True, True), read(False, True), 10
         return read(True, False), read(False, False), 10
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise DataError(
             f"`data.root` '{config.root}' has no readable {config.name} ({_first_line(error)}); "
             "point it to the data, or set `data.download: true`."

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from oat.lambdas import SAME_LAM
 from oat.models import Conditioning, Network, build
 from oat.models.norm import Condition, ConvNorm
 from oat.models.slimmable import scaled
@@ -34,15 +35,17 @@ def condition(model: Network, lam: float | None, width_mult: float = 1.0) -> Con
         )
     if lam is None or model.encoding is None:
         return Condition(width_mult=width_mult)
-    return Condition(model.encoding(lam), None, None if lam == 0 else 0, width_mult)
+    is_zero = abs(lam) < SAME_LAM
+    return Condition(model.encoding(lam), None, None if is_zero else 0, width_mult)
 
 
 @torch.no_grad()
 def specialize(model: Network, cond: Condition) -> Callable[[Tensor], Tensor]:
     """View a network as the plain function that it is with frozen statistics.
 
-    FiLM runs once here, not once a forward pass. The view keeps the values of this moment; no
-    parameter gradient, buffer or train flag is touched when it runs.
+    FiLM runs once here, not once a forward pass. The view is good until the parameters or
+    statistics change, at the next step of an optimiser or pass in train mode; no parameter
+    gradient, buffer or train flag is touched when it runs.
 
     Args:
         model: The network, in either mode.
@@ -74,12 +77,14 @@ def fold(model: Network, lam: float | None, width_mult: float = 1.0) -> Network:
         ValueError: λ or the width does not fit the network.
     """
     cond = condition(model, lam, width_mult)
-    plain = build(
-        replace(model.config, width=scaled(model.config.first_width, width_mult)),
-        in_channels=model.in_channels,
-        num_classes=model.num_classes,
-        conditioning=Conditioning(folded=True),
-    )
+    with torch.device("meta"):  # no draw from the random generator, no time for initial values
+        plain = build(
+            replace(model.config, width=scaled(model.config.first_width, width_mult)),
+            in_channels=model.in_channels,
+            num_classes=model.num_classes,
+            conditioning=Conditioning(folded=True),
+        )
+    plain = plain.to_empty(device=next(model.parameters()).device)
     pairs = zip(_conv_norms(model), _conv_norms(plain), strict=True)
     for source, target in pairs:
         weight, bias = source.folded(cond)
@@ -89,8 +94,7 @@ def fold(model: Network, lam: float | None, width_mult: float = 1.0) -> Network:
         target.conv.bias.copy_(bias)
     plain.head.weight.copy_(model.head.weight[:, : plain.head.in_features])
     plain.head.bias.copy_(model.head.bias)
-    device = next(model.parameters()).device
-    return plain.to(device).eval().requires_grad_(False)
+    return plain.eval().requires_grad_(False)
 
 
 def _conv_norms(model: Network) -> list[ConvNorm]:

@@ -44,7 +44,7 @@ class EvaluationAttack:
             raise ValueError(f"`steps` must be at least 1, got {self.steps}.")
         if self.eps is not None:
             check_eps(self.eps)
-        if self.step_size != "auto" and self.step_size <= 0:
+        if self.step_size != "auto" and not self.step_size > 0:
             raise ValueError(f"`step_size` must be `auto` or above 0, got {self.step_size:g}.")
 
     @property
@@ -110,7 +110,7 @@ def evaluate(
     generator = torch.Generator(device).manual_seed(EVALUATION_SEED)
     clean, robust = [], []
     for images, labels in zip(
-        split.images.split(batch_size), split.labels.split(batch_size), strict=True
+        torch.split(split.images, batch_size), torch.split(split.labels, batch_size), strict=True
     ):
         was_right, stays_right = _judge(logits_fn, unit(images), labels, attack, generator)
         clean.append(was_right)

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 Encoding = Literal["none", "onehot", "dct", "random"]
+SAME_LAM = 1e-6
+"""Two λ closer than this are the same."""
+
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
 
 
@@ -93,7 +96,8 @@ def encoding_matrix(encoding: Encoding, dim: int) -> Tensor:
         return rows.float()
     if encoding == "random":
         q, r = torch.linalg.qr(torch.randn(dim, dim, dtype=torch.float64))
-        return (q * r.diagonal().sign()).float()
+        rotation: Tensor = q * r.diagonal().sign()
+        return rotation.float()
     raise ValueError(f"`encoding` {encoding!r} has no matrix.")
 
 
@@ -145,7 +149,7 @@ class LambdaEncoding(nn.Module):
         check_lam(lam)
         if self.encoding == "none":
             return torch.full_like(self.table[:1], lam)
-        match = (self.choices - lam).abs() < 1e-6
+        match = (self.choices - lam).abs() < SAME_LAM
         if not bool(match.any()):
             known = ", ".join(f"{c:g}" for c in self.choices.tolist())
             raise ValueError(

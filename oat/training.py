@@ -21,11 +21,15 @@ class DivergenceError(Exception):
 
     Attributes:
         epoch: The epoch in which it happened, from 1.
+        loss: The mean loss of that epoch.
     """
 
     def __init__(self, epoch: int, loss: float) -> None:
-        super().__init__(f"The training loss is {loss} in epoch {epoch}.")
-        self.epoch = epoch
+        super().__init__(epoch, loss)
+        self.epoch, self.loss = epoch, loss
+
+    def __str__(self) -> str:
+        return f"The training loss is {self.loss} in epoch {self.epoch}."
 
 
 @dataclass(frozen=True)
@@ -228,7 +232,7 @@ class Training:
         total = torch.zeros((), device=self.device)
         self.model.train()
         steps = steps_per_epoch(len(split), size)
-        for rows in order[: steps * size].split(size):
+        for rows in torch.split(order[: steps * size], size):
             total += self._step(unit(split.images[rows]), split.labels[rows])
         return total.item() / steps, steps * size
 
@@ -245,7 +249,7 @@ class Training:
             )
             for rows in losses:
                 loss = rows.mean()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
         self.optimizer.step()
         return total

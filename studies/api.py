@@ -1,4 +1,7 @@
-"""The functions behind the `oat` command; each returns data and prints nothing of its own."""
+"""The functions behind the `oat` command; each returns data and prints nothing of its own.
+
+Ray, MLflow and the charts take seconds to import, so a function imports those it needs.
+"""
 
 import os
 import tempfile
@@ -7,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
@@ -17,14 +20,13 @@ from oat.data import DataError, load
 from oat.names import unknown
 from studies.compare import Comparison, compare
 from studies.config import Study, load_study
-from studies.errors import StudyError
+from studies.errors import StudyError, TrackingError
 from studies.plan import Plan, make_plan
-from studies.progress import Progress
-from studies.report import render
 from studies.results import COLUMNS, read_epochs, study_points
-from studies.runner import check_resources, connect, launch, ray
 from studies.storage import Folder, check_writable, open_folder
-from studies.tracking import BackgroundSync, MlflowException, Tracker, check_server
+
+if TYPE_CHECKING:
+    from studies.tracking import Tracker
 
 __all__ = ["compare", "load_study", "plan", "points", "run", "runs", "status", "sync"]
 
@@ -153,6 +155,8 @@ def runs(
         StudyError: The condition or a column is faulty.
         TrackingError: MLflow does not answer.
     """
+    from studies.tracking import Tracker, check_server
+
     for column in columns or ():
         if column not in COLUMNS:
             raise StudyError(unknown("column", column, COLUMNS))
@@ -188,14 +192,15 @@ def sync(
     Raises:
         TrackingError: MLflow does not answer.
     """
+    from studies.tracking import Tracker, check_server
+
     resolved = load_study(study, overrides)
     folder = study_folder(resolved, storage)
     current = make_plan(resolved, folder)
     uri, artifacts = tracking_place(storage, tracking_uri)
     check_server(uri)
     tracker = Tracker(uri, resolved.name, artifacts)
-    tracker.sync(current, folder)
-    tracker.finish_study(current, study_points(current, folder))
+    tracker.finish(current, folder, study_points(current, folder))
     return len(tracker.points())
 
 
@@ -223,6 +228,8 @@ def run(
         StorageError: The storage cannot be written; nothing was started.
         TrackingError: MLflow does not answer; nothing was started.
     """
+    from studies.tracking import check_server
+
     resolved = load_study(study, overrides)
     folder = study_folder(resolved, storage)
     console = console or Console(stderr=True)
@@ -235,13 +242,12 @@ def run(
     if left:
         _check_data(resolved)
     with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
-        # MLflow takes seconds to import and to create its database; Ray takes seconds to start
+        # MLflow takes seconds to import and to create its database, and so does Ray to start
         opening = pool.submit(_open_tracker, uri, resolved.name, artifacts)
-        if left and connect(address):
-            stack.callback(ray.shutdown)
+        if left:
+            _connect(resolved, address, stack)
         tracker = opening.result()
         if left:
-            check_resources(resolved.resources.model_dump(), ray.nodes())
             _write_study(resolved, folder)
             _launch(before, folder, tracker, console)
     after = make_plan(resolved, folder)
@@ -251,7 +257,20 @@ def run(
     return RunOutcome(after, table, comparison, report, len(left), notes)
 
 
-def _open_tracker(uri: str, study: str, artifacts: str | None) -> Tracker:
+def _connect(study: Study, address: str | None, stack: ExitStack) -> None:
+    """Connect to Ray until the stack closes, and refuse what no node can hold."""
+    import ray
+
+    from studies.runner import check_resources, connect
+
+    if connect(address):
+        stack.callback(ray.shutdown)
+    check_resources(study.resources.model_dump(), ray.nodes())
+
+
+def _open_tracker(uri: str, study: str, artifacts: str | None) -> "Tracker":
+    from studies.tracking import Tracker
+
     tracker = Tracker(uri, study, artifacts)
     tracker.load()
     return tracker
@@ -262,8 +281,12 @@ def _write_study(study: Study, folder: Folder) -> None:
     folder.write("study.yaml", text.encode())
 
 
-def _launch(current: Plan, folder: Folder, tracker: Tracker, console: Console) -> None:
+def _launch(current: Plan, folder: Folder, tracker: "Tracker", console: Console) -> None:
     """Run what is left under Ray while MLflow follows."""
+    from studies.progress import Progress
+    from studies.runner import launch
+    from studies.tracking import BackgroundSync
+
     follower = BackgroundSync(tracker, current, folder)
     follower.start()
     try:
@@ -277,6 +300,8 @@ def _compare_and_report(
     current: Plan, table: pd.DataFrame, folder: Folder
 ) -> tuple[Comparison | None, dict[str, str]]:
     """Compare, and write the report into the study's folder."""
+    from studies.report import render
+
     if table.empty:
         return None, {}
     comparison = compare(table)
@@ -287,21 +312,20 @@ def _compare_and_report(
 
 
 def _finish_tracking(
-    tracker: Tracker, current: Plan, folder: Folder, table: pd.DataFrame, report: Mapping[str, str]
+    tracker: "Tracker",
+    current: Plan,
+    folder: Folder,
+    table: pd.DataFrame,
+    report: Mapping[str, str],
 ) -> list[str]:
     """Bring MLflow to what storage says; a server that is gone costs a note, no result."""
-    try:
-        tracker.sync(current, folder)
-        with tempfile.TemporaryDirectory() as scratch:
-            for name in report:
-                (Path(scratch) / name).write_bytes(folder.read(f"report/{name}"))
-            tracker.finish_study(current, table, scratch if report else None)
-    except MlflowException as error:
-        said = " ".join(str(error).split())
-        return [
-            f"MLflow at {tracker.uri} did not take all results ({said}); they are safe in "
-            f"'{folder.uri}', and `oat sync {current.study.name}` brings them there."
-        ]
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in report:
+            (Path(scratch) / name).write_bytes(folder.read(f"report/{name}"))
+        try:
+            tracker.finish(current, folder, table, scratch if report else None)
+        except TrackingError as error:
+            return [str(error)]
     return []
 
 

@@ -21,7 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-out, err = Console(width=None), Console(stderr=True)
+out, err = Console(), Console(stderr=True)
+if not out.is_terminal:
+    out = Console(width=120)  # a file or a pipe has no width of its own
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A preset, or a YAML file.")]
 Storage = Annotated[str, typer.Option(help="Folder or URI that holds the results.")]
@@ -250,7 +252,7 @@ def _plain(result: Any) -> dict[str, Any]:
 def _show(result: Any) -> None:
     from studies.report import terminal
 
-    for part in terminal(result):
+    for part in terminal(result, out.width):
         if isinstance(part, str):
             print(part)
         else:

@@ -78,10 +78,15 @@ class Comparison:
         parts = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if v in counts)
         return (
             f"The in-situ trade-off is {self.verdict.upper()} here: of {len(self.table)} dedicated "
-            f"models, OAT is {parts} (margin {100 * self.margin:g} points in SA and RA, "
+            f"models, OAT is {parts} (margin {points(self.margin)} in SA and RA, "
             f"{LEVEL:.0%} intervals); hypervolume ratio {self.ratio.value:.3f} "
             f"[{self.ratio.low:.3f}, {self.ratio.high:.3f}]."
         )
+
+
+def points(fraction: float) -> str:
+    """Write a difference of accuracies for people, such as ``1 point``."""
+    return f"{100 * fraction:g} point{'' if fraction == 0.01 else 's'}"
 
 
 VERDICTS = ("better", "free", "undecided", "not free")
@@ -118,10 +123,26 @@ def compare(
     cells = draws.cells
     table = _table(cells, draws, margin)
     fronts, ratio = _fronts(cells, draws, points)
+    notes += _width_note(table, draws, margin)
     missing = sorted(set(cells.loc[~draws.once & cells["lam"].notna(), "lam"]) - _once_lams(cells))
     if missing and draws.once.any():
         notes.append("OAT was not judged at λ " + ", ".join(f"{lam:g}" for lam in missing) + ".")
     return Comparison(chosen, table, cells, fronts, ratio, _overall(table), margin, notes)
+
+
+def _width_note(table: pd.DataFrame, draws: "_Draws", margin: float) -> list[str]:
+    """Say so where the intervals are too wide for the margin to be decided."""
+    if table.empty:
+        return []
+    half = float((table["d_sa_high"] - table["d_sa_low"]).median() / 2)
+    if half <= margin:
+        return []
+    images = int(draws.cells["images"].iloc[0])
+    return [
+        f"With {images} test images and {len(draws.seeds)} seed(s) a difference in SA is known to "
+        f"about ±{100 * half:.1f} points, which is more than the margin: use more test images or "
+        "seeds to decide."
+    ]
 
 
 def _once_lams(cells: pd.DataFrame) -> set[float]:

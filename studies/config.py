@@ -39,7 +39,7 @@ GPU_SHARES = (0.0, 0.25, 1 / 3, 0.5)
 
 for _block in (Attack, DataConfig, EvaluationAttack, ModelConfig, TrainConfig):
     # pydantic's own attribute for the settings of a standard dataclass
-    _block.__pydantic_config__ = STRICT  # type: ignore[attr-defined]
+    setattr(_block, "__pydantic_config__", STRICT)  # noqa: B010 -- mypy has no such attribute
 
 
 class MethodBlock(BaseModel):
@@ -69,10 +69,11 @@ def _method_block(name: str) -> type[MethodBlock]:
     """Make the schema of a method's block from the fields of its config."""
     hints = get_type_hints(METHODS[name])
     fields: dict[str, Any] = {"name": (Literal[name], ...)}
+    many: Any = tuple
     for field in dataclasses.fields(METHODS[name]):
         kind = hints[field.name]
         swept = SWEPT.get(name) == field.name
-        fields[field.name] = (kind | tuple[kind, ...] if swept else kind, field.default)
+        fields[field.name] = (kind | many[kind, ...] if swept else kind, field.default)
     return create_model(f"{METHODS[name].__name__}Block", __base__=MethodBlock, **fields)
 
 
@@ -163,10 +164,10 @@ class Study(BaseModel):
             raise ValueError("`seeds` must name at least one seed, got an empty list.")
         if bad := [seed for seed in self.seeds if not 0 <= seed < 2**31]:
             raise ValueError(f"`seeds` must be from 0 to 2147483647, got {bad[0]}.")
-        for what, count in Counter([*self.all_methods(), *self.seeds]).items():
+        listed = [describe(method) for method in self.all_methods()]
+        for what, count in Counter([*listed, *(f"seed {seed}" for seed in self.seeds)]).items():
             if count > 1:
-                shown = f"seed {what}" if isinstance(what, int) else describe(what)
-                raise ValueError(f"Duplicate trial: {shown} is listed {count} times.")
+                raise ValueError(f"Duplicate trial: {what} is listed {count} times.")
         for method in self.all_methods():
             self._check_lams(method)
         return self

@@ -79,4 +79,7 @@ def attainment(values: ArrayLike, at: ArrayLike) -> NDArray[np.float64]:
     """
     points, levels = _points(values), np.asarray(at, dtype=np.float64)
     reached = points[None, :, 0] >= levels[:, None]
-    return np.where(reached, points[None, :, 1], -np.inf).max(axis=1, initial=-np.inf)
+    best: NDArray[np.float64] = np.where(reached, points[None, :, 1], -np.inf).max(
+        axis=1, initial=-np.inf
+    )
+    return best

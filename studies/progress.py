@@ -14,6 +14,8 @@ from studies.plan import Plan
 from studies.runner import run_key_of
 
 LINE_EVERY_SECONDS = 15.0
+SOONEST_ESTIMATE = 0.05
+"""Share of the work that must be done before the time left is guessed."""
 
 
 @dataclass
@@ -125,14 +127,17 @@ class Progress(Callback):  # type: ignore[misc]
         self._spoke = time.monotonic()
         ended = sum(self._rows[key].state == "done" for key in self._left)
         self._console.print(
-            f"[{ended}/{len(self._left)}] {line}{self._time_left()}", highlight=False, markup=False
+            f"[{ended}/{len(self._left)}] {line}{self._time_left()}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
 
     def _time_left(self) -> str:
         rows = [self._rows[key] for key in self._left]
         total = sum(row.units for row in rows)
         behind = sum(row.units * row.share for row in rows)
-        if not behind or behind == total:
+        if behind < SOONEST_ESTIMATE * total or behind == total:
             return ""
         seconds = (time.monotonic() - self._began) * (total - behind) / behind
         return f", about {duration(seconds)} left"

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from rich import box
 from rich.table import Table
 
 from studies.compare import LEVEL, ONCE, Comparison
@@ -40,6 +41,8 @@ HEADINGS = {
     "verdict": "OAT is",
     "cost": "training",
 }
+WIDE = 118
+"""Columns of a terminal that the tables fit into with intervals beside their values."""
 
 
 def rows(comparison: Comparison) -> list[dict[str, str]]:
@@ -74,7 +77,7 @@ def percent(fraction: float) -> str:
 def difference(row: dict[str, Any], name: str) -> str:
     """Write a difference of fractions in points with its interval."""
     value, low, high = (100 * row[key] for key in (name, f"{name}_low", f"{name}_high"))
-    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{value:+.1f} [{low:+.1f},{high:+.1f}]"
 
 
 def front_rows(comparison: Comparison) -> list[dict[str, str]]:
@@ -97,26 +100,51 @@ def front_rows(comparison: Comparison) -> list[dict[str, str]]:
     return out
 
 
-def terminal(comparison: Comparison) -> Iterator[Table | str]:
-    """Yield what the terminal shows of a comparison, in order."""
-    table = Table(title=f"Free vs retrained, RA under {comparison.attack}, in percent")
-    for key, heading in HEADINGS.items():
-        table.add_column(heading, justify="left" if key in {"dedicated", "oat"} else "right")
-    for row in rows(comparison):
-        table.add_row(*(row[key] for key in HEADINGS))
-    yield table
-    yield _terminal_fronts(comparison)
+def terminal(comparison: Comparison, width: int) -> Iterator[Table | str]:
+    """Yield what a terminal of so many columns shows of a comparison, in order."""
+    # on a narrow terminal the training time stands in the second table alone
+    shown = [key for key in HEADINGS if width >= WIDE or key != "cost"]
+    yield _terminal_table(
+        f"Free vs retrained, RA under {comparison.attack}, in percent",
+        [HEADINGS[key] for key in shown],
+        [[row[key] for key in shown] for row in rows(comparison)],
+        left=2,
+        width=width,
+    )
+    keys = ["front", "models", "operating points", "hypervolume", "training time", "stored"]
+    yield _terminal_table(
+        f"Hypervolume above (0, 0) with {LEVEL:.0%} interval, and price",
+        keys,
+        [[row[key] for key in keys] for row in front_rows(comparison)],
+        left=1,
+        width=width,
+    )
     yield comparison.answer()
     yield from comparison.notes
 
 
-def _terminal_fronts(comparison: Comparison) -> Table:
-    table = Table(title=f"Hypervolume above (0, 0) with {LEVEL:.0%} interval, and price")
-    texts = front_rows(comparison)
-    for key in texts[0]:
-        table.add_column(key, justify="left" if key == "front" else "right")
-    for row in texts:
-        table.add_row(*row.values())
+def _terminal_table(
+    title: str, headings: list[str], body: list[list[str]], *, left: int, width: int
+) -> Table:
+    """Make a table; on a narrow terminal intervals stand under their values."""
+    narrow = width < WIDE
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0 if narrow else 1),
+        collapse_padding=True,
+        pad_edge=False,
+        show_edge=False,
+    )
+    for i, heading in enumerate(headings):
+        table.add_column(
+            heading.replace(" ", "\n", 1) if narrow else heading,
+            justify="left" if i < left else "right",
+            no_wrap=True,
+        )
+    for row in body:
+        table.add_row(*(text.replace(" [", "\n[") if narrow else text for text in row))
     return table
 
 
@@ -125,7 +153,7 @@ def render(comparison: Comparison, plan: Plan) -> dict[str, bytes]:
 
     Returns:
         Contents by file name: ``front.png``, ``front.svg``, ``index.html``, ``table.csv``,
-        ``table.md``, ``points.csv``.
+        ``table.md``, ``cells.csv``.
     """
     figure = paper_figure(comparison, plan.study.name)
     return {

@@ -15,6 +15,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Tune's handler would swallow Ctrl-C; its loggers would write what the storage folder has
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a banner at verbose=0
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
@@ -77,7 +78,9 @@ def check_resources(request: Mapping[str, float], nodes: Sequence[Mapping[str, A
     ]
     if fits:
         return
-    largest = max(have, key=lambda n: (n.get("GPU", 0), n.get("CPU", 0)), default={})
+    largest: Mapping[str, Any] = max(
+        have, key=lambda n: (n.get("GPU", 0), n.get("CPU", 0)), default={}
+    )
     raise StudyError(
         f"`resources` ask for {request['cpu']:g} CPU and {request['gpu']:g} GPU a trial, but the "
         f"largest of {len(have)} nodes has {largest.get('CPU', 0):g} CPU and "

@@ -142,6 +142,30 @@ class Tracker:
         self._runs[(kind, key)] = run
         return str(run.info.run_id)
 
+    def finish(
+        self, plan: Plan, folder: Folder, table: pd.DataFrame, artifacts: str | None = None
+    ) -> None:
+        """Bring the experiment to what storage says and close the study's run.
+
+        Args:
+            plan: The plan of the study as storage has it now.
+            folder: The study's folder.
+            table: Its points.
+            artifacts: Folder of files to keep with the study's run.
+
+        Raises:
+            TrackingError: MLflow does not take it; storage is not touched.
+        """
+        try:
+            self.sync(plan, folder)
+            self.finish_study(plan, table, artifacts)
+        except MlflowException as error:
+            said = " ".join(str(error).split())
+            raise TrackingError(
+                f"MLflow at {self.uri} did not take all results ({said}); they are safe in "
+                f"'{folder.uri}', and `oat sync {self.study}` brings them there."
+            ) from error
+
     def start_study(self, plan: Plan) -> str:
         """Open the study's own run; a changed study has another. Returns its id."""
         resolved = plan.study.dump()
@@ -359,9 +383,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = json.dumps(value) if isinstance(value, list | tuple) else value
     return flat
-
-
-def quiet() -> None:
-    """Keep MLflow's own progress and migration messages off the terminal."""
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)

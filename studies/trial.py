@@ -333,7 +333,7 @@ def _write_points(
     """Write correctness before rows: a row stands only on stored correctness."""
     buffer = io.BytesIO()
     packed = {key: np.packbits(value) for key, value in correct.items()}
-    np.savez(buffer, **packed)
+    np.savez(buffer, **packed)  # type: ignore[arg-type]
     folder.write("correct.npz", buffer.getvalue())
     _write_lines(folder, "points.jsonl", rows)
 
@@ -355,7 +355,8 @@ def read_points(
             packed = dict(archive)
     except (FileNotFoundError, ValueError, OSError, EOFError):
         return [], {}
-    sound, correct = [], {}
+    sound: list[dict[str, Any]] = []
+    correct: dict[str, np.ndarray[Any, Any]] = {}
     for row in rows:
         keys = [f"{row.get('point_key')}.{kind}" for kind in ("clean", "robust")]
         if row.get("training_id") != training_id or any(key not in packed for key in keys):

@@ -51,6 +51,12 @@ class FiLM(nn.Module):
         hidden = functional.leaky_relu(
             functional.linear(code, self.hidden.weight[:n], self.hidden.bias[:n])
         )
-        out = functional.linear(hidden, self.out.weight[:n, :n], self.out.bias[:n])
-        scale, shift = functional.leaky_relu(out).chunk(2, dim=1)
+        weight, bias = self.out.weight[:, :n], self.out.bias
+        if channels != self.channels:
+            # scales are the first C outputs, shifts the last C, at every width
+            weight, bias = (
+                torch.cat([half[:channels] for half in full.chunk(2)]) for full in (weight, bias)
+            )
+        out = functional.leaky_relu(functional.linear(hidden, weight, bias))
+        scale, shift = out.chunk(2, dim=1)
         return scale, shift

@@ -139,6 +139,16 @@ def test_until_the_new_bytes_are_on_disk_a_reader_sees_the_old_file(
     assert path.read_bytes() == b"new"
 
 
+def test_a_reader_in_the_middle_of_the_old_file_reads_it_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    write_atomic(path, DATA)
+    with path.open("rb", buffering=0) as reader:
+        start = reader.read(100)
+        write_atomic(path, dumps({"epoch": 4}))
+        assert start + reader.read() == DATA
+    assert loads(path.read_bytes()) == {"epoch": 4}
+
+
 def test_writing_makes_the_folders_it_needs_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "last.ckpt"
     write_atomic(path, b"first")

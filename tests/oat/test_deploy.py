@@ -136,21 +136,6 @@ def test_running_a_view_touches_no_gradient_buffer_or_train_flag(
         assert torch.equal(value, before[key]), key
 
 
-@pytest.mark.parametrize("index", [None, torch.tensor([1, 2] * 6)])
-def test_a_view_keeps_the_values_of_its_moment(
-    index: Tensor | None, batch: Batch, randomise: Randomise
-) -> None:
-    model = randomise(_conditional(dual_bn=True, film_init="paper"))
-    assert model.encoding is not None
-    cond = condition(model, 0.3) if index is None else Condition(model.encoding.table, index, 0)
-    view = specialize(model, cond)
-    before = view(batch[0]).detach().clone()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(2)
-    assert torch.equal(view(batch[0]), before)
-
-
 def test_folding_leaves_the_network_as_it_was(randomise: Randomise) -> None:
     model = randomise(_conditional(dual_bn=True, film_init="paper")).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}

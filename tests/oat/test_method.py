@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from oat.attacks import Attack
+from oat.attacks import Attack, perturb
+from oat.deploy import condition, specialize
 from oat.method import Oat, cross_entropy_of, oat_loss
 from oat.models import ModelConfig, Network, build
 
@@ -117,15 +118,34 @@ def test_attack_of_a_row_is_conditioned_on_its_own_lambda(
 ) -> None:
     choices = (0.3, 1.0)
     network = randomise(_network(Oat(lambda_choices=choices, encoding_dim=4)))
+    attack, index = Attack(0.1, 3), torch.tensor([0, 1, 1, 0, 0, 0, 1, 1, 0, 1, 0, 0])
+    twin = copy.deepcopy(network)
+    assert twin.encoding is not None
+    # the attack comes after the clean pass and sees the statistics that this has moved
+    twin(batch[0], twin.encoding.table[index], num_zero_lam=0)
+    expected = [
+        perturb(
+            specialize(twin, condition(twin, lam)),
+            cross_entropy_of(batch[1]),
+            batch[0],
+            attack,
+            generator=generator.manual_seed(1),
+        )
+        for lam in choices
+    ]
     inputs: list[Tensor] = []
-    network.register_forward_pre_hook(lambda _m, args: inputs.append(args[0].detach()))
-    index = torch.tensor([0, 1] * 6)
-    for flipped in (index, 1 - index):
-        oat_loss(
-            copy.deepcopy(network), *batch, choices=choices, lam_index=flipped,
-            attack=Attack(0.1, 2), generator=generator.manual_seed(1),
-        )  # fmt: skip
-    assert not torch.equal(inputs[1], inputs[3])
+    network.register_forward_pre_hook(lambda _m, args: inputs.append(args[0].detach().clone()))
+    oat_loss(
+        network,
+        *batch,
+        choices=choices,
+        lam_index=index,
+        attack=attack,
+        generator=generator.manual_seed(1),
+    )
+    for i, j in enumerate(index.tolist()):
+        torch.testing.assert_close(inputs[1][i], expected[j][i], rtol=0, atol=1e-5)
+        assert not torch.allclose(inputs[1][i], expected[1 - j][i], rtol=0, atol=1e-3)
 
 
 def test_clean_and_adversarial_images_of_other_rows_share_the_adversarial_statistics(

@@ -99,6 +99,14 @@ def test_validating_more_often_does_not_change_the_weights() -> None:
     assert _same(_weights(often), _weights(seldom))
 
 
+def test_network_left_in_eval_mode_between_epochs_is_trained_all_the_same() -> None:
+    expected, training = _training(), _training()
+    list(expected.epochs())
+    for _ in training.epochs():
+        training.model.eval()
+    assert _same(_weights(training), _weights(expected))
+
+
 def test_last_epoch_is_validated_whatever_the_interval() -> None:
     records = list(_training(val_every=2).epochs())
     assert [record.epoch for record in records] == [1, 2, 3]
