@@ -16,6 +16,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+
+# MLflow's messages about its own migrations are not for our users; its warnings are
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+
 from mlflow.entities import Metric, Param, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient

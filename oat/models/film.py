@@ -51,7 +51,8 @@ class FiLM(nn.Module):
         hidden = functional.leaky_relu(
             functional.linear(code, self.hidden.weight[:n], self.hidden.bias[:n])
         )
-        weight, bias = self.out.weight[:, :n], self.out.bias
+        weight: Tensor = self.out.weight[:, :n]
+        bias: Tensor = self.out.bias
         if channels != self.channels:
             # scales are the first C outputs, shifts the last C, at every width
             weight, bias = (
