@@ -95,7 +95,7 @@ def fold(model: Network, lam: float | None, width_mult: float = 1.0) -> Network:
     plain.head.weight.copy_(model.head.weight[:, : plain.head.in_features])
     plain.head.bias.copy_(model.head.bias)
     # channels last: 1.6 times as fast here as the default, measured on a CPU at width 16
-    plain = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    plain = plain.to(memory_format=torch.channels_last)
     return plain.eval().requires_grad_(False)
 
 
