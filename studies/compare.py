@@ -1,8 +1,7 @@
 """Free against retrained: the comparison that the project exists for.
 
-Works on a frame of points and, where it is stored, on which images each point has right. Every
-interval comes from one joint bootstrap: test images are drawn once for all points, so that
-differences are paired, and seeds are drawn where there are several.
+A pure function of a frame of points and, where it is stored, of which images each point has
+right; see `studies.intervals` for the intervals.
 """
 
 from dataclasses import dataclass, field
@@ -10,18 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from studies.errors import ComparisonError
 from studies.frontier import hypervolume, pareto_mask
-from studies.results import Correct, correctness
+from studies.intervals import LEVEL, ONCE, Interval, Resampled, quantiles
+from studies.results import correctness
 
-ONCE = ("oat", "oats")
-"""Methods of which one model serves every λ; all others are retrained for each value."""
-
-RESAMPLES = 2000
-LEVEL = 0.95
 MARGIN = 0.01
 MUST_AGREE = {
     "data_fingerprint": "data",
@@ -32,16 +25,6 @@ MUST_AGREE = {
     "checkpoint_rule": "checkpoint rules",
     "results_version": "versions of the results",
 }
-CELL = ["variant", "lam", "beta", "width_mult"]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with its interval at `LEVEL`."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -118,7 +101,7 @@ def compare(
         raise ComparisonError(f"No point was judged by '{chosen}'; there are {', '.join(attacks)}.")
     points = points[points["attack"] == chosen].reset_index(drop=True)
     notes = _check_comparable(points, force)
-    draws = _Draws(points, correctness(points))
+    draws = Resampled(points, correctness(points))
     notes += draws.notes
     cells = draws.cells
     table = _table(cells, draws, margin)
@@ -130,7 +113,7 @@ def compare(
     return Comparison(chosen, table, cells, fronts, ratio, _overall(table), margin, notes)
 
 
-def _width_note(table: pd.DataFrame, draws: "_Draws", margin: float) -> list[str]:
+def _width_note(table: pd.DataFrame, draws: Resampled, margin: float) -> list[str]:
     """Say so where the intervals are too wide for the margin to be decided."""
     if table.empty:
         return []
@@ -162,121 +145,6 @@ def _check_comparable(points: pd.DataFrame, force: bool) -> list[str]:
     return notes
 
 
-class _Draws:
-    """Accuracies of every operating point under resampled images and seeds."""
-
-    def __init__(self, points: pd.DataFrame, correct: Correct) -> None:
-        self.notes: list[str] = []
-        self.seeds = sorted(points["seed"].unique())
-        grouped = points.groupby(CELL, dropna=False, sort=True)
-        self.cells = grouped.agg(
-            method=("method", "first"),
-            sa=("sa", "mean"),
-            ra=("ra", "mean"),
-            seeds=("seed", "nunique"),
-            images=("images", "first"),
-            train_device_seconds=("train_device_seconds", "mean"),
-            train_units=("train_units", "mean"),
-            network_bytes=("network_bytes", "mean"),
-        ).reset_index()
-        self.once = self.cells["method"].isin(ONCE).to_numpy()
-        place = grouped.ngroup().to_numpy()
-        self.samples = self._resample(points, place, correct)
-        self._intervals()
-        if len(self.seeds) == 1:
-            self.notes.append("1 seed: the intervals cover the test images, not the training.")
-
-    def _resample(
-        self, points: pd.DataFrame, place: NDArray[np.int64], correct: Correct
-    ) -> NDArray[np.float64]:
-        """Return SA and RA of each cell, shape (`RESAMPLES`, cells, 2)."""
-        rng = np.random.default_rng(0)
-        images = int(points["images"].iloc[0])
-        paired = [
-            f"{key}.clean" in correct and len(correct[f"{key}.clean"]) == images
-            for key in points["point_key"]
-        ]
-        by_seed = np.full((RESAMPLES, len(self.cells), len(self.seeds), 2), np.nan)
-        known = points[paired]
-        if len(known):
-            right = np.stack(
-                [
-                    correct[f"{key}.{kind}"]
-                    for key in known["point_key"]
-                    for kind in ("clean", "robust")
-                ]
-            ).astype(np.float32)
-            rates = _image_bootstrap(right, rng).reshape(RESAMPLES, len(known), 2)
-        for i, (cell, row) in enumerate(
-            zip(place[np.array(paired)], known.itertuples(), strict=True)
-        ):
-            by_seed[:, cell, self.seeds.index(row.seed)] = rates[:, i]
-        lone = points[[not p for p in paired]]
-        for cell, row in zip(place[~np.array(paired)], lone.itertuples(), strict=True):
-            drawn = rng.binomial(row.images, [row.sa, row.ra], size=(RESAMPLES, 2))
-            by_seed[:, cell, self.seeds.index(row.seed)] = drawn / row.images
-        if len(lone):
-            self.notes.append(
-                f"No per-image results for {len(lone)} of {len(points)} points "
-                f"({', '.join(sorted(set(lone['variant'])))}): their intervals are unpaired."
-            )
-        return _seed_bootstrap(by_seed, rng)
-
-    def _intervals(self) -> None:
-        """Add intervals to the cells: Wilson's for one model, the bootstrap over seeds."""
-        for k, name in enumerate(("sa", "ra")):
-            low, high = _quantiles(self.samples[:, :, k])
-            for i, cell in self.cells.iterrows():
-                if cell["seeds"] == 1:
-                    low[i], high[i] = wilson(cell[name], cell["images"])
-            self.cells[f"{name}_low"], self.cells[f"{name}_high"] = low, high
-
-    def difference(self, i: int, j: int, k: int) -> Interval:
-        """Return cell ``i`` minus cell ``j`` in SA (``k`` = 0) or RA (1)."""
-        low, high = _quantiles(self.samples[:, i, k] - self.samples[:, j, k])
-        name = ("sa", "ra")[k]
-        value = self.cells[name].iloc[i] - self.cells[name].iloc[j]
-        return Interval(float(value), float(low), float(high))
-
-
-def _image_bootstrap(right: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return the mean of each row of (M, N) under `RESAMPLES` draws of columns, (R, M)."""
-    images = right.shape[1]
-    rates = np.empty((RESAMPLES, len(right)))
-    for first in range(0, RESAMPLES, 100):
-        drawn = rng.integers(images, size=(100, images))
-        counts = np.stack([np.bincount(row, minlength=images) for row in drawn])
-        rates[first : first + 100] = counts.astype(np.float32) @ right.T / images
-    return rates
-
-
-def _seed_bootstrap(by_seed: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Average (R, cells, seeds, 2) over drawn seeds, those a cell lacks left out."""
-    resamples, _, seeds, _ = by_seed.shape
-    if seeds == 1:
-        return by_seed[:, :, 0]
-    weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
-    have = np.isfinite(by_seed[..., 0])
-    share = weights[:, None, :] * have
-    # a draw that misses all seeds of an incomplete cell uses what there is
-    share = np.where(share.sum(axis=2, keepdims=True) > 0, share, have)
-    share = share / share.sum(axis=2, keepdims=True)
-    mean: NDArray[np.float64] = np.nansum(by_seed * share[..., None], axis=2)
-    return mean
-
-
-def _quantiles(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    tail = (1 - LEVEL) / 2
-    quantiles: NDArray[np.float64] = np.quantile(samples, [tail, 1 - tail], axis=0)
-    return quantiles
-
-
-def wilson(rate: float, images: int) -> tuple[float, float]:
-    """Return Wilson's interval of an accuracy measured on so many images."""
-    found = binomtest(round(rate * images), int(images)).proportion_ci(LEVEL, method="wilson")
-    return float(found.low), float(found.high)
-
-
 def judge(sa: Interval, ra: Interval, margin: float) -> str:
     """Give the verdict on one pair of differences, OAT minus dedicated.
 
@@ -301,7 +169,7 @@ def _overall(table: pd.DataFrame) -> str:
     return "undecided"
 
 
-def _table(cells: pd.DataFrame, draws: _Draws, margin: float) -> pd.DataFrame:
+def _table(cells: pd.DataFrame, draws: Resampled, margin: float) -> pd.DataFrame:
     """Pair every dedicated cell with OAT: at the same λ, or for TRADES at the nearest SA."""
     rows: list[dict[str, Any]] = []
     for variant in cells.loc[draws.once, "variant"].unique():
@@ -343,7 +211,7 @@ def _table(cells: pd.DataFrame, draws: _Draws, margin: float) -> pd.DataFrame:
 
 
 def _fronts(
-    cells: pd.DataFrame, draws: _Draws, points: pd.DataFrame
+    cells: pd.DataFrame, draws: Resampled, points: pd.DataFrame
 ) -> tuple[pd.DataFrame, Interval | None]:
     """Measure the front of each variant and of all dedicated models together."""
     groups = {v: np.flatnonzero(cells["variant"] == v) for v in cells["variant"].unique()}
@@ -356,7 +224,7 @@ def _fronts(
         own = runs[runs["variant"].isin(cells["variant"].iloc[members])]
         volumes = np.array([hypervolume(draw) for draw in draws.samples[:, members]])
         samples[name] = volumes
-        low, high = _quantiles(volumes)
+        low, high = quantiles(volumes)
         front = cells[["sa", "ra"]].to_numpy()[members]
         rows.append(
             {
@@ -378,5 +246,5 @@ def _fronts(
         return fronts, None
     against = "all dedicated" if "all dedicated" in groups else cells["variant"].iloc[dedicated[0]]
     volume = fronts.set_index("front")["hypervolume"]
-    low, high = _quantiles(samples[once[0]] / samples[against])
+    low, high = quantiles(samples[once[0]] / samples[against])
     return fronts, Interval(volume[once[0]] / volume[against], float(low), float(high))

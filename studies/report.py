@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from studies.compare import LEVEL, ONCE, Comparison
+from studies.compare import Comparison
+from studies.intervals import LEVEL, ONCE
 from studies.plan import Plan
 from studies.progress import duration
 from studies.trial import git_revision
