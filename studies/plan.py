@@ -10,15 +10,9 @@ from oat.evaluation import EVALUATION_SEED
 from oat.method import Method
 from oat.training import steps_per_epoch
 from studies.config import Study
+from studies.records import ResultError, read_points, read_result
 from studies.storage import Folder
-from studies.trial import (
-    RESULTS_VERSION,
-    ResultError,
-    describe,
-    digest,
-    read_points,
-    read_result,
-)
+from studies.trial import RESULTS_VERSION, describe, digest
 
 State = Literal["done", "evaluate", "resume", "missing", "failed", "damaged", "diverged"]
 TO_RUN: frozenset[State] = frozenset({"evaluate", "resume", "missing", "failed", "damaged"})

@@ -19,7 +19,7 @@ from studies.compare import Comparison
 from studies.intervals import LEVEL, ONCE
 from studies.plan import Plan
 from studies.progress import duration
-from studies.trial import git_revision
+from studies.records import git_revision
 
 # Okabe and Ito's colours, told apart by colour-blind readers; markers tell them apart in grey
 STYLES: tuple[tuple[str, str, str], ...] = (
@@ -211,25 +211,43 @@ def paper_figure(comparison: Comparison, title: str) -> Figure:
             color=colour,
             markersize=5,
             markerfacecolor=colour if once else "white",
-            elinewidth=0.7,
+            elinewidth=0.6,
+            alpha=0.9,
             linewidth=1.2,
             label=f"{name} (one model)" if once else f"{name} (a model each)",
         )
-        for _, cell in cells.iterrows():
-            axes.annotate(
-                _value(cell),
-                (100 * cell["sa"], 100 * cell["ra"]),
-                xytext=(5, 4 if once else -10),
-                textcoords="offset points",
-                fontsize=6,
-                color=colour,
-            )
     axes.set_xlabel("standard accuracy SA, %")
     axes.set_ylabel(f"robust accuracy RA under {comparison.attack}, %")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3, linewidth=0.5)
-    axes.legend(fontsize=7, loc="best")
+    figure.legend(fontsize=7, loc="outside lower center", ncols=3, frameon=False)
+    _annotate(figure, comparison.cells)
     return figure
+
+
+def _annotate(figure: Figure, cells: pd.DataFrame) -> None:
+    """Write the value beside each mark; where marks crowd, beside the first of them alone."""
+    axes = figure.axes[0]
+    figure.draw_without_rendering()  # fixes the layout, and with it where a mark is, in pixels
+    taken: list[tuple[float, float]] = []
+    for _, ordered, (colour, _, _) in _variants(cells):
+        for _, cell in ordered.iterrows():
+            at = (100 * cell["sa"], 100 * cell["ra"])
+            x, y = axes.transData.transform(at)
+            below = cell["method"] not in ONCE
+            place = (float(x), float(y) - (19 if below else 0))
+            if any(abs(place[0] - u) < 28 and abs(place[1] - v) < 9 for u, v in taken):
+                continue
+            taken.append(place)
+            offset = (5, -10 if below else 4)
+            axes.annotate(
+                _value(cell),
+                at,
+                xytext=offset,
+                textcoords="offset points",
+                fontsize=6,
+                color=colour,
+            )
 
 
 def _interactive(comparison: Comparison) -> go.Figure:

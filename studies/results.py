@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from studies.plan import Plan
+from studies.records import ResultError, read_points, read_result
 from studies.storage import Folder, open_folder
-from studies.trial import ResultError, read_points, read_result
 
 COLUMNS: dict[str, str] = {
     "point_key": "str",

@@ -7,8 +7,6 @@ run holds is read from storage, so syncing twice, or after any crash, changes no
 import json
 import logging
 import os
-import queue
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -26,9 +24,10 @@ from mlflow.tracking import MlflowClient
 
 from studies.errors import TrackingError
 from studies.plan import Plan, PlannedTrial
+from studies.records import ResultError, read_result
 from studies.results import COLUMNS, frame, read_epochs, read_trial
 from studies.storage import Folder
-from studies.trial import ResultError, digest, read_result
+from studies.trial import digest
 
 log = logging.getLogger("oat.tracking")
 
@@ -200,6 +199,17 @@ class Tracker:
         whole = all(trial.state == "done" for trial in plan.trials)
         self.client.set_terminated(run_id, "FINISHED" if whole else "FAILED")
 
+    def follow(self, plan: Plan, trial: PlannedTrial, folder: Folder) -> None:
+        """Bring one trial to what its folder says, while the study runs.
+
+        Raises:
+            TrackingError: MLflow does not take it now; `finish` or `sync` will bring it later.
+        """
+        try:
+            self.sync_trial(trial, folder, self.start_study(plan))
+        except MlflowException as error:
+            raise TrackingError(" ".join(str(error).split())) from error
+
     def sync_trial(self, trial: PlannedTrial, folder: Folder, study_run: str) -> None:
         """Bring the runs of one trial and its points to what its folder says.
 
@@ -332,50 +342,6 @@ class Tracker:
             values = {**run.data.params, **run.data.metrics}
             rows.append({name: values.get(name) for name in COLUMNS})
         return frame(rows)
-
-
-class BackgroundSync(threading.Thread):
-    """Syncs trials while a study runs; training never waits for it.
-
-    What a dead server misses is not lost: `Tracker.sync` reads it from storage afterwards.
-    """
-
-    def __init__(self, tracker: Tracker, plan: Plan, folder: Folder) -> None:
-        super().__init__(name="oat-tracking", daemon=True)
-        self._tracker, self._plan, self._folder = tracker, plan, folder
-        self._trials = {trial.run_key: trial for trial in plan.trials}
-        self._queue: queue.Queue[str | None] = queue.Queue()
-        self.error: str | None = None
-
-    def changed(self, run_key: str) -> None:
-        """Say that a trial's folder has changed."""
-        self._queue.put(run_key)
-
-    def close(self) -> None:
-        """Finish what is queued and stop."""
-        self._queue.put(None)
-        self.join()
-
-    def run(self) -> None:
-        """Sync what is queued, each trial once however often it was named."""
-        closing = False
-        while not closing:
-            keys = {self._queue.get()}
-            while not self._queue.empty():
-                keys.add(self._queue.get())
-            closing = None in keys
-            for key in sorted(key for key in keys if key is not None):
-                self._sync(key)
-
-    def _sync(self, run_key: str) -> None:
-        folder = self._folder.sub(f"trials/{run_key}")
-        try:
-            study_run = self._tracker.start_study(self._plan)
-            self._tracker.sync_trial(self._trials[run_key], folder, study_run)
-        except MlflowException as error:
-            if self.error is None:
-                log.warning("MLflow does not take results at the moment: %s", error)
-            self.error = str(error)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,21 +5,13 @@ has done stands in its folder, so calling it again after anything goes on from t
 """
 
 import hashlib
-import io
 import json
-import os
-import platform
 import random
-import socket
-import subprocess
 import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
-from functools import lru_cache
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +25,15 @@ from oat.evaluation import EvaluationAttack, OperatingPoint, evaluate_at
 from oat.method import Method, Oat
 from oat.models import ModelConfig, Network, build, count_parameters, stored_bytes
 from oat.training import DivergenceError, TrainConfig, Training, steps_per_epoch
+from studies.records import (
+    ResultError,
+    git_revision,
+    read_points,
+    read_result,
+    write_lines,
+    write_points,
+    write_provenance,
+)
 from studies.storage import Folder
 
 RESULTS_VERSION = 1
@@ -125,6 +126,7 @@ def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[st
 
 def _settle(job: Mapping[str, Any]) -> None:
     """Leave nothing of an earlier trial in this process: seeds, threads, GPU memory."""
+    git_revision()  # kept from here on: the source may change on disk while the process runs
     seed = job["config"]["seed"]
     random.seed(seed)
     np.random.seed(seed)
@@ -154,7 +156,7 @@ def _train_and_judge(
     folder.write("config.json", json.dumps(config, indent=1).encode())
     if model is None or trained is None:
         model, trained = _train(job, method, data, dataset, folder, report)
-        _write_provenance(folder, dataset, device, started)
+        write_provenance(folder, dataset, device, started)
     _judge(job, method, model, dataset, trained, folder, report)
     return {"status": "done", "trained": trained}
 
@@ -183,7 +185,7 @@ def _train(
         history.append(asdict(record))
         state = {**training.state_dict(), "training_id": training_id, "history": history}
         folder.write("checkpoint", dumps(state))
-        _write_lines(folder, "epochs.jsonl", history)
+        write_lines(folder, "epochs.jsonl", history)
         report({"kind": "epoch", "epochs": training.config.epochs, **asdict(record)})
     weights = _model_bytes(training.model)
     folder.write("model.safetensors", weights)
@@ -277,7 +279,7 @@ def _judge(
         rows.append(row)
         correct[f"{row['point_key']}.clean"] = found.correctness.clean.numpy()
         correct[f"{row['point_key']}.robust"] = found.correctness.robust.numpy()
-        _write_points(folder, rows, correct)
+        write_points(folder, rows, correct)
         report({"kind": "point", "sa": row["sa"], "ra": row["ra"]})
 
 
@@ -321,121 +323,3 @@ def _row(
         "train_device_seconds": trained["device_seconds"],
         "train_units": trained["train_units"],
     }
-
-
-def _write_lines(folder: Folder, name: str, rows: list[dict[str, Any]]) -> None:
-    folder.write(name, "".join(json.dumps(row) + "\n" for row in rows).encode())
-
-
-def _write_points(
-    folder: Folder, rows: list[dict[str, Any]], correct: Mapping[str, np.ndarray[Any, Any]]
-) -> None:
-    """Write correctness before rows: a row stands only on stored correctness."""
-    buffer = io.BytesIO()
-    packed = {key: np.packbits(value) for key, value in correct.items()}
-    np.savez(buffer, **packed)  # type: ignore[arg-type]
-    folder.write("correct.npz", buffer.getvalue())
-    _write_lines(folder, "points.jsonl", rows)
-
-
-def read_points(
-    folder: Folder, training_id: str
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray[Any, Any]]]:
-    """Read the points of one training and the correctness of each image.
-
-    Rows of another training, and rows whose correctness is missing or does not agree with them,
-    are left out: they are judged anew.
-
-    Returns:
-        Rows, and boolean arrays (N,) under ``<point_key>.clean`` and ``<point_key>.robust``.
-    """
-    try:
-        rows = [json.loads(line) for line in folder.read("points.jsonl").splitlines()]
-        with np.load(io.BytesIO(folder.read("correct.npz"))) as archive:
-            packed = dict(archive)
-    except (FileNotFoundError, ValueError, OSError, EOFError):
-        return [], {}
-    sound: list[dict[str, Any]] = []
-    correct: dict[str, np.ndarray[Any, Any]] = {}
-    for row in rows:
-        keys = [f"{row.get('point_key')}.{kind}" for kind in ("clean", "robust")]
-        if row.get("training_id") != training_id or any(key not in packed for key in keys):
-            continue
-        clean, robust = (
-            np.unpackbits(packed[key], count=row["images"]).astype(bool) for key in keys
-        )
-        if abs(clean.mean() - row["sa"]) < 1e-9 and abs(robust.mean() - row["ra"]) < 1e-9:
-            sound.append(row)
-            correct |= dict(zip(keys, (clean, robust), strict=True))
-    return sound, correct
-
-
-class ResultError(Exception):
-    """A stored result does not match what was written."""
-
-
-def read_result(folder: Folder) -> dict[str, Any] | None:
-    """Read ``result.json``; None where there is none.
-
-    Raises:
-        ResultError: It is damaged, or the model that it stands for is cut off or missing.
-    """
-    try:
-        result: dict[str, Any] = json.loads(folder.read("result.json"))
-        whole = result["status"] == "diverged" or (
-            folder.size("model.safetensors") == result["trained"]["model_bytes"]
-        )
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ResultError(f"'{folder.uri}/result.json' is damaged.") from error
-    if not whole:
-        raise ResultError(f"'{folder.uri}/model.safetensors' is cut off or missing.")
-    return result
-
-
-def _write_provenance(
-    folder: Folder, dataset: Dataset, device: torch.device, started: float
-) -> None:
-    """Record what the weights came from beyond the config."""
-    versions = {name: _version(name) for name in ("oat-studies", "torch", "torchvision", "ray")}
-    record = {
-        "versions": {"python": platform.python_version(), **versions},
-        "git_revision": git_revision(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
-        "threads": torch.get_num_threads(),
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "data_fingerprint": dataset.fingerprint,
-        "started": started,
-        "trained": time.time(),
-    }
-    folder.write("provenance.json", json.dumps(record, indent=1).encode())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-@lru_cache(maxsize=1)
-def git_revision() -> str | None:
-    """Return the revision of the source, with ``+`` if it was changed; None if unknown."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return said.stdout.strip()
-
-
-@lru_cache(maxsize=1)
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} x{os.cpu_count()}" if names else platform.machine()

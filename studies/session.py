@@ -1,0 +1,233 @@
+"""One run of a study: check, train what is missing, judge, log, compare.
+
+Ray, MLflow and the charts take seconds to import, so a function imports those it needs.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import yaml
+from rich.console import Console
+
+from oat.data import DataError, load
+from studies.compare import Comparison, compare
+from studies.config import Study, load_study
+from studies.errors import StudyError, TrackingError
+from studies.plan import Plan, make_plan
+from studies.results import study_points
+from studies.storage import Folder, check_writable, open_folder
+
+if TYPE_CHECKING:
+    from studies.tracking import Tracker
+
+Source = str | Path | Mapping[str, Any] | Study
+STORAGE = "./outputs"
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """What a run left behind.
+
+    Attributes:
+        plan: The plan as storage has it now.
+        points: All points of the study.
+        comparison: Free against retrained; None if there is nothing to compare.
+        report: URIs of what was written, by file name.
+        trained: How many trials this run worked on.
+        notes: What the user must know.
+    """
+
+    plan: Plan
+    points: pd.DataFrame
+    comparison: Comparison | None
+    report: dict[str, str]
+    trained: int
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial is done."""
+        return all(trial.state == "done" for trial in self.plan.trials)
+
+
+def study_folder(study: Study, storage: str | Path) -> Folder:
+    """Return the study's own folder, ``<storage>/<name>``."""
+    return open_folder(storage).sub(study.name)
+
+
+def tracking_place(storage: str | Path, tracking_uri: str | None) -> tuple[str, str | None]:
+    """Return where MLflow is, and where a database of our own keeps artifacts.
+
+    The order is: the argument, ``MLFLOW_TRACKING_URI``, a SQLite file in the storage folder, or
+    in ``./outputs`` where storage is not a local path (SQLite needs one).
+    """
+    named = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if named:
+        return named, None
+    home = Path(STORAGE if "://" in str(storage) else storage).absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{home / 'mlflow.db'}", (home / "mlflow-artifacts").as_uri()
+
+
+def run(
+    study: Source,
+    *,
+    storage: str | Path = STORAGE,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+) -> RunOutcome:
+    """Run what a study lacks, judge it, log it, compare it. Safe to call again after anything.
+
+    Args:
+        study: A preset's name, a YAML file, a mapping, or a study.
+        storage: Folder or URI of all studies' results; every node must reach it.
+        address: Ray cluster to use; None starts a Ray on this machine.
+        tracking_uri: MLflow; see `tracking_place`.
+        overrides: ``path.to.key=value`` each.
+        console: Where progress goes; None is standard error.
+
+    Raises:
+        StudyError: The study is faulty, or cannot run here; nothing was started.
+        StorageError: The storage cannot be written; nothing was started.
+        TrackingError: MLflow does not answer; nothing was started.
+    """
+    from studies.tracking import check_server
+
+    resolved = load_study(study, overrides)
+    folder = study_folder(resolved, storage)
+    console = console or Console(stderr=True)
+    check_writable(folder)
+    before = make_plan(resolved, folder)
+    _announce(before, console)
+    uri, artifacts = tracking_place(storage, tracking_uri)
+    check_server(uri)
+    left = before.to_run()
+    if left:
+        _check_data(resolved)
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        # MLflow takes seconds to import and to create its database, and so does Ray to start
+        opening = pool.submit(_open_tracker, uri, resolved.name, artifacts)
+        if left:
+            _connect(resolved, address, stack)
+        tracker = opening.result()
+        if left:
+            _write_study(resolved, folder)
+            _launch(before, folder, tracker, console)
+    after = make_plan(resolved, folder)
+    table = study_points(after, folder)
+    comparison, report = _compare_and_report(after, table, folder)
+    notes = _finish_tracking(tracker, after, folder, table, report)
+    return RunOutcome(after, table, comparison, report, len(left), notes)
+
+
+def _connect(study: Study, address: str | None, stack: ExitStack) -> None:
+    """Connect to Ray until the stack closes, and refuse what no node can hold."""
+    import ray
+
+    from studies.runner import check_resources, connect
+
+    if connect(address):
+        stack.callback(ray.shutdown)
+    check_resources(study.resources.model_dump(), ray.nodes())
+
+
+def _open_tracker(uri: str, study: str, artifacts: str | None) -> "Tracker":
+    from studies.tracking import Tracker
+
+    tracker = Tracker(uri, study, artifacts)
+    tracker.load()
+    return tracker
+
+
+def _write_study(study: Study, folder: Folder) -> None:
+    text = yaml.safe_dump(study.dump(), sort_keys=False, allow_unicode=True)
+    folder.write("study.yaml", text.encode())
+
+
+def _launch(current: Plan, folder: Folder, tracker: "Tracker", console: Console) -> None:
+    """Run what is left under Ray while MLflow follows."""
+    from studies.background import BackgroundSync
+    from studies.progress import Progress
+    from studies.runner import launch
+
+    follower = BackgroundSync(tracker, current, folder)
+    follower.start()
+    try:
+        with Progress(current, console, follower.changed) as progress:
+            launch(current, folder, [progress])
+    finally:
+        follower.close()
+
+
+def _compare_and_report(
+    current: Plan, table: pd.DataFrame, folder: Folder
+) -> tuple[Comparison | None, dict[str, str]]:
+    """Compare, and write the report into the study's folder."""
+    from studies.report import render
+
+    if table.empty:
+        return None, {}
+    comparison = compare(table)
+    place = folder.sub("report")
+    for name, data in render(comparison, current).items():
+        place.write(name, data)
+    return comparison, {name: f"{place.uri}/{name}" for name in place.names()}
+
+
+def _finish_tracking(
+    tracker: "Tracker",
+    current: Plan,
+    folder: Folder,
+    table: pd.DataFrame,
+    report: Mapping[str, str],
+) -> list[str]:
+    """Bring MLflow to what storage says; a server that is gone costs a note, no result."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in report:
+            (Path(scratch) / name).write_bytes(folder.read(f"report/{name}"))
+        try:
+            tracker.finish(current, folder, table, scratch if report else None)
+        except TrackingError as error:
+            return [str(error)]
+    return []
+
+
+def _announce(current: Plan, console: Console) -> None:
+    left = current.to_run()
+    total = len(current.trials)
+    said = f"Study {current.study.name}: {total - len(left)} of {total} trials are finished"
+    resumed = sum(trial.state == "resume" for trial in left)
+    if not left:
+        said += "; nothing to train"
+    elif resumed:
+        said += f", {resumed} go on from a checkpoint"
+    console.print(f"{said}.", highlight=False)
+    if current.foreign:
+        console.print(
+            f"{len(current.foreign)} finished trials in storage no longer belong to this study "
+            "(other settings); they are kept.",
+            highlight=False,
+        )
+
+
+def _check_data(study: Study) -> None:
+    """Read the data once before anything starts.
+
+    Raises:
+        StudyError: The data are missing or unfit.
+    """
+    try:
+        load(study.data)
+    except DataError as error:
+        raise StudyError(str(error)) from error
+    finally:
+        load.cache_clear()
