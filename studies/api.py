@@ -85,7 +85,7 @@ def runs(
     """Query the points of a study in MLflow.
 
     Args:
-        study: The study, or its name alone.
+        study: The study.
         where: A condition over the columns, such as ``method == 'oat' and ra > 0.4``.
         columns: Columns to return, in order; None is all.
         storage: Where the default database lies.

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,6 @@ from rich.table import Table
 from studies.errors import UserError
 
 app = typer.Typer(
-    help="Is the trade-off of once-for-all adversarial training free? Studies that answer it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -45,6 +45,21 @@ class Format(StrEnum):
     csv = "csv"
     json = "json"
     parquet = "parquet"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"oat-studies {metadata.version('oat-studies')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Is the trade-off of once-for-all adversarial training free? Studies that answer it."""
 
 
 @app.command()

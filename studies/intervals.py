@@ -6,11 +6,11 @@ there are several.
 """
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binomtest, norm
 
 from studies.results import Correct
 
@@ -20,7 +20,7 @@ ONCE = ("oat", "oats")
 RESAMPLES = 2000
 LEVEL = 0.95
 CELL = ["variant", "lam", "beta", "width_mult"]
-Z = float(norm.ppf((1 + LEVEL) / 2))
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Interval:
 
 def wilson(rate: float, images: int) -> tuple[float, float]:
     """Return Wilson's interval of an accuracy measured on so many images."""
+    from scipy.stats import binomtest  # takes seconds to import, and `oat plan` needs none of it
+
     found = binomtest(round(rate * images), int(images)).proportion_ci(LEVEL, method="wilson")
     return float(found.low), float(found.high)
 

@@ -3,11 +3,14 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any, Literal
 
-from oat.data import READERS
+import torch
+
 from oat.evaluation import EVALUATION_SEED
 from oat.method import Method
+from oat.models import build, flops
 from oat.training import steps_per_epoch
 from studies.config import Study
 from studies.records import ResultError, read_points, read_result
@@ -17,8 +20,18 @@ from studies.trial import RESULTS_VERSION, describe, digest
 State = Literal["done", "evaluate", "resume", "missing", "failed", "damaged", "diverged"]
 TO_RUN: frozenset[State] = frozenset({"evaluate", "resume", "missing", "failed", "damaged"})
 
-ROUGH_UNITS_PER_SECOND = 4000.0
-"""Forward passes a second before any trial was timed: `quickstart` on one core of a server."""
+ROUGH_FLOPS_PER_CORE = 5e10
+ROUGH_FLOPS_PER_GPU = 2e13
+"""Speeds assumed before any trial was timed: a server's core in float32, a data centre's GPU."""
+
+NOMINAL_DATA: dict[str, tuple[int, tuple[int, int, int]]] = {
+    "digits": (1_213, (1, 8, 8)),
+    "fashion_mnist": (54_000, (1, 28, 28)),
+    "cifar10": (45_000, (3, 32, 32)),
+    "svhn": (65_931, (3, 32, 32)),
+    "stl10": (4_500, (3, 96, 96)),
+}
+"""Training images, a tenth held out, and their shape; for estimates, so the data are not read."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +160,7 @@ def make_plan(study: Study, folder: Folder) -> Plan:
         for key in trials_folder.names()
         if key not in own and trials_folder.size(f"{key}/result.json") is not None
     )
-    speed = sorted(speeds)[len(speeds) // 2] if speeds else 1 / ROUGH_UNITS_PER_SECOND
+    speed = median(speeds) if speeds else _rough_seconds_per_unit(study)
     return Plan(study, tuple(trials), foreign, speed, bool(speeds))
 
 
@@ -200,20 +213,26 @@ def _failure(folder: Folder) -> str | None:
         return "its failure.json is damaged"
 
 
+def _nominal_data(study: Study) -> tuple[int, tuple[int, int, int]]:
+    """Return the number and shape of training images as far as the study tells."""
+    side = study.data.image_size or 32
+    images, shape = NOMINAL_DATA.get(study.data.name, (10_000, (3, side, side)))
+    return study.data.train_images or images, shape
+
+
 def _units(study: Study, method: Method) -> float:
     """Estimate the cost of a training from the study alone; the data are not read."""
-    images = study.data.train_images or NOMINAL_IMAGES.get(study.data.name, 10_000)
+    images, _ = _nominal_data(study)
     size = min(study.train.batch_size, images)
     seen = steps_per_epoch(images, size) * size * study.train.epochs
     return seen * method.units(study.attack, size)
 
 
-NOMINAL_IMAGES = {
-    "digits": 1213,
-    "fashion_mnist": 54_000,
-    "cifar10": 45_000,
-    "svhn": 65_931,
-    "stl10": 4_500,
-}
-"""Training images after a tenth is held out, for estimates alone."""
-assert NOMINAL_IMAGES.keys() <= READERS.keys()
+def _rough_seconds_per_unit(study: Study) -> float:
+    """Guess the time of one forward pass of one image from the network's operations."""
+    _, shape = _nominal_data(study)
+    with torch.device("meta"):
+        network = build(study.model, in_channels=shape[0], num_classes=10)
+    need = study.resources
+    speed = need.gpu * ROUGH_FLOPS_PER_GPU if need.gpu else need.cpu * ROUGH_FLOPS_PER_CORE
+    return flops(network, shape) / speed

@@ -30,7 +30,6 @@ class _Row:
     ra: float | None = None
     images_per_second: float | None = None
     started: float = 0.0
-    lost: int = 0
 
     @property
     def share(self) -> float:
@@ -106,15 +105,21 @@ class Progress(Callback):  # type: ignore[misc]
             seconds = time.monotonic() - row.started
             self._say(f"{row.label} seed {row.seed}: ended after {seconds:.0f} s{_rates(row)}")
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Take the loss of a worker whose trial another one continues."""
+        self._lost(trial, "worker lost, goes on")
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Take the loss of a worker."""
+        """Take the loss of a worker whose trial has been lost too often."""
+        self._lost(trial, "worker lost")
+
+    def _lost(self, trial: Any, state: str) -> None:
         row = self._row(trial)
-        row.lost += 1
-        row.state = "worker lost"
+        row.state = state
         self._changed(run_key_of(trial))
         self._show()
         if self._live is None:
-            self._say(f"{row.label} seed {row.seed}: its worker was lost")
+            self._say(f"{row.label} seed {row.seed}: {state}")
 
     def _row(self, trial: Any) -> _Row:
         return self._rows[run_key_of(trial)]

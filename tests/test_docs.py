@@ -1,0 +1,65 @@
+"""What the pages say exists, and the commands they show are commands that we have."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from studies.cli import app
+from studies.config import load_study, presets
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
+COMMAND = re.compile(r"^(?:\.venv/bin/)?oat (.+?)(?:\s+#.*)?$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def _shown_commands() -> list[str]:
+    blocks = [
+        block
+        for page in PAGES
+        for block in re.findall(r"```(?:sh|text)\n(.*?)```", page.read_text(), re.DOTALL)
+    ]
+    return sorted({match for block in blocks for match in COMMAND.findall(block)})
+
+
+def test_the_pages_show_commands() -> None:
+    assert _shown_commands()
+
+
+@pytest.mark.parametrize("words", _shown_commands())
+def test_every_command_in_a_code_block_is_one_of_ours(words: str) -> None:
+    name, *rest = shlex.split(words)
+    group = typer.main.get_command(app)
+    assert name in group.commands  # type: ignore[attr-defined]
+    group.commands[name].make_context(name, list(rest))  # type: ignore[attr-defined]
+
+
+def test_the_study_file_of_the_readme_is_a_valid_one(tmp_path: Path) -> None:
+    text = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert text is not None
+    (tmp_path / "study.yaml").write_text(text[1])
+    assert len(load_study(str(tmp_path / "study.yaml")).all_methods()) == 10
+
+
+def test_the_readme_names_every_preset_and_command() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name in presets():
+        assert f"`{name}`" in readme
+    for name in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
+        assert f"`oat {name} " in readme
+
+
+def test_the_readme_lists_every_module_of_the_top_packages() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for package in ("oat", "studies"):
+        for module in (ROOT / package).glob("[a-z]*.py"):
+            assert module.name in readme, f"{package}/{module.name} is not in the file tree"
