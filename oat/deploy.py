@@ -12,7 +12,8 @@ from torch import Tensor
 
 from oat.lambdas import SAME_LAM
 from oat.models import Conditioning, Network, build
-from oat.models.norm import Condition, ConvNorm
+from oat.models.network import Unit
+from oat.models.norm import Affine2d, Condition, ConvNorm
 from oat.models.slimmable import scaled
 
 
@@ -85,13 +86,8 @@ def fold(model: Network, lam: float | None, width_mult: float = 1.0) -> Network:
             conditioning=Conditioning(folded=True),
         )
     plain = plain.to_empty(device=next(model.parameters()).device)
-    pairs = zip(_conv_norms(model), _conv_norms(plain), strict=True)
-    for source, target in pairs:
-        weight, bias = source.folded(cond)
-        target.conv.weight.copy_(weight)
-        assert bias is not None
-        assert target.conv.bias is not None
-        target.conv.bias.copy_(bias)
+    for source, target in zip(model.units(), plain.units(), strict=True):
+        _copy_folded(source, target, cond)
     plain.head.weight.copy_(model.head.weight[:, : plain.head.in_features])
     plain.head.bias.copy_(model.head.bias)
     # channels last: 1.6 times as fast here as the default, measured on a CPU at width 16
@@ -99,5 +95,17 @@ def fold(model: Network, lam: float | None, width_mult: float = 1.0) -> Network:
     return plain.eval().requires_grad_(False)
 
 
-def _conv_norms(model: Network) -> list[ConvNorm]:
-    return [m for m in model.modules() if isinstance(m, ConvNorm)]
+def _copy_folded(source: Unit, target: Unit, cond: Condition) -> None:
+    """Write what a unit is at a condition into the unit of a folded network."""
+    if isinstance(source, ConvNorm):
+        assert isinstance(target, ConvNorm)
+        weight, bias = source.folded(cond)
+        target.conv.weight.copy_(weight)
+        if bias is not None:
+            assert target.conv.bias is not None
+            target.conv.bias.copy_(bias)
+        return
+    assert isinstance(target, Affine2d)
+    scale, shift = source.affine(cond)
+    target.scale.copy_(scale[0])
+    target.shift.copy_(shift[0])

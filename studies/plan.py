@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from statistics import median
 from typing import Any, Literal
 
@@ -17,8 +17,8 @@ from studies.records import ResultError, read_points, read_result
 from studies.storage import Folder
 from studies.trial import RESULTS_VERSION, describe, digest
 
-State = Literal["done", "evaluate", "resume", "missing", "failed", "damaged", "diverged"]
-TO_RUN: frozenset[State] = frozenset({"evaluate", "resume", "missing", "failed", "damaged"})
+State = Literal["done", "evaluate", "unfinished", "missing", "failed", "damaged", "diverged"]
+TO_RUN: frozenset[State] = frozenset({"evaluate", "unfinished", "missing", "failed", "damaged"})
 
 ROUGH_FLOPS_PER_CORE = 5e10
 ROUGH_FLOPS_PER_GPU = 2e13
@@ -43,8 +43,8 @@ class PlannedTrial:
         label: Method and value, for people.
         seed: Seed of the trial.
         job: What `studies.trial.run_trial` takes.
-        state: What its folder says: ``evaluate`` is trained with points missing, ``resume`` has
-            a checkpoint; ``failed`` is tried again and ``damaged`` redone by the next run,
+        state: What its folder says: ``evaluate`` is trained with points missing, ``unfinished``
+            has a checkpoint; ``failed`` is tried again and ``damaged`` redone by the next run,
             ``diverged`` is final.
         units: Estimated cost of training, in forward passes of the plain network.
         reason: Why it failed or diverged.
@@ -118,6 +118,35 @@ def trial_config(study: Study, method: Method, seed: int) -> dict[str, Any]:
     }
 
 
+def _key_of(study: Study, method: Method, seed: int) -> dict[str, Any]:
+    """Return what a run key is made from: the trial's config without what is at its default.
+
+    So an option that a later release adds changes no key, and no finished result is lost; a
+    default that changes raises `RESULTS_VERSION`.
+    """
+    data = _changed(study.data.resolved())
+    for place in ("root", "download"):
+        data.pop(place, None)
+    return {
+        "results_version": RESULTS_VERSION,
+        "seed": seed,
+        "data": data,
+        "model": _changed(study.model),
+        "train": _changed(study.train),
+        "attack": _changed(study.attack),
+        "method": {"name": method.name, **_lists(_changed(method))},
+    }
+
+
+def _changed(config: Any) -> dict[str, Any]:
+    """Return the fields of a config that differ from their default."""
+    return {
+        field.name: getattr(config, field.name)
+        for field in fields(config)
+        if getattr(config, field.name) != field.default
+    }
+
+
 def _lists(values: dict[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
@@ -169,10 +198,12 @@ def _plan_trial(
 ) -> tuple[PlannedTrial, float | None]:
     """Plan one trial; also return its training time if it is done."""
     config = trial_config(study, method, seed)
-    run_key = digest(config)
+    key = _key_of(study, method, seed)
+    run_key = digest(key)
     job = {
         "run_key": run_key,
         "config": config,
+        "budget": digest({k: v for k, v in key.items() if k not in {"method", "seed"}}),
         "points": _points(study, method, run_key),
         "data": {"root": study.data.root, "download": study.data.download},
         "resources": study.resources.model_dump(),
@@ -200,7 +231,7 @@ def _state(folder: Folder, job: Mapping[str, Any]) -> tuple[State, str | None, f
         return "failed", failure, seconds
     if result is not None:
         return "evaluate", None, seconds
-    return ("resume" if folder.size("checkpoint") else "missing"), None, None
+    return ("unfinished" if folder.size("checkpoint") else "missing"), None, None
 
 
 def _failure(folder: Folder) -> str | None:

@@ -205,7 +205,7 @@ def _announce(current: Plan, console: Console) -> None:
     left = current.to_run()
     total = len(current.trials)
     said = f"Study {current.study.name}: {total - len(left)} of {total} trials are finished"
-    resumed = sum(trial.state == "resume" for trial in left)
+    resumed = sum(trial.state == "unfinished" for trial in left)
     if not left:
         said += "; nothing to train"
     elif resumed:

@@ -88,7 +88,8 @@ def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[st
 
     Args:
         job: What `studies.plan` made: ``run_key``, ``config`` (all that decides the weights),
-            ``points`` (operating points to judge), ``data`` (root, download), ``resources``.
+            ``budget`` (a digest of what methods must share to be compared), ``points`` (operating
+            points to judge), ``data`` (root, download), ``resources``.
         folder: The trial's own folder.
         report: Called after each epoch and each point with a flat record.
 
@@ -313,7 +314,7 @@ def _row(
         "data_fingerprint": dataset.fingerprint,
         "model": config["model"]["name"],
         "epochs": config["train"]["epochs"],
-        "budget": digest({**config, "method": None, "seed": None}),
+        "budget": job["budget"],
         "checkpoint_rule": "last",
         "results_version": config["results_version"],
         "flops": found.flops,

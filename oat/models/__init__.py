@@ -4,8 +4,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from oat.models.network import Conditioning, ModelConfig, Network
+from oat.models.network import WIDE, Conditioning, ModelConfig, Network
 from oat.models.resnet import ResNet
+from oat.models.wide_resnet import WideResNet
 
 __all__ = ["Conditioning", "ModelConfig", "Network", "build"]
 
@@ -28,7 +29,8 @@ def build(
     Returns:
         The network, in train mode, on the CPU.
     """
-    net = ResNet(
+    family = WideResNet if WIDE.fullmatch(config.name) else ResNet
+    net = family(
         config, conditioning or Conditioning(), in_channels=in_channels, num_classes=num_classes
     )
     for module in net.modules():

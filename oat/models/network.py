@@ -1,13 +1,16 @@
 """What every network of ours offers, whatever its family."""
 
+import re
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from oat.lambdas import Encoding, LambdaEncoding
-from oat.models.norm import Condition, ConvNorm, FrozenOp, Norm2d
+from oat.models.norm import Affine2d, Condition, ConvNorm, FrozenOp, Norm2d
 from oat.models.slimmable import SlimmableLinear
 from oat.names import unknown
+
+Unit = ConvNorm | Norm2d | Affine2d
 
 # Blocks in each stage of a ResNet. Three stages start at 16 channels, four at 64.
 STAGES: dict[str, tuple[int, ...]] = {
@@ -22,32 +25,55 @@ STAGES: dict[str, tuple[int, ...]] = {
 }
 
 
+WIDE = re.compile(r"wrn-(\d+)-(\d+)")
+EXAMPLES = (*STAGES, "wrn-16-8", "wrn-40-2", "wrn-34-10")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Which network.
 
     Attributes:
-        name: A key of `STAGES`.
-        width: Channels of the first stage; None is the family's own (16 with three stages, 64
-            with four).
+        name: A key of `STAGES`, or ``wrn-D-K`` of depth D = 6n + 4 and widening factor K.
+        width: Channels of the first stage (of the stem of a ``wrn``); None is the family's own:
+            16, or 64 for a ResNet of four stages.
+        dropout: Share of features dropped in each block of a ``wrn``.
 
     Raises:
-        ValueError: The name is unknown or the width not positive.
+        ValueError: The name is unknown, or a value out of its range.
     """
 
     name: str = "resnet34"
     width: int | None = None
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.name not in STAGES:
-            raise ValueError(unknown("model", self.name, STAGES))
+        match = WIDE.fullmatch(self.name)
+        if match is None and self.name not in STAGES:
+            raise ValueError(unknown("model", self.name, EXAMPLES))
+        if match is not None and ((int(match[1]) - 4) % 6 or int(match[1]) < 10 or match[2] == "0"):
+            raise ValueError(
+                f"`name` wrn-D-K needs a depth D of 10, 16, 22, … and K of at least 1, "
+                f"got '{self.name}'."
+            )
         if self.width is not None and self.width < 1:
             raise ValueError(f"`width` must be at least 1, got {self.width}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"`dropout` must be in [0, 1), got {self.dropout:g}.")
+        if self.dropout and match is None:
+            raise ValueError(f"`dropout` is for wrn-D-K only, got {self.dropout:g}.")
+
+    @property
+    def wide(self) -> tuple[int, int]:
+        """Depth and widening factor of a ``wrn``."""
+        match = WIDE.fullmatch(self.name)
+        assert match is not None
+        return int(match[1]), int(match[2])
 
     @property
     def first_width(self) -> int:
-        """Channels of the first stage."""
-        return self.width or (16 if len(STAGES[self.name]) == 3 else 64)
+        """Channels of the first stage, or of the stem of a ``wrn``."""
+        return self.width or (64 if len(STAGES.get(self.name, ())) == 4 else 16)
 
 
 @dataclass(frozen=True)
@@ -121,11 +147,29 @@ class Network(nn.Module):
         slim_in: bool = True,
     ) -> ConvNorm:
         """Make a convolution with its norm, modulated by λ unless ``film`` is False."""
-        norm = None if self.conditioning.folded else self.norm(out_channels, film=film)
-        return ConvNorm(in_channels, out_channels, kernel_size, stride, norm, slim_in=slim_in)
+        folded = self.conditioning.folded
+        norm = None if folded else self._norm(out_channels, film=film)
+        return ConvNorm(
+            in_channels, out_channels, kernel_size, stride, norm, bias=folded, slim_in=slim_in
+        )
 
-    def norm(self, channels: int, *, film: bool = True) -> Norm2d:
-        """Make a norm of ``channels`` channels as the conditioning asks."""
+    def conv(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        slim_in: bool = True,
+    ) -> ConvNorm:
+        """Make a convolution that no norm follows."""
+        return ConvNorm(in_channels, out_channels, kernel_size, stride, None, slim_in=slim_in)
+
+    def norm(self, channels: int, *, film: bool = True) -> Norm2d | Affine2d:
+        """Make a norm that follows no convolution, modulated by λ unless ``film`` is False."""
+        return Affine2d(channels) if self.conditioning.folded else self._norm(channels, film=film)
+
+    def _norm(self, channels: int, *, film: bool) -> Norm2d:
         return Norm2d(
             channels,
             widths=self.conditioning.widths,
@@ -173,16 +217,20 @@ class Network(nn.Module):
             raise ValueError("`num_zero_lam` is required with `lam_code`: 0 where no λ is 0.")
         return self.logits(images, Condition(lam_code, lam_index, num_zero_lam, width_mult))
 
-    def frozen_ops(self, cond: Condition) -> dict[nn.Module, FrozenOp]:
-        """Freeze every conv-norm pair and every lone norm at a condition."""
-        ops: dict[nn.Module, FrozenOp] = {}
+    def units(self) -> list[Unit]:
+        """Return every convolution with its norm, and every lone norm, in a fixed order."""
+        found: list[Unit] = []
 
         def visit(module: nn.Module) -> None:
             for child in module.children():
-                if isinstance(child, ConvNorm | Norm2d):
-                    ops[child] = child.freeze(cond)
+                if isinstance(child, ConvNorm | Norm2d | Affine2d):
+                    found.append(child)
                 else:
                     visit(child)
 
         visit(self)
-        return ops
+        return found
+
+    def frozen_ops(self, cond: Condition) -> dict[nn.Module, FrozenOp]:
+        """Freeze every unit at a condition."""
+        return {unit: unit.freeze(cond) for unit in self.units()}

@@ -152,15 +152,38 @@ def _rows(per_code: Tensor, cond: Condition) -> Tensor:
     return per_code[:, :, None, None]
 
 
+class Affine2d(nn.Module):
+    """A scale and a shift of each channel: what a lone norm is in a folded network."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, cond: Condition) -> Tensor:
+        """Scale and shift features of shape (N, C, H, W)."""
+        scale, shift = self.scale[:, None, None], self.shift[:, None, None]
+        return torch.addcmul(shift, x, scale)
+
+    def affine(self, cond: Condition) -> tuple[Tensor, Tensor]:
+        """Return scale and shift, each (1, C)."""
+        return self.scale.unsqueeze(0), self.shift.unsqueeze(0)
+
+    def freeze(self, cond: Condition) -> FrozenOp:
+        """Return the same map."""
+        return lambda x: self(x, cond)
+
+
 class ConvNorm(nn.Module):
-    """A convolution without bias and the norm that follows it; together they freeze to one.
+    """A convolution and the norm that follows it, if one does; together they freeze to one.
 
     Args:
         in_channels: Input channels at full width.
         out_channels: Output channels at full width.
         kernel_size: Side of the kernel; padding keeps the size at stride 1.
         stride: Stride.
-        norm: The norm of ``out_channels``; None where it has been folded into a bias.
+        norm: The norm of ``out_channels``; None where none follows.
+        bias: Whether the convolution has a bias: where a norm has been folded into it.
         slim_in: Whether the input channels shrink with the width; not so for the image.
     """
 
@@ -172,6 +195,7 @@ class ConvNorm(nn.Module):
         stride: int,
         norm: Norm2d | None,
         *,
+        bias: bool = False,
         slim_in: bool = True,
     ) -> None:
         super().__init__()
@@ -181,7 +205,7 @@ class ConvNorm(nn.Module):
             kernel_size,
             stride,
             padding=kernel_size // 2,
-            bias=norm is None,
+            bias=bias,
             slim_in=slim_in,
         )
         self.norm = norm

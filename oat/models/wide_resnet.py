@@ -1,0 +1,87 @@
+"""Wide residual networks for small images, with the norm before the convolution.
+
+Source: Zagoruyko and Komodakis, BMVC 2016; FiLM after every norm but the last, as in Wang et al.,
+2020.
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from oat.models.network import Conditioning, ModelConfig, Network
+from oat.models.norm import Condition
+from oat.models.slimmable import SlimmableLinear
+
+
+class WideBlock(nn.Module):
+    """Norm, ReLU, 3x3, norm, ReLU, dropout, 3x3, and the sum with the (projected) input.
+
+    Args:
+        net: The network that makes the layers.
+        in_channels: Input channels.
+        channels: Output channels.
+        stride: Stride of the block.
+        dropout: Share of features dropped between the convolutions.
+    """
+
+    def __init__(
+        self, net: Network, in_channels: int, channels: int, stride: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.norm = net.norm(in_channels)
+        self.first = net.conv_norm(in_channels, channels, 3, stride)
+        self.second = net.conv(channels, channels, 3)
+        self.shortcut = (
+            net.conv(in_channels, channels, 1, stride) if in_channels != channels else None
+        )
+
+    def forward(self, x: Tensor, cond: Condition) -> Tensor:
+        """Map features (N, C, H, W) to (N, C', H/stride, W/stride)."""
+        active = functional.relu(self.norm(x, cond))
+        out = functional.relu(self.first(active, cond))
+        out = functional.dropout(out, self.dropout, self.training and cond.frozen is None)
+        out = self.second(out, cond)
+        # a projection reads the activated input, an identity the raw one
+        return out + (x if self.shortcut is None else self.shortcut(active, cond))  # type: ignore[no-any-return]
+
+
+class WideResNet(Network):
+    """``wrn-D-K``: depth D = 6n + 4, stages of K, 2K and 4K times the stem's channels.
+
+    Args:
+        config: Depth, widening factor, channels of the stem, dropout.
+        conditioning: λ, batch norms and widths.
+        in_channels: Channels of the images.
+        num_classes: Length of the logits.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        conditioning: Conditioning,
+        *,
+        in_channels: int,
+        num_classes: int,
+    ) -> None:
+        super().__init__(config, conditioning, in_channels=in_channels, num_classes=num_classes)
+        depth, widen = config.wide
+        base = config.first_width
+        self.stem = self.conv(in_channels, base, 3, slim_in=False)
+        blocks, channels = [], base
+        for stage in range(3):
+            for i in range((depth - 4) // 6):
+                stride = 2 if stage > 0 and i == 0 else 1
+                out = base * widen << stage
+                blocks.append(WideBlock(self, channels, out, stride, config.dropout))
+                channels = out
+        self.blocks = nn.ModuleList(blocks)
+        self.last_norm = self.norm(channels, film=False)
+        self.head = SlimmableLinear(channels, num_classes)
+
+    def logits(self, images: Tensor, cond: Condition) -> Tensor:
+        """Compute logits of shape (N, ``num_classes``) under a condition."""
+        x = self.stem(images, cond)
+        for block in self.blocks:
+            x = block(x, cond)
+        x = functional.relu(self.last_norm(x, cond))
+        return self.head(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
