@@ -5,10 +5,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from oat.models.network import WIDE, Conditioning, ModelConfig, Network
+from oat.models.official import OfficialError, load_official
 from oat.models.resnet import ResNet
 from oat.models.wide_resnet import WideResNet
 
-__all__ = ["Conditioning", "ModelConfig", "Network", "build"]
+__all__ = ["Conditioning", "ModelConfig", "Network", "OfficialError", "build", "load_official"]
 
 
 def build(

@@ -17,6 +17,9 @@ class FiLM(nn.Module):
     Args:
         channels: Channels C at full width.
         dim: Length E of the λ code.
+        slices: Which outputs serve the first c channels: ``halves`` takes c of the C scales and
+            c of the C shifts, so that a channel has the same ones at every width; ``leading``
+            takes the first 2c outputs and splits those, as the published OATS does.
         init: ``paper`` leaves torch's default initialisation, as the authors do; ``identity``
             starts with scale 1 and shift 0 for every λ (see docs/log.md for the measurement).
 
@@ -24,9 +27,12 @@ class FiLM(nn.Module):
         ValueError: ``init`` is neither.
     """
 
-    def __init__(self, channels: int, dim: int, *, init: str = "identity") -> None:
+    def __init__(
+        self, channels: int, dim: int, *, init: str = "identity", slices: str = "halves"
+    ) -> None:
         super().__init__()
         self.channels = channels
+        self.slices = slices
         self.hidden = nn.Linear(dim, 2 * channels)
         self.out = nn.Linear(2 * channels, 2 * channels)
         if init == "identity":
@@ -53,8 +59,11 @@ class FiLM(nn.Module):
         )
         weight: Tensor = self.out.weight[:, :n]
         bias: Tensor = self.out.bias
-        if channels != self.channels:
-            # scales are the first C outputs, shifts the last C, at every width
+        if channels == self.channels:
+            pass
+        elif self.slices == "leading":
+            weight, bias = weight[:n], bias[:n]
+        else:
             weight, bias = (
                 torch.cat([half[:channels] for half in full.chunk(2)]) for full in (weight, bias)
             )

@@ -86,6 +86,7 @@ class Conditioning:
         encoding_dim: Length of that vector.
         dual_bn: Whether λ = 0 has batch norms of its own.
         film_init: Initialisation of FiLM; see `oat.models.film.FiLM`.
+        film_slices: How FiLM is sliced at a share of the channels; see there.
         widths: Width multipliers, each with batch norms of its own.
         folded: Whether norms are folded into the convolutions: a network for deployment.
     """
@@ -95,6 +96,7 @@ class Conditioning:
     encoding_dim: int = 128
     dual_bn: bool = False
     film_init: str = "identity"
+    film_slices: str = "halves"
     widths: tuple[float, ...] = (1.0,)
     folded: bool = False
 
@@ -176,6 +178,7 @@ class Network(nn.Module):
             dual=self.conditioning.dual_bn,
             film_dim=self.encoding.dim if film and self.encoding is not None else 0,
             film_init=self.conditioning.film_init,
+            film_slices=self.conditioning.film_slices,
         )
 
     def logits(self, images: Tensor, cond: Condition) -> Tensor:

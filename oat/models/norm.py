@@ -78,6 +78,7 @@ class Norm2d(nn.Module):
         dual: Whether λ = 0 has a batch norm of its own.
         film_dim: Length of the λ code; 0 for no FiLM.
         film_init: See `FiLM`.
+        film_slices: See `FiLM`.
     """
 
     def __init__(
@@ -88,12 +89,15 @@ class Norm2d(nn.Module):
         dual: bool = False,
         film_dim: int = 0,
         film_init: str = "identity",
+        film_slices: str = "halves",
     ) -> None:
         super().__init__()
         self.widths = tuple(widths)
         kind = DualBatchNorm2d if dual else nn.BatchNorm2d
         self.bn = nn.ModuleList(kind(scaled(channels, width)) for width in self.widths)
-        self.film = FiLM(channels, film_dim, init=film_init) if film_dim else None
+        self.film = (
+            FiLM(channels, film_dim, init=film_init, slices=film_slices) if film_dim else None
+        )
 
     def _bn(self, width_mult: float) -> nn.Module:
         if width_mult not in self.widths:
