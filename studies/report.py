@@ -103,15 +103,8 @@ def front_rows(comparison: Comparison) -> list[dict[str, str]]:
 
 def terminal(comparison: Comparison, width: int) -> Iterator[Table | str]:
     """Yield what a terminal of so many columns shows of a comparison, in order."""
-    # on a narrow terminal the training time stands in the second table alone
-    shown = [key for key in HEADINGS if width >= WIDE or key != "cost"]
-    yield _terminal_table(
-        f"Free vs retrained, RA under {comparison.attack}, in percent",
-        [HEADINGS[key] for key in shown],
-        [[row[key] for key in shown] for row in rows(comparison)],
-        left=2,
-        width=width,
-    )
+    if len(comparison.table):
+        yield _main_table(comparison, width)
     keys = ["front", "models", "operating points", "hypervolume", "training time", "stored"]
     yield _terminal_table(
         f"Hypervolume above (0, 0) with {LEVEL:.0%} interval, and price",
@@ -122,6 +115,18 @@ def terminal(comparison: Comparison, width: int) -> Iterator[Table | str]:
     )
     yield comparison.answer()
     yield from comparison.notes
+
+
+def _main_table(comparison: Comparison, width: int) -> Table:
+    # on a narrow terminal the training time stands in the second table alone
+    shown = [key for key in HEADINGS if width >= WIDE or key != "cost"]
+    return _terminal_table(
+        f"Free vs retrained, RA under {comparison.attack}, in percent",
+        [HEADINGS[key] for key in shown],
+        [[row[key] for key in shown] for row in rows(comparison)],
+        left=2,
+        width=width,
+    )
 
 
 def _terminal_table(
@@ -316,17 +321,16 @@ def page(comparison: Comparison, plan: Plan) -> str:
 
 def markdown(comparison: Comparison) -> str:
     """Write both tables, the answer and the notes as Markdown."""
+    texts, fronts = rows(comparison), front_rows(comparison)
     parts = [
-        _markdown_table(list(HEADINGS.values()), [list(r.values()) for r in rows(comparison)]),
-        _markdown_table(
-            list(front_rows(comparison)[0]), [list(r.values()) for r in front_rows(comparison)]
-        ),
+        *([_markdown_table(list(HEADINGS.values()), texts)] if texts else []),
+        _markdown_table(list(fronts[0]), fronts),
         comparison.answer(),
         *comparison.notes,
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(headings: list[str], body: list[list[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *body]
+def _markdown_table(headings: list[str], body: list[dict[str, str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *(list(row.values()) for row in body)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
