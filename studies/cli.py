@@ -101,7 +101,7 @@ def plan(
         )  # fmt: skip
     out.print(table)
     left = current.to_run()
-    seconds = sum(current.device_seconds(t) for t in left if t.state != "evaluate")
+    seconds = sum(current.seconds_left(t) for t in left)
     basis = "from finished trials" if current.measured else "a rough guess before any trial has run"
     print(
         f"{len(left)} to run, about {seconds / 3600:.2f} device hours ({basis}): "

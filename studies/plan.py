@@ -24,14 +24,14 @@ ROUGH_FLOPS_PER_CORE = 5e10
 ROUGH_FLOPS_PER_GPU = 2e13
 """Speeds assumed before any trial was timed: a server's core in float32, a data centre's GPU."""
 
-NOMINAL_DATA: dict[str, tuple[int, tuple[int, int, int]]] = {
-    "digits": (1_213, (1, 8, 8)),
-    "fashion_mnist": (54_000, (1, 28, 28)),
-    "cifar10": (45_000, (3, 32, 32)),
-    "svhn": (65_931, (3, 32, 32)),
-    "stl10": (4_500, (3, 96, 96)),
+NOMINAL_DATA: dict[str, tuple[int, int, tuple[int, int, int]]] = {
+    "digits": (1_213, 449, (1, 8, 8)),
+    "fashion_mnist": (54_000, 10_000, (1, 28, 28)),
+    "cifar10": (45_000, 10_000, (3, 32, 32)),
+    "svhn": (65_931, 26_032, (3, 32, 32)),
+    "stl10": (4_500, 8_000, (3, 96, 96)),
 }
-"""Training images, a tenth held out, and their shape; for estimates, so the data are not read."""
+"""Training images (a tenth held out), test images and their shape: the data are not read."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class PlannedTrial:
             has a checkpoint; ``failed`` is tried again and ``damaged`` redone by the next run,
             ``diverged`` is final.
         units: Estimated cost of training, in forward passes of the plain network.
+        judge_units: Estimated cost of judging all its points, likewise.
         reason: Why it failed or diverged.
     """
 
@@ -56,6 +57,7 @@ class PlannedTrial:
     job: Mapping[str, Any]
     state: State
     units: float
+    judge_units: float
     reason: str | None = None
 
     @property
@@ -86,19 +88,26 @@ class Plan:
     def to_run(self) -> list[PlannedTrial]:
         """Return what is left to do, the longest first."""
         left = [trial for trial in self.trials if trial.to_run]
-        return sorted(left, key=lambda trial: -trial.units)
+        return sorted(left, key=lambda trial: -self.seconds_left(trial))
 
     def device_seconds(self, trial: PlannedTrial) -> float:
         """Estimate the training time of a trial."""
         return trial.units * self.seconds_per_unit
 
+    def seconds_left(self, trial: PlannedTrial) -> float:
+        """Estimate the time of what a run has still to do for a trial."""
+        if not trial.to_run:
+            return 0.0
+        trained = trial.state == "evaluate"
+        units = trial.judge_units + (0.0 if trained else trial.units)
+        return units * self.seconds_per_unit
+
     def makespan(self, slots: int) -> float:
-        """Estimate the seconds to the end of training with so many trials at a time."""
+        """Estimate the seconds to the end of the run with so many trials at a time."""
         ends = [0.0] * max(1, slots)
         for trial in self.to_run():
-            if trial.state != "evaluate":
-                soonest = min(range(len(ends)), key=ends.__getitem__)
-                ends[soonest] += self.device_seconds(trial)
+            soonest = min(range(len(ends)), key=ends.__getitem__)
+            ends[soonest] += self.seconds_left(trial)
         return max(ends)
 
 
@@ -210,8 +219,9 @@ def _plan_trial(
     }
     state, reason, seconds = _state(folder.sub(f"trials/{run_key}"), job)
     label = describe(method)
-    units = _units(study, method)
-    return PlannedTrial(run_key, label, seed, job, state, units, reason), seconds
+    units, judge_units = _units(study, method)
+    trial = PlannedTrial(run_key, label, seed, job, state, units, judge_units, reason)
+    return trial, seconds
 
 
 def _state(folder: Folder, job: Mapping[str, Any]) -> tuple[State, str | None, float | None]:
@@ -244,24 +254,26 @@ def _failure(folder: Folder) -> str | None:
         return "its failure.json is damaged"
 
 
-def _nominal_data(study: Study) -> tuple[int, tuple[int, int, int]]:
-    """Return the number and shape of training images as far as the study tells."""
+def _nominal_data(study: Study) -> tuple[int, int, tuple[int, int, int]]:
+    """Return the numbers and the shape of the images as far as the study tells."""
     side = study.data.image_size or 32
-    images, shape = NOMINAL_DATA.get(study.data.name, (10_000, (3, side, side)))
-    return study.data.train_images or images, shape
+    train, test, shape = NOMINAL_DATA.get(study.data.name, (10_000, 2_000, (3, side, side)))
+    return study.data.train_images or train, min(study.evaluate.images or test, test), shape
 
 
-def _units(study: Study, method: Method) -> float:
-    """Estimate the cost of a training from the study alone; the data are not read."""
-    images, _ = _nominal_data(study)
+def _units(study: Study, method: Method) -> tuple[float, float]:
+    """Estimate the cost of training and of judging from the study alone."""
+    images, judged, _ = _nominal_data(study)
     size = min(study.train.batch_size, images)
     seen = steps_per_epoch(images, size) * size * study.train.epochs
-    return seen * method.units(study.attack, size)
+    for_a_point = sum(1 + 2 * attack.steps for attack in study.attacks())
+    points = len(method.operating_lams(study.lams()))
+    return seen * method.units(study.attack, size), float(judged * points * for_a_point)
 
 
 def _rough_seconds_per_unit(study: Study) -> float:
     """Guess the time of one forward pass of one image from the network's operations."""
-    _, shape = _nominal_data(study)
+    _, _, shape = _nominal_data(study)
     with torch.device("meta"):
         network = build(study.model, in_channels=shape[0], num_classes=10)
     need = study.resources
