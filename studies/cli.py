@@ -38,6 +38,10 @@ TrackingUri = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+INTERRUPTED = 130
+"""Exit code of typer after Ctrl-C: 128 + SIGINT."""
+
+
 class Format(StrEnum):
     """How `oat runs` prints."""
 
@@ -289,9 +293,10 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         app(standalone_mode=True)
-    except KeyboardInterrupt:
-        err.print("Stopped. The same command goes on from the last checkpoints.")
-        raise SystemExit(130) from None
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            err.print("Stopped. The same command goes on from the last checkpoints.")
+        raise
     except UserError as error:
         err.print(str(error), highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(2) from None

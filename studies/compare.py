@@ -55,16 +55,21 @@ class Comparison:
 
     def answer(self) -> str:
         """Say the answer in one sentence."""
-        if self.ratio is None:
+        if self.table.empty:
             return "Nothing to compare: the study needs OAT and at least one dedicated model."
         counts = self.table["verdict"].value_counts()
         parts = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if v in counts)
         return (
             f"The in-situ trade-off is {self.verdict.upper()} here: of {len(self.table)} dedicated "
             f"models, OAT is {parts} (margin {points(self.margin)} in SA and RA, "
-            f"{LEVEL:.0%} intervals); hypervolume ratio {self.ratio.value:.3f} "
-            f"[{self.ratio.low:.3f}, {self.ratio.high:.3f}]."
+            f"{LEVEL:.0%} intervals){self._ratio_text()}."
         )
+
+    def _ratio_text(self) -> str:
+        if self.ratio is None:
+            return "; the dedicated front has no area to compare with"
+        ratio = self.ratio
+        return f"; hypervolume ratio {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
 
 
 def points(fraction: float) -> str:
@@ -246,5 +251,7 @@ def _fronts(
         return fronts, None
     against = "all dedicated" if "all dedicated" in groups else cells["variant"].iloc[dedicated[0]]
     volume = fronts.set_index("front")["hypervolume"]
+    if not samples[against].all() or not volume[against]:
+        return fronts, None
     low, high = quantiles(samples[once[0]] / samples[against])
     return fronts, Interval(volume[once[0]] / volume[against], float(low), float(high))

@@ -5,6 +5,7 @@ The keys of a block are the fields of the dataclass that the block configures, i
 trial of each.
 """
 
+import copy
 import dataclasses
 import re
 from collections import Counter
@@ -241,7 +242,7 @@ def load_study(
     if isinstance(source, Study):
         data: Any = source.dump()
     elif isinstance(source, Mapping):
-        data = dict(source)
+        data = copy.deepcopy(dict(source))
     else:
         data = _read_yaml(str(source))
     if not isinstance(data, dict):

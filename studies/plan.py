@@ -1,6 +1,5 @@
 """From a study to the list of its trials, and what is still to do for each."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from statistics import median
@@ -13,9 +12,9 @@ from oat.method import Method
 from oat.models import build, flops
 from oat.training import steps_per_epoch
 from studies.config import Study
-from studies.records import ResultError, read_points, read_result
+from studies.records import ResultError, digest, read_failure, read_points, read_result
 from studies.storage import Folder
-from studies.trial import RESULTS_VERSION, describe, digest
+from studies.trial import RESULTS_VERSION, describe
 
 State = Literal["done", "evaluate", "unfinished", "missing", "failed", "damaged", "diverged"]
 TO_RUN: frozenset[State] = frozenset({"evaluate", "unfinished", "missing", "failed", "damaged"})
@@ -237,21 +236,11 @@ def _state(folder: Folder, job: Mapping[str, Any]) -> tuple[State, str | None, f
         have = {row["point_key"] for row in rows}
         if all(point["point_key"] in have for point in job["points"]):
             return "done", None, seconds
-    if (failure := _failure(folder)) is not None:
+    if (failure := read_failure(folder)) is not None:
         return "failed", failure, seconds
     if result is not None:
         return "evaluate", None, seconds
     return ("unfinished" if folder.size("checkpoint") else "missing"), None, None
-
-
-def _failure(folder: Folder) -> str | None:
-    """Return why the last try failed, None if it did not."""
-    try:
-        return str(json.loads(folder.read("failure.json"))["error"])
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):
-        return "its failure.json is damaged"
 
 
 def _nominal_data(study: Study) -> tuple[int, int, tuple[int, int, int]]:

@@ -1,5 +1,6 @@
 """What a trial's folder holds, written and read: points, correctness, result, provenance."""
 
+import hashlib
 import io
 import json
 import os
@@ -7,6 +8,7 @@ import platform
 import socket
 import subprocess
 import time
+import zipfile
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib import metadata
@@ -19,10 +21,52 @@ import torch
 from oat.data import Dataset
 from studies.storage import Folder
 
+SEAL = "check"
+"""Key of a record's own digest."""
+
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile)
+"""What reading a damaged archive of arrays raises."""
+
+
+class ResultError(Exception):
+    """A stored result does not match what was written."""
+
+
+def digest(value: Any) -> str:
+    """Return 12 hex digits of SHA-256 over the canonical JSON of plain values."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def seal(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with its own digest, by which a changed bit is noticed."""
+    return {**record, SEAL: digest(record)}
+
+
+def unseal(text: bytes) -> dict[str, Any]:
+    """Read what `seal` made, from JSON.
+
+    Raises:
+        ResultError: It is not what was written.
+    """
+    try:
+        record = json.loads(text)
+        claimed = record.pop(SEAL)
+        if claimed == digest(record):
+            return dict(record)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass
+    raise ResultError("A record is damaged: its digest does not match.")
+
 
 def write_lines(folder: Folder, name: str, rows: list[dict[str, Any]]) -> None:
     """Write rows as lines of JSON."""
     folder.write(name, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def write_result(folder: Folder, name: str, record: Mapping[str, Any]) -> None:
+    """Write a sealed record, such as ``result.json``."""
+    folder.write(name, json.dumps(seal(record), indent=1).encode())
 
 
 def write_points(
@@ -33,7 +77,7 @@ def write_points(
     packed = {key: np.packbits(value) for key, value in correct.items()}
     np.savez(buffer, **packed)  # type: ignore[arg-type]
     folder.write("correct.npz", buffer.getvalue())
-    write_lines(folder, "points.jsonl", rows)
+    write_lines(folder, "points.jsonl", [seal(row) for row in rows])
 
 
 def read_points(
@@ -41,23 +85,27 @@ def read_points(
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray[Any, Any]]]:
     """Read the points of one training and the correctness of each image.
 
-    Rows of another training, and rows whose correctness is missing or does not agree with them,
-    are left out: they are judged anew.
+    Rows that are damaged or of another training, and rows whose correctness is missing or does
+    not agree with them, are left out: they are judged anew.
 
     Returns:
         Rows, and boolean arrays (N,) under ``<point_key>.clean`` and ``<point_key>.robust``.
     """
     try:
-        rows = [json.loads(line) for line in folder.read("points.jsonl").splitlines()]
+        lines = folder.read("points.jsonl").splitlines()
         with np.load(io.BytesIO(folder.read("correct.npz"))) as archive:
             packed = dict(archive)
-    except (FileNotFoundError, ValueError, OSError, EOFError):
+    except UNREADABLE:
         return [], {}
     sound: list[dict[str, Any]] = []
     correct: dict[str, np.ndarray[Any, Any]] = {}
-    for row in rows:
-        keys = [f"{row.get('point_key')}.{kind}" for kind in ("clean", "robust")]
-        if row.get("training_id") != training_id or any(key not in packed for key in keys):
+    for line in lines:
+        try:
+            row = unseal(line)
+        except ResultError:
+            continue
+        keys = [f"{row['point_key']}.{kind}" for kind in ("clean", "robust")]
+        if row["training_id"] != training_id or any(key not in packed for key in keys):
             continue
         clean, robust = (
             np.unpackbits(packed[key], count=row["images"]).astype(bool) for key in keys
@@ -68,10 +116,6 @@ def read_points(
     return sound, correct
 
 
-class ResultError(Exception):
-    """A stored result does not match what was written."""
-
-
 def read_result(folder: Folder) -> dict[str, Any] | None:
     """Read ``result.json``; None where there is none.
 
@@ -79,17 +123,26 @@ def read_result(folder: Folder) -> dict[str, Any] | None:
         ResultError: It is damaged, or the model that it stands for is cut off or missing.
     """
     try:
-        result: dict[str, Any] = json.loads(folder.read("result.json"))
-        whole = result["status"] == "diverged" or (
-            folder.size("model.safetensors") == result["trained"]["model_bytes"]
-        )
+        result = unseal(folder.read("result.json"))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except ResultError as error:
         raise ResultError(f"'{folder.uri}/result.json' is damaged.") from error
-    if not whole:
-        raise ResultError(f"'{folder.uri}/model.safetensors' is cut off or missing.")
+    if result["status"] == "done":
+        size = folder.size("model.safetensors")
+        if size != result["trained"]["model_bytes"]:
+            raise ResultError(f"'{folder.uri}/model.safetensors' is cut off or missing.")
     return result
+
+
+def read_failure(folder: Folder) -> str | None:
+    """Read why the last try of a trial failed, None if it did not."""
+    try:
+        return str(unseal(folder.read("failure.json"))["error"])
+    except FileNotFoundError:
+        return None
+    except ResultError:
+        return "its failure.json is damaged"
 
 
 def write_provenance(

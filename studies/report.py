@@ -147,11 +147,24 @@ def _terminal_table(
         table.add_column(
             heading.replace(" ", "\n", 1) if narrow else heading,
             justify="left" if i < left else "right",
-            no_wrap=True,
+            # names give way to numbers, and are never cut
+            no_wrap=i >= left,
+            overflow="fold",
+            min_width=None if i < left else max(map(len, _lines(heading, i, body, narrow))),
         )
     for row in body:
         table.add_row(*(text.replace(" [", "\n[") if narrow else text for text in row))
     return table
+
+
+def _lines(heading: str, column: int, body: list[list[str]], narrow: bool) -> list[str]:
+    """Return the lines that a column has to show."""
+    texts = [heading.replace(" ", "\n", 1), *(row[column] for row in body)]
+    if narrow:
+        texts = [text.replace(" [", "\n[") for text in texts]
+    else:
+        texts[0] = heading
+    return [line for text in texts for line in text.split("\n")]
 
 
 def render(comparison: Comparison, plan: Plan) -> dict[str, bytes]:

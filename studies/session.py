@@ -19,7 +19,7 @@ from rich.console import Console
 from oat.data import DataError, load
 from studies.compare import Comparison, compare
 from studies.config import Study, load_study
-from studies.errors import StudyError, TrackingError
+from studies.errors import StorageError, StudyError, TrackingError
 from studies.plan import Plan, make_plan
 from studies.results import study_points
 from studies.storage import Folder, check_writable, open_folder
@@ -67,12 +67,20 @@ def tracking_place(storage: str | Path, tracking_uri: str | None) -> tuple[str, 
 
     The order is: the argument, ``MLFLOW_TRACKING_URI``, a SQLite file in the storage folder, or
     in ``./outputs`` where storage is not a local path (SQLite needs one).
+
+    Raises:
+        StorageError: The storage folder cannot be made.
     """
     named = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if named:
         return named, None
     home = Path(STORAGE if "://" in str(storage) else storage).absolute()
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"`--storage` '{storage}' cannot be made ({error}); choose a folder that can."
+        ) from error
     return f"sqlite:///{home / 'mlflow.db'}", (home / "mlflow-artifacts").as_uri()
 
 

@@ -4,11 +4,14 @@ The layout, and what makes a trial done, are described in docs/architecture.md.
 """
 
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
 from oat.checkpoint import write_atomic
 from studies.errors import StorageError
+
+OBJECT_STORES = frozenset({"s3", "gcs", "abfs"})
 
 
 class Folder(Protocol):
@@ -58,7 +61,10 @@ class LocalFolder:
 
     def read(self, name: str) -> bytes:
         """See `Folder.read`."""
-        return (self.path / name).read_bytes()
+        try:
+            return (self.path / name).read_bytes()
+        except NotADirectoryError as error:
+            raise FileNotFoundError(str(error)) from error
 
     def write(self, name: str, data: bytes) -> None:
         """See `Folder.write`."""
@@ -87,7 +93,7 @@ class LocalFolder:
 class RemoteFolder:
     """A folder behind a URI that pyarrow knows, such as ``s3://bucket/path``.
 
-    Object stores show an object whole or not at all, so a write is one put.
+    Object stores show an object whole or not at all, so a write there is one put.
     """
 
     def __init__(self, uri: str) -> None:
@@ -106,15 +112,28 @@ class RemoteFolder:
 
     def read(self, name: str) -> bytes:
         """See `Folder.read`."""
-        with self._system.open_input_stream(f"{self._path}/{name}") as stream:
-            return bytes(stream.read())
+        try:
+            with self._system.open_input_stream(f"{self._path}/{name}") as stream:
+                return bytes(stream.read())
+        except NotADirectoryError as error:
+            raise FileNotFoundError(str(error)) from error
 
     def write(self, name: str, data: bytes) -> None:
         """See `Folder.write`."""
         target = f"{self._path}/{name}"
         self._system.create_dir(target.rpartition("/")[0], recursive=True)
-        with self._system.open_output_stream(target) as stream:
-            stream.write(data)
+        if self._system.type_name in OBJECT_STORES:
+            with self._system.open_output_stream(target) as stream:
+                stream.write(data)
+            return
+        temporary = f"{target}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            with self._system.open_output_stream(temporary) as stream:
+                stream.write(data)
+            self._system.move(temporary, target)
+        except OSError:
+            self._system.delete_file(temporary)
+            raise
 
     def size(self, name: str) -> int | None:
         """See `Folder.size`."""
@@ -126,7 +145,7 @@ class RemoteFolder:
         from pyarrow import fs
 
         found = self._system.get_file_info(fs.FileSelector(self._path, allow_not_found=True))
-        return sorted(info.base_name for info in found)
+        return sorted(i.base_name for i in found if not i.base_name.endswith(".tmp"))
 
     def remove(self, name: str) -> None:
         """See `Folder.remove`."""

@@ -24,10 +24,9 @@ from mlflow.tracking import MlflowClient
 
 from studies.errors import TrackingError
 from studies.plan import Plan, PlannedTrial
-from studies.records import ResultError, read_result
+from studies.records import ResultError, digest, read_result
 from studies.results import COLUMNS, frame, read_epochs, read_trial
 from studies.storage import Folder
-from studies.trial import digest
 
 log = logging.getLogger("oat.tracking")
 

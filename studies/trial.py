@@ -33,6 +33,7 @@ from studies.records import (
     write_lines,
     write_points,
     write_provenance,
+    write_result,
 )
 from studies.storage import Folder
 
@@ -44,12 +45,6 @@ VALUES = {"lam": "λ", "beta": "β"}
 """The trade-off value of a dedicated method, and its sign."""
 
 Report = Callable[[dict[str, Any]], None]
-
-
-def digest(value: Any) -> str:
-    """Return 12 hex digits of SHA-256 over the canonical JSON of plain values."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,7 +113,7 @@ def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[st
             "traceback": "".join(traceback.format_exception(error)),
         }
     outcome = {"run_key": job["run_key"], **outcome}
-    folder.write(name, json.dumps(outcome, indent=1).encode())
+    write_result(folder, name, outcome)
     if name == "result.json":
         folder.remove("failure.json")
         folder.remove("checkpoint")
