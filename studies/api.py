@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from oat.names import unknown
-from studies.compare import compare
+from studies.comparison import compare
 from studies.config import load_study
 from studies.errors import StudyError
-from studies.plan import Plan, make_plan
+from studies.planning import Plan, make_plan
 from studies.results import COLUMNS, read_epochs, study_points
 from studies.session import STORAGE, Source, run, study_folder, tracking_place
 

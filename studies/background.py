@@ -5,7 +5,7 @@ import queue
 import threading
 
 from studies.errors import TrackingError
-from studies.plan import Plan
+from studies.planning import Plan
 from studies.storage import Folder
 from studies.tracking import Tracker
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from studies.plan import Plan
+from studies.planning import Plan
 from studies.runner import run_key_of
 
 LINE_EVERY_SECONDS = 15.0

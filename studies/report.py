@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from studies.compare import Comparison
+from studies.comparison import Comparison
 from studies.intervals import LEVEL, ONCE
-from studies.plan import Plan
+from studies.planning import Plan
 from studies.progress import duration
 from studies.records import git_revision
 

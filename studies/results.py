@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from studies.plan import Plan
+from studies.planning import Plan
 from studies.records import ResultError, read_points, read_result
 from studies.storage import Folder, open_folder
 

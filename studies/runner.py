@@ -23,7 +23,7 @@ from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
 
 from studies.errors import StudyError
-from studies.plan import Plan
+from studies.planning import Plan
 from studies.storage import Folder, open_folder
 from studies.trial import run_trial
 

@@ -17,10 +17,10 @@ import yaml
 from rich.console import Console
 
 from oat.data import DataError, load
-from studies.compare import Comparison, compare
+from studies.comparison import Comparison, compare
 from studies.config import Study, load_study
 from studies.errors import StorageError, StudyError, TrackingError
-from studies.plan import Plan, make_plan
+from studies.planning import Plan, make_plan
 from studies.results import study_points
 from studies.storage import Folder, check_writable, open_folder
 

@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from studies.errors import TrackingError
-from studies.plan import Plan, PlannedTrial
+from studies.planning import Plan, PlannedTrial
 from studies.records import ResultError, digest, read_result
 from studies.results import COLUMNS, frame, read_epochs, read_trial
 from studies.storage import Folder
@@ -31,6 +31,7 @@ from studies.storage import Folder
 log = logging.getLogger("oat.tracking")
 
 KINDS = ("study", "trial", "point")
+PARENT = "mlflow.parentRunId"
 PAGE = 5000
 BATCH = 900
 """Metrics in one request; the server takes 1,000."""
@@ -79,10 +80,10 @@ class Tracker:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         self.uri = uri
         self.study = study
-        self.client = MlflowClient(tracking_uri=uri)
         self._epochs: dict[str, int] = {}
         self._runs: dict[tuple[str, str], Run] = {}
         try:
+            self.client = MlflowClient(tracking_uri=uri)
             self.experiment_id = self._experiment(artifacts)
         except MlflowException as error:
             raise TrackingError(
@@ -136,13 +137,28 @@ class Tracker:
     ) -> str:
         all_tags = {"oat.kind": kind, "oat.key": key, "oat.study": self.study, **(tags or {})}
         if parent is not None:
-            all_tags["mlflow.parentRunId"] = parent
+            all_tags[PARENT] = parent
         run = self.client.create_run(self.experiment_id, tags=all_tags, run_name=name)
-        texts = [Param(k, str(v)[:TEXT_LIMIT]) for k, v in params.items() if v is not None]
-        for i in range(0, len(texts), 100):
-            self.client.log_batch(run.info.run_id, params=texts[i : i + 100])
         self._runs[(kind, key)] = run
+        self._log_params(run, params)
         return str(run.info.run_id)
+
+    def _log_params(self, run: Run, params: Mapping[str, Any]) -> None:
+        """Write the params that a run lacks: all of a new one, the rest after a crash."""
+        lacking = [
+            Param(key, str(value)[:TEXT_LIMIT])
+            for key, value in params.items()
+            if value is not None and key not in run.data.params
+        ]
+        for i in range(0, len(lacking), 100):
+            self.client.log_batch(run.info.run_id, params=lacking[i : i + 100])
+            run.data.params.update({p.key: p.value for p in lacking[i : i + 100]})
+
+    def _put_under(self, run: Run, parent: str) -> None:
+        """Move a run below another."""
+        if run.data.tags.get(PARENT) != parent:
+            self.client.set_tag(run.info.run_id, PARENT, parent)
+            run.data.tags[PARENT] = parent
 
     def finish(
         self, plan: Plan, folder: Folder, table: pd.DataFrame, artifacts: str | None = None
@@ -177,6 +193,7 @@ class Tracker:
             if run.info.status != "RUNNING":
                 self.client.update_run(run.info.run_id, status="RUNNING")
                 run = self._runs[("study", key)] = self.client.get_run(run.info.run_id)
+            self._log_params(run, _flat(resolved))
             return str(run.info.run_id)
         return self._create("study", key, self.study, None, _flat(resolved))
 
@@ -239,18 +256,17 @@ class Tracker:
     ) -> str:
         """Find or open the run of a trial; one of an earlier training gives way."""
         training_id = result["trained"]["training_id"] if result and "trained" in result else None
+        params = _flat(trial.job["config"])
         run = self._runs.get(("trial", trial.run_key))
         if run is not None:
             run_id = str(run.info.run_id)
             known = run.data.tags.get("oat.training_id")
             if not (training_id and known and training_id != known):
-                if run.data.tags.get("mlflow.parentRunId") != study_run:
-                    self.client.set_tag(run_id, "mlflow.parentRunId", study_run)
-                    run.data.tags["mlflow.parentRunId"] = study_run
+                self._put_under(run, study_run)
+                self._log_params(run, params)
                 return run_id
             self._delete_trial(trial.run_key, run_id)
         name = f"{trial.label} seed={trial.seed}"
-        params = _flat({k: v for k, v in trial.job["config"].items()})
         tags = {"oat.run_key": trial.run_key}
         return self._create("trial", trial.run_key, name, study_run, params, tags)
 
@@ -304,6 +320,7 @@ class Tracker:
         run = self._runs.get(("point", row["point_key"]))
         if run is not None:
             if run.info.status == "FINISHED":
+                self._put_under(run, trial_run)
                 return
             self.client.delete_run(run.info.run_id)  # a crash left it half written
         lam = row["lam"] if row["lam"] is not None else row["beta"]

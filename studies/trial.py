@@ -82,7 +82,7 @@ def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[st
     """Bring a trial to its end, from wherever its folder stands.
 
     Args:
-        job: What `studies.plan` made: ``run_key``, ``config`` (all that decides the weights),
+        job: What `studies.planning` made: ``run_key``, ``config`` (all that decides the weights),
             ``budget`` (a digest of what methods must share to be compared), ``points`` (operating
             points to judge), ``data`` (root, download), ``resources``.
         folder: The trial's own folder.
@@ -167,16 +167,19 @@ def _train(
 ) -> tuple[Network, dict[str, Any]]:
     """Train, from the checkpoint if there is one, and write the model."""
     config = job["config"]
-    training = Training(
-        method,
-        ModelConfig(**config["model"]),
-        dataset,
-        data,
-        TrainConfig(**config["train"]),
-        Attack(**config["attack"]),
-        seed=config["seed"],
-    )
-    training_id, history = _resume(training, folder)
+
+    def make() -> Training:
+        return Training(
+            method,
+            ModelConfig(**config["model"]),
+            dataset,
+            data,
+            TrainConfig(**config["train"]),
+            Attack(**config["attack"]),
+            seed=config["seed"],
+        )
+
+    training, training_id, history = _resume(make, folder)
     for record in training.epochs():
         history.append(asdict(record))
         state = {**training.state_dict(), "training_id": training_id, "history": history}
@@ -199,18 +202,22 @@ def _train(
     }
 
 
-def _resume(training: Training, folder: Folder) -> tuple[str, list[dict[str, Any]]]:
-    """Load the checkpoint if there is a sound one; return the training's id and its epochs."""
+def _resume(
+    make: Callable[[], Training], folder: Folder
+) -> tuple[Training, str, list[dict[str, Any]]]:
+    """Return a training as the checkpoint left it, or a new one; its id and its epochs so far."""
+    training = make()
     try:
         state = loads(folder.read("checkpoint"), training.device)
         training.load_state_dict(state)
-        return state["training_id"], state["history"]
+        return training, state["training_id"], state["history"]
     except FileNotFoundError:
-        pass
-    except CheckpointError as error:
-        folder.write("checkpoint.error", str(error).encode())
+        return training, uuid.uuid4().hex[:12], []
+    except (CheckpointError, KeyError, ValueError, RuntimeError) as error:
+        # damaged, or of other code: say so in the folder, and start anew
+        folder.write("checkpoint.error", f"{type(error).__name__}: {error}".encode())
         folder.remove("checkpoint")
-    return uuid.uuid4().hex[:12], []
+    return make(), uuid.uuid4().hex[:12], []
 
 
 def _model_bytes(model: Network) -> bytes:
