@@ -1,0 +1,46 @@
+import subprocess
+import sys
+from pathlib import Path
+from pkgutil import iter_modules
+
+import pytest
+
+import studies
+from studies import api
+
+ORDERS = {
+    "alone": "",
+    "after its module": "import studies.planning, studies.comparison",
+    "after the command": "import studies.cli",
+    "before its module": "import studies; studies.plan, studies.compare; import studies.planning",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_functions_of_a_notebook_can_be_called_again_and_again(
+    order: str, tmp_path: Path
+) -> None:
+    program = f"""{ORDERS[order]}
+import studies
+for _ in range(2):
+    assert len(studies.plan("quickstart", storage="nowhere").trials) == 9
+    assert callable(studies.compare)
+    assert studies.points("quickstart", storage="nowhere").empty
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_name_of_the_package_is_a_function_and_no_module() -> None:
+    # a module that is imported takes its name in the package for good
+    assert not set(studies.__all__) & {module.name for module in iter_modules(studies.__path__)}
+    assert set(studies.__all__) == set(api.__all__)
+    for name in studies.__all__:
+        assert callable(getattr(studies, name)), name
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = studies.no_such_name

@@ -1,0 +1,450 @@
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from studies import api, cli
+from studies.records import seal
+from studies.results import COLUMNS
+
+# MLflow 3.17's own tables, under SQLAlchemy 2.1
+NOLOAD = pytest.mark.filterwarnings(
+    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
+)
+pytestmark = NOLOAD
+
+OAT = Path(sys.executable).with_name("oat")
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended and what it wrote."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def text(self) -> str:
+        """Standard output as text."""
+        return self.out.decode()
+
+    @property
+    def json(self) -> Any:
+        """Standard output as JSON."""
+        return json.loads(self.out)
+
+
+Oat = Callable[..., Said]
+
+
+@pytest.fixture
+def oat(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Oat:
+    """Run the command in this process, from its arguments to its exit code."""
+
+    def call(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["oat", *map(str, arguments)])
+        capsysbinary.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        written = capsysbinary.readouterr()
+        return Said(int(ended.value.code or 0), written.out, written.err.decode())
+
+    return call
+
+
+@pytest.fixture
+def study(tiny_file: Path) -> Path:
+    """The file of the tiny study."""
+    return tiny_file
+
+
+@pytest.fixture(scope="module")
+def with_mlflow(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished tiny study with its points in MLflow; not to be written."""
+    storage = tmp_path_factory.mktemp("with_mlflow") / "storage"
+    shutil.copytree(finished, storage)
+    return storage
+
+
+@pytest.fixture
+def indexed(oat: Oat, study: Path, with_mlflow: Path) -> Path:
+    """The finished tiny study with its points in MLflow; not to be written."""
+    if not (with_mlflow / "mlflow.db").exists():
+        assert oat("sync", study, "--storage", with_mlflow).code == 0
+    return with_mlflow
+
+
+def _is_a_sentence(said: Said, *words: str) -> None:
+    """Check that a command was refused with one sentence and no result."""
+    assert said.code == 2
+    assert said.out == b""
+    assert "Traceback" not in said.err
+    assert len(said.err.strip().splitlines()) == 1
+    for word in words:
+        assert word in said.err
+
+
+def test_plan_lists_every_trial_and_what_is_left(oat: Oat, study: Path, finished: Path) -> None:
+    said = oat("plan", study, "--storage", finished)
+    assert (said.code, said.err) == (0, "")
+    for trial in api.plan(study, storage=finished).trials:
+        assert trial.run_key in said.text
+        assert trial.label in said.text
+    assert said.text.count("done") == 4
+    assert "0 to run" in said.text
+    assert "…" not in said.text
+
+
+def test_plan_starts_and_writes_nothing(oat: Oat, study: Path, tmp_path: Path) -> None:
+    said = oat("plan", study, "--storage", tmp_path / "nowhere")
+    assert said.code == 0
+    assert said.text.count("missing") == 4
+    assert "4 to run" in said.text
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_plan_names_trials_that_no_longer_belong(oat: Oat, study: Path, finished: Path) -> None:
+    said = oat("plan", study, "--storage", finished, "--set", "train.epochs=2")
+    assert said.text.count("missing") == 4
+    assert "4 finished trials in storage do not belong to this study" in said.text
+
+
+def test_plan_as_json(oat: Oat, study: Path, finished: Path) -> None:
+    said = oat(
+        "plan", study, "--storage", finished, "--json",
+        "--set", "methods.1.lam=[0, 0.5]", "--set", "resources.cpu=2",
+    )  # fmt: skip
+    assert (said.code, said.err) == (0, "")
+    trials = said.json["trials"]
+    assert [trial["state"] for trial in trials] == ["done", "done", "missing", "done"]
+    assert [trial["run_key"] for trial in trials if trial["state"] == "done"] == [
+        trial.run_key for i, trial in enumerate(api.plan(study).trials) if i != 2
+    ]
+    assert {trial["resources"]["cpu"] for trial in trials} == {2}
+    assert all(trial["device_hours"] > 0 for trial in trials)
+    assert trials[2]["config"]["method"] == {"name": "pgd_at", "lam": 0.5}
+    assert said.json["foreign"] == [api.plan(study).trials[2].run_key]
+
+
+def test_status_shows_how_far_each_trial_is(oat: Oat, study: Path, storage: Path) -> None:
+    trials = api.plan(study, storage=storage).trials
+    place = storage / "tiny" / "trials"
+    (place / trials[1].run_key / "result.json").unlink()
+    (place / trials[1].run_key / "checkpoint").write_bytes(b"x")
+    shutil.rmtree(place / trials[2].run_key)
+    (place / trials[3].run_key / "result.json").write_text("damaged")
+    said = oat("status", study, "--storage", storage, "--json")
+    assert (said.code, said.err) == (0, "")
+    assert [row["state"] for row in said.json] == ["done", "unfinished", "missing", "damaged"]
+    assert [row["epoch"] for row in said.json] == [1, 1, 0, 1]
+    assert {row["epochs"] for row in said.json} == {1}
+    assert [row["run_key"] for row in said.json] == [trial.run_key for trial in trials]
+    assert said.json[2]["sa_val"] is None
+    assert 0 <= said.json[0]["sa_val"] <= 1
+    assert "result.json" in said.json[3]["reason"]
+
+
+def test_status_as_a_table_shows_states_and_run_keys_whole(
+    oat: Oat, study: Path, finished: Path
+) -> None:
+    said = oat("status", study, "--storage", finished)
+    assert (said.code, said.err) == (0, "")
+    assert "4 rows" in said.text
+    for trial in api.plan(study, storage=finished).trials:
+        assert trial.run_key in said.text
+    assert "…" not in said.text
+
+
+def test_compare_shows_the_tables_and_the_verdict(oat: Oat, study: Path, finished: Path) -> None:
+    said = oat("compare", study, "--storage", finished)
+    assert (said.code, said.err) == (0, "")
+    result = api.compare(api.points(study, storage=finished))
+    assert result.answer() in said.text
+    for note in result.notes:
+        assert note in said.text
+    for label in ("pgd_at λ=0", "pgd_at λ=1", "trades β=1", "all dedicated"):
+        assert label in said.text
+    assert "…" not in said.text
+
+
+def test_compare_as_json_is_the_comparison(oat: Oat, study: Path, finished: Path) -> None:
+    said = oat("compare", study, "--storage", finished, "--json", "--margin", "0.5")
+    result = api.compare(api.points(study, storage=finished), margin=0.5)
+    assert (said.code, said.err) == (0, "")
+    assert said.json["verdict"] == result.verdict
+    assert said.json["margin"] == 0.5
+    assert said.json["answer"] == result.answer()
+    assert result.ratio is not None
+    assert said.json["hypervolume_ratio"]["value"] == pytest.approx(result.ratio.value)
+    assert [row["dedicated"] for row in said.json["table"]] == ["pgd_at", "pgd_at", "trades"]
+    assert [row["lam"] for row in said.json["table"]] == [0, 1, None]
+    for row, value in zip(said.json["table"], result.table["d_sa"], strict=True):
+        assert row["d_sa"] == pytest.approx(value)
+
+
+def test_compare_writes_the_report_where_it_is_told(
+    oat: Oat, study: Path, finished: Path, tmp_path: Path
+) -> None:
+    said = oat("compare", study, "--storage", finished, "--out", tmp_path / "a" / "b")
+    assert said.code == 0
+    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {
+        "front.png", "front.svg", "index.html", "table.csv", "table.md", "cells.csv",
+    }  # fmt: skip
+    assert not (finished / "tiny" / "report").exists()
+
+
+def test_compare_takes_several_studies(
+    oat: Oat, study: Path, tiny: dict[str, Any], finished: Path, tmp_path: Path
+) -> None:
+    halves = []
+    for name, methods in (("oat", tiny["methods"][:1]), ("dedicated", tiny["methods"][1:])):
+        half = {**tiny, "methods": methods, "evaluate": {**tiny["evaluate"], "lams": [0, 1]}}
+        halves.append(tmp_path / f"{name}.yaml")
+        halves[-1].write_text(yaml.safe_dump(half))
+    apart = oat("compare", *halves, "--storage", finished, "--json").json
+    assert apart == oat("compare", study, "--storage", finished, "--json").json
+    assert apart == oat("compare", study, study, "--storage", finished, "--json").json
+
+
+def test_compare_has_nothing_to_say_before_there_are_points(
+    oat: Oat, study: Path, tmp_path: Path
+) -> None:
+    _is_a_sentence(oat("compare", study, "--storage", tmp_path / "nowhere"), "`oat run`")
+
+
+def test_compare_refuses_an_attack_that_no_point_was_judged_by(
+    oat: Oat, study: Path, finished: Path
+) -> None:
+    said = oat("compare", study, "--storage", finished, "--attack", "pgd99")
+    _is_a_sentence(said, "pgd99", "pgd1")
+
+
+@pytest.mark.mlflow
+@pytest.mark.timeout(60)
+def test_sync_makes_the_database_and_counts_its_points(
+    oat: Oat, study: Path, storage: Path
+) -> None:
+    for _ in range(2):
+        said = oat("sync", study, "--storage", storage)
+        assert (said.code, said.text, said.err) == (
+            0,
+            "MLflow has 5 points of this study.\n",
+            "",
+        )
+    assert (storage / "mlflow.db").exists()
+
+
+@pytest.mark.mlflow
+@pytest.mark.timeout(60)
+def test_runs_queries_and_prints_in_every_format(oat: Oat, study: Path, indexed: Path) -> None:
+    whole = api.points(study, storage=indexed).drop(columns="folder")
+    command = ["runs", study, "--storage", indexed]
+
+    as_csv = pd.read_csv(io.BytesIO(oat(*command, "--format", "csv").out))
+    assert list(as_csv.columns) == list(COLUMNS)
+    assert as_csv["point_key"].tolist() == whole["point_key"].tolist()
+    assert as_csv["ra"].tolist() == pytest.approx(whole["ra"].tolist())
+
+    as_json = oat(*command, "--format", "json").json
+    assert [row["point_key"] for row in as_json] == whole["point_key"].tolist()
+    assert [row["beta"] for row in as_json] == [None] * 4 + [1.0]
+
+    as_parquet = pd.read_parquet(io.BytesIO(oat(*command, "--format", "parquet").out))
+    pd.testing.assert_frame_equal(as_parquet, whole, check_exact=True)
+
+    as_table = oat(*command)
+    assert (as_table.code, as_table.err) == (0, "")
+    assert "5 rows" in as_table.text
+    assert as_table.text.count("pgd_at") == 2
+
+
+@pytest.mark.mlflow
+@pytest.mark.timeout(60)
+def test_runs_takes_a_condition_and_columns(oat: Oat, study: Path, indexed: Path) -> None:
+    said = oat(
+        "runs", study, "--storage", indexed, "--format", "csv",
+        "--where", "method == 'oat' and lam < 0.5", "--columns", "ra, sa,lam",
+    )  # fmt: skip
+    assert (said.code, said.err) == (0, "")
+    found = pd.read_csv(io.BytesIO(said.out))
+    assert list(found.columns) == ["ra", "sa", "lam"]
+    assert found["lam"].tolist() == [0]
+    none = oat("runs", study, "--storage", indexed, "--where", "ra > 1", "--format", "json")
+    assert (none.code, none.json) == (0, [])
+    table = oat("runs", study, "--storage", indexed, "--columns", "point_key,run_key")
+    assert all(row["point_key"] in table.text for row in oat(
+        "runs", study, "--storage", indexed, "--format", "json").json)  # fmt: skip
+
+
+@pytest.mark.mlflow
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--columns", "sa,rra"], ("column 'rra'", "did you mean 'ra'")),
+        (["--where", "robustness > 0.4"], ("`--where`", "robustness")),
+        (["--where", "ra >"], ("`--where`", "ra >")),
+        (["--where", "ra"], ("`--where`", "ra")),
+        (["--where", ""], ("`--where`",)),
+    ],
+)
+def test_runs_refuses_what_it_does_not_know(
+    options: list[str], words: tuple[str, ...], oat: Oat, study: Path, indexed: Path
+) -> None:
+    _is_a_sentence(oat("runs", study, "--storage", indexed, *options), *words)
+
+
+@pytest.mark.mlflow
+@pytest.mark.timeout(60)
+def test_a_finished_study_is_run_without_training(oat: Oat, study: Path, storage: Path) -> None:
+    weights = {p: p.read_bytes() for p in storage.rglob("model.safetensors")}
+    for _ in range(2):
+        said = oat("run", study, "--storage", storage)
+        assert said.code == 0
+        assert "Nothing to train: all 4 trials are finished." in said.text
+        assert "nothing to train" in said.err
+        for name in ("index.html", "front.png", "front.svg"):
+            path = storage / "tiny" / "report" / name
+            assert path.stat().st_size > 0
+            assert str(path) in said.text
+    assert {p: p.read_bytes() for p in storage.rglob("model.safetensors")} == weights
+
+
+@pytest.mark.mlflow
+@pytest.mark.timeout(60)
+def test_a_study_that_did_not_end_well_exits_with_one_and_says_why(
+    oat: Oat, study: Path, storage: Path
+) -> None:
+    trial = api.plan(study, storage=storage).trials[2]
+    said = {"status": "diverged", "epoch": 3, "error": "The training loss is nan in epoch 3."}
+    place = storage / "tiny" / "trials" / trial.run_key
+    (place / "result.json").write_text(json.dumps(seal({"run_key": trial.run_key, **said})))
+    ended = oat("run", study, "--storage", storage)
+    assert ended.code == 1
+    assert f"{trial.label} seed 0 ({trial.run_key}): diverged. {said['error']}" in ended.err
+    assert "pgd_at λ=0" in ended.text
+    assert "all 4 trials are finished" not in ended.text
+
+
+def test_an_unknown_study_gets_the_nearest_name(oat: Oat) -> None:
+    for command in ("plan", "run", "status", "compare", "runs", "sync"):
+        _is_a_sentence(oat(command, "quikstart"), "'quikstart'", "did you mean 'quickstart'")
+
+
+def test_a_faulty_override_is_refused_by_every_command(
+    oat: Oat, study: Path, tmp_path: Path
+) -> None:
+    for command in ("plan", "run", "status", "compare", "sync"):
+        said = oat(command, study, "--storage", tmp_path / "s", "--set", "attack.eps=8")
+        _is_a_sentence(said, "`eps`", "8/255")
+    assert not (tmp_path / "s").exists()
+
+
+def test_missing_data_stop_a_run_before_it_starts(oat: Oat, study: Path, tmp_path: Path) -> None:
+    said = oat(
+        "run", study, "--storage", tmp_path / "s",
+        "--set", "data.name=fashion_mnist", "--set", f"data.root={tmp_path}/none",
+    )  # fmt: skip
+    assert said.code == 2
+    assert said.out == b""
+    assert f"`data.root` '{tmp_path}/none'" in said.err
+    assert "`data.download: true`" in said.err
+    assert not list(tmp_path.glob("s/tiny/trials"))
+
+
+def test_a_tracking_server_that_is_not_there_stops_a_run_before_it_starts(
+    oat: Oat, study: Path, tmp_path: Path
+) -> None:
+    uri = "http://127.0.0.1:1"
+    said = oat("run", study, "--storage", tmp_path / "s", "--tracking-uri", uri)
+    assert said.code == 2
+    assert f"'{uri}' does not answer" in said.err
+    assert not list(tmp_path.glob("s/tiny/trials"))
+
+
+@pytest.mark.mlflow
+@pytest.mark.timeout(30)
+def test_a_tracking_server_is_taken_from_the_environment(
+    oat: Oat, study: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    for command in ("sync", "runs"):
+        _is_a_sentence(oat(command, study, "--storage", finished), "127.0.0.1:1")
+
+
+@pytest.mark.mlflow
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("command", ["run", "sync", "runs"])
+def test_storage_that_cannot_be_written_is_refused(
+    command: str, oat: Oat, study: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "below"
+    _is_a_sentence(oat(command, study, "--storage", place), "`--storage`", str(place))
+
+
+@pytest.mark.parametrize("command", ["plan", "status"])
+def test_storage_below_a_regular_file_is_empty_or_refused(
+    command: str, oat: Oat, study: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    said = oat(command, study, "--storage", tmp_path / "file" / "below")
+    assert said.code in {0, 2}
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "status", "compare"])
+def test_storage_of_an_unknown_kind_is_refused(command: str, oat: Oat, study: Path) -> None:
+    _is_a_sentence(oat(command, study, "--storage", "gopher://x/y"), "`--storage`", "gopher://x/y")
+
+
+def test_ctrl_c_says_how_to_go_on(oat: Oat, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "plan", interrupted)
+    said = oat("plan", study)
+    assert said.code == 130
+    assert "Stopped. The same command goes on from the last checkpoints." in said.err
+    assert "Traceback" not in said.err
+
+
+def test_help_names_every_command(oat: Oat) -> None:
+    said = oat("--help")
+    assert said.code == 0
+    for command in ("plan", "run", "status", "compare", "runs", "sync"):
+        assert command in said.text
+        assert oat(command, "--help").code == 0
+    assert oat("no-such-command").code == 2
+    assert oat("plan").code == 2
+    assert oat("runs", "quickstart", "--format", "xml").code == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_the_installed_command_keeps_results_and_messages_apart(
+    study: Path, finished: Path, tmp_path: Path
+) -> None:
+    good = subprocess.run(
+        [OAT, "plan", study, "--storage", finished, "--json"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (good.returncode, good.stderr) == (0, "")
+    assert [trial["state"] for trial in json.loads(good.stdout)["trials"]] == ["done"] * 4
+    bad = subprocess.run(
+        [OAT, "run", "quikstart"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr.startswith("Unknown preset 'quikstart'; did you mean 'quickstart'?")
+    assert bad.stderr.count("\n") == 1
+    assert not (tmp_path / "outputs").exists()

@@ -1,0 +1,502 @@
+import io
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from studies import api
+from studies.comparison import MARGIN, MUST_AGREE, Comparison, compare, judge
+from studies.errors import ComparisonError
+from studies.frontier import hypervolume
+from studies.intervals import Interval, wilson
+from studies.records import digest, seal
+from studies.results import frame
+
+Bools = NDArray[np.bool_]
+COMMON: dict[str, Any] = {
+    "width_mult": 1.0,
+    "attack": "pgd20",
+    "eps": 0.1,
+    "step_size": 0.01,
+    "dataset": "digits",
+    "data_fingerprint": "0123456789ab",
+    "model": "resnet8",
+    "epochs": 1,
+    "budget": "abcdef012345",
+    "checkpoint_rule": "last",
+    "results_version": 1,
+    "flops": 1000,
+    "deployed_bytes": 400,
+    "network_bytes": 500,
+    "parameters": 100,
+    "train_units": 10.0,
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A made-up operating point: which of the test images it has right, clean and attacked."""
+
+    method: str
+    clean: Bools
+    robust: Bools
+    lam: float | None = None
+    beta: float | None = None
+    seed: int = 0
+    seconds: float = 1.0
+    attack: str = "pgd20"
+
+    @property
+    def run(self) -> str:
+        """Name the network: OAT's points share one."""
+        return (
+            f"{self.method}-{None if self.method == 'oat' else (self.lam, self.beta)}-{self.seed}"
+        )
+
+    def row(self) -> dict[str, Any]:
+        """Return its point as a trial would store it."""
+        return {
+            **COMMON,
+            "point_key": digest([self.run, self.lam, self.beta, self.attack]),
+            "run_key": self.run,
+            "training_id": f"training of {self.run}",
+            "method": self.method,
+            "variant": self.method,
+            "lam": self.lam,
+            "beta": self.beta,
+            "seed": self.seed,
+            "attack": self.attack,
+            "sa": float(self.clean.mean()),
+            "ra": float(self.robust.mean()),
+            "images": len(self.clean),
+            "train_device_seconds": self.seconds,
+        }
+
+
+def _first(right: int, images: int) -> Bools:
+    """Have the first so many images right."""
+    return np.arange(images) < right
+
+
+def _bare(*models: Model) -> pd.DataFrame:
+    """Make a frame that knows accuracies alone."""
+    return frame(model.row() for model in models)
+
+
+def _stored(storage: Path, *models: Model) -> pd.DataFrame:
+    """Store the models as trials store their results, and make the frame that points there."""
+    for run in {model.run for model in models}:
+        place = storage / run
+        place.mkdir(parents=True)
+        mine = [model for model in models if model.run == run]
+        packed = {}
+        for model in mine:
+            key = model.row()["point_key"]
+            packed[f"{key}.clean"] = np.packbits(model.clean)
+            packed[f"{key}.robust"] = np.packbits(model.robust)
+        buffer = io.BytesIO()
+        np.savez(buffer, **packed)
+        (place / "correct.npz").write_bytes(buffer.getvalue())
+        (place / "points.jsonl").write_text("".join(json.dumps(seal(m.row())) + "\n" for m in mine))
+        (place / "model.safetensors").write_bytes(b"weights")
+        trained = {"training_id": f"training of {run}", "model_bytes": 7, "device_seconds": 1.0}
+        (place / "result.json").write_text(json.dumps(seal({"status": "done", "trained": trained})))
+    table = _bare(*models)
+    return table.assign(folder=[str(storage / key) for key in table["run_key"]])
+
+
+def _only(comparison: Comparison) -> dict[str, Any]:
+    (row,) = comparison.table.to_dict("records")
+    return {str(key): value for key, value in row.items()}
+
+
+def _pair(
+    images: int, oat: tuple[int, int], dedicated: tuple[int, int], lam: float = 1.0
+) -> tuple[Model, Model]:
+    """Return OAT and a dedicated model of the same λ with so many images right, clean, robust."""
+    return (
+        Model("oat", _first(oat[0], images), _first(oat[1], images), lam=lam),
+        Model("pgd_at", _first(dedicated[0], images), _first(dedicated[1], images), lam=lam),
+    )
+
+
+def test_identical_models_differ_by_nothing_and_are_free(tmp_path: Path) -> None:
+    result = compare(_stored(tmp_path, *_pair(2000, (1800, 1000), (1800, 1000))))
+    row = _only(result)
+    assert row["d_sa"] == row["d_ra"] == 0
+    assert row["verdict"] == result.verdict == "free"
+    assert result.ratio is not None
+    assert result.ratio.value == 1
+    assert result.ratio.low <= 1 <= result.ratio.high
+
+
+@pytest.mark.parametrize(("images", "worse"), [(200, 10), (1000, 3), (1000, 200)])
+def test_a_model_that_is_worse_on_some_images_differs_by_their_share(
+    images: int, worse: int, tmp_path: Path
+) -> None:
+    oat, dedicated = _pair(images, (images - worse, 100 - worse // 2), (images, 100))
+    row = _only(compare(_stored(tmp_path, oat, dedicated)))
+    assert row["d_sa"] == pytest.approx(-worse / images, abs=1e-12)
+    assert row["d_ra"] == pytest.approx(-(worse // 2) / images, abs=1e-12)
+    assert row["sa_oat"] == pytest.approx(1 - worse / images)
+    assert row["sa_dedicated"] == 1
+    for name in ("d_sa", "d_ra"):
+        low, high = row[f"{name}_low"], row[f"{name}_high"]
+        assert low < high
+        assert low <= row[name] <= high
+
+
+def test_an_interval_never_claims_to_know_a_difference_exactly(tmp_path: Path) -> None:
+    row = _only(compare(_stored(tmp_path, *_pair(100, (90, 50), (90, 50)))))
+    assert row["d_sa_low"] < 0 < row["d_sa_high"]
+    assert row["d_ra_low"] < 0 < row["d_ra_high"]
+
+
+def _interval(tmp_path: Path, images: int, seed: int = 0) -> tuple[float, float, float]:
+    """Compare two models that differ on a tenth of the images either way."""
+    both = np.random.default_rng(seed).random(images) < 0.8
+    oat, other = both.copy(), both.copy()
+    oat[: images // 10] = True
+    other[: images // 10] = False
+    oat[images // 10 : images // 5] = False
+    other[images // 10 : images // 5] = True
+    row = _only(
+        compare(_stored(tmp_path, Model("oat", oat, oat, lam=1), Model("pgd_at", other, other, 1)))
+    )
+    return row["d_sa_low"], row["d_sa"], row["d_sa_high"]
+
+
+def test_intervals_are_about_symmetric_and_shrink_with_the_root_of_the_images(
+    tmp_path: Path,
+) -> None:
+    few, many = _interval(tmp_path / "few", 400), _interval(tmp_path / "many", 6400)
+    for low, value, high in (few, many):
+        assert value == 0
+        assert -low == pytest.approx(high, rel=0.2)
+    assert (many[2] - many[0]) / (few[2] - few[0]) == pytest.approx(1 / 4, rel=0.2)
+
+
+def test_a_paired_interval_is_far_narrower_than_an_unpaired_one(tmp_path: Path) -> None:
+    models = _pair(1000, (795, 400), (800, 405))
+    paired, unpaired = (
+        _only(compare(table)) for table in (_stored(tmp_path, *models), _bare(*models))
+    )
+    assert paired["d_sa"] == pytest.approx(unpaired["d_sa"])
+    wide = unpaired["d_sa_high"] - unpaired["d_sa_low"]
+    assert paired["d_sa_high"] - paired["d_sa_low"] < wide / 3
+
+
+def test_a_frame_without_results_by_image_says_that_intervals_are_unpaired(
+    tmp_path: Path,
+) -> None:
+    models = _pair(1000, (795, 400), (800, 405))
+    assert any("unpaired" in note for note in compare(_bare(*models)).notes)
+    assert not any("unpaired" in note for note in compare(_stored(tmp_path, *models)).notes)
+
+
+def test_points_whose_folder_is_gone_are_compared_unpaired(tmp_path: Path) -> None:
+    table = _stored(tmp_path, *_pair(1000, (795, 400), (800, 405)))
+    (tmp_path / "oat-None-0" / "correct.npz").unlink()
+    result = compare(table)
+    assert _only(result)["d_sa"] == pytest.approx(-0.005)
+    assert any("unpaired" in note and "1 of 2" in note for note in result.notes)
+
+
+def test_to_trade_places_turns_the_sign(tmp_path: Path) -> None:
+    ahead = _only(compare(_stored(tmp_path / "a", *_pair(500, (450, 200), (440, 230)))))
+    behind = _only(compare(_stored(tmp_path / "b", *_pair(500, (440, 230), (450, 200)))))
+    for name in ("d_sa", "d_ra"):
+        assert ahead[name] == pytest.approx(-behind[name])
+        assert ahead[f"{name}_low"] == pytest.approx(-behind[f"{name}_high"], rel=0.3)
+
+
+HIGH, LOW, ZERO, WIDE, BELOW = (
+    Interval(0.03, 0.02, 0.04),
+    Interval(-0.03, -0.04, -0.02),
+    Interval(0.0, -0.005, 0.005),
+    Interval(0.0, -0.05, 0.05),
+    Interval(-0.012, -0.02, -0.004),
+)
+
+
+@pytest.mark.parametrize(
+    ("sa", "ra", "verdict"),
+    [
+        (HIGH, HIGH, "better"),
+        (HIGH, ZERO, "free"),
+        (ZERO, ZERO, "free"),
+        (Interval(0.0, -0.01, 0.01), ZERO, "free"),
+        (LOW, HIGH, "not free"),
+        (HIGH, LOW, "not free"),
+        (LOW, WIDE, "not free"),
+        (WIDE, HIGH, "undecided"),
+        (ZERO, WIDE, "undecided"),
+        (BELOW, ZERO, "undecided"),
+    ],
+)
+def test_a_pair_is_judged_by_its_intervals(sa: Interval, ra: Interval, verdict: str) -> None:
+    assert judge(sa, ra, 0.01) == verdict
+    assert judge(ra, sa, 0.01) == verdict
+
+
+ENDS = st.tuples(st.floats(-0.1, 0.1), st.floats(0, 0.1)).map(
+    lambda ends: Interval(ends[0], ends[0] - ends[1], ends[0] + ends[1])
+)
+RANK = {"not free": 0, "undecided": 1, "free": 2, "better": 3}
+
+
+@given(sa=ENDS, ra=ENDS, gain=st.floats(0, 0.1), margin=st.floats(0, 0.05))
+def test_a_better_model_never_gets_a_worse_verdict(
+    sa: Interval, ra: Interval, gain: float, margin: float
+) -> None:
+    raised = Interval(sa.value + gain, sa.low + gain, sa.high + gain)
+    assert RANK[judge(raised, ra, margin)] >= RANK[judge(sa, ra, margin)]
+    assert RANK[judge(sa, ra, 2 * margin)] >= RANK[judge(sa, ra, margin)]
+
+
+@pytest.mark.parametrize(
+    ("images", "oat", "dedicated", "verdict"),
+    [
+        (4000, (3800, 2400), (3600, 2000), "better"),
+        (4000, (3800, 2000), (3800, 2000), "free"),
+        (4000, (3400, 2000), (3800, 2000), "not free"),
+        (4000, (3800, 1600), (3800, 2000), "not free"),
+        (50, (45, 20), (46, 21), "undecided"),
+    ],
+)
+def test_the_verdict_follows_from_the_images(
+    images: int, oat: tuple[int, int], dedicated: tuple[int, int], verdict: str, tmp_path: Path
+) -> None:
+    result = compare(_stored(tmp_path, *_pair(images, oat, dedicated)))
+    assert result.verdict == _only(result)["verdict"] == verdict
+    assert verdict.upper() in result.answer()
+    assert f"1 {verdict}" in result.answer()
+
+
+def test_the_verdict_on_all_is_that_of_the_worst_pair(tmp_path: Path) -> None:
+    free, lost = _pair(4000, (3800, 900), (3800, 900), 0.0), _pair(4000, (3400, 2000), (3800, 2000))
+    result = compare(_stored(tmp_path, *free, *lost))
+    assert sorted(result.table["verdict"]) == ["free", "not free"]
+    assert result.verdict == "not free"
+    assert "of 2 dedicated models, OAT is 1 free, 1 not free" in result.answer()
+
+
+def test_a_wider_margin_frees(tmp_path: Path) -> None:
+    table = _stored(tmp_path, *_pair(4000, (3720, 2000), (3800, 2000)))
+    assert MARGIN == 0.01
+    assert compare(table).verdict == "not free"
+    assert compare(table, margin=0.05).verdict == "free"
+    assert "margin 5 points" in compare(table, margin=0.05).answer()
+
+
+def test_a_test_set_too_small_for_the_margin_is_named() -> None:
+    notes = " ".join(compare(_bare(*_pair(50, (45, 20), (46, 21)))).notes)
+    assert "50 test images" in notes
+    assert "more test images" in notes
+
+
+@pytest.mark.parametrize(
+    ("column", "other"),
+    [
+        ("data_fingerprint", "ba9876543210"),
+        ("images", 999),
+        ("eps", 0.2),
+        ("step_size", 0.02),
+        ("budget", "000000000000"),
+        ("checkpoint_rule", "best"),
+        ("results_version", 2),
+    ],
+)
+def test_points_of_different_settings_are_refused_unless_forced(column: str, other: Any) -> None:
+    table = _bare(*_pair(1000, (800, 400), (800, 400)))
+    table.loc[0, column] = other
+    with pytest.raises(ComparisonError, match=r"different .*`--force`") as caught:
+        compare(table)
+    assert str(other) in str(caught.value)
+    assert MUST_AGREE[column] in str(caught.value)
+    forced = compare(table, force=True)
+    assert len(forced.table) == 1
+    assert any("compared all the same" in note and str(other) in note for note in forced.notes)
+
+
+def test_points_of_one_setting_need_no_force_and_get_no_such_note() -> None:
+    notes = compare(_bare(*_pair(1000, (800, 400), (800, 400))), force=True).notes
+    assert not any("different" in note for note in notes)
+
+
+def test_no_points_are_no_comparison() -> None:
+    with pytest.raises(ComparisonError, match="`oat run`"):
+        compare(frame([]))
+
+
+def test_the_attack_is_chosen_by_its_label(tmp_path: Path) -> None:
+    strong = _pair(1000, (900, 300), (900, 310))
+    weak = [replace(m, attack="pgd5", robust=_first(700, 1000)) for m in strong]
+    table = _stored(tmp_path, *strong, *weak)
+    assert _only(compare(table, attack="pgd20"))["ra_oat"] == 0.3
+    assert _only(compare(table, attack="pgd5"))["ra_oat"] == 0.7
+    assert compare(table, attack="pgd5").attack == "pgd5"
+    with pytest.raises(ComparisonError, match=r"'pgd9'.*pgd20, pgd5"):
+        compare(table, attack="pgd9")
+
+
+@pytest.mark.parametrize("kept", ["oat", "pgd_at"])
+def test_one_side_alone_is_nothing_to_compare(kept: str) -> None:
+    models = [m for m in _pair(1000, (800, 400), (800, 400)) if m.method == kept]
+    result = compare(_bare(*models))
+    assert len(result.table) == 0
+    assert result.ratio is None
+    assert "Nothing to compare" in result.answer()
+    assert len(result.cells) == len(result.fronts) == 1
+
+
+def test_a_dedicated_model_is_set_beside_oat_at_the_same_lam() -> None:
+    models = [m for lam in (0.0, 0.3, 1.0) for m in _pair(1000, (800, 400), (800, 400), lam)]
+    result = compare(_bare(*models[::-1]))
+    assert result.table["lam"].tolist() == [0.0, 0.3, 1.0]
+    assert result.table["oat_lam"].tolist() == [0.0, 0.3, 1.0]
+
+
+def test_a_lam_that_oat_was_not_judged_at_is_left_out_with_a_note() -> None:
+    pair, (_, lone) = _pair(1000, (800, 400), (800, 400), 1.0), _pair(1000, (9, 4), (8, 4), 0.5)
+    result = compare(_bare(*pair, lone))
+    assert result.table["lam"].tolist() == [1.0]
+    assert any("λ 0.5" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(("right", "nearest"), [(950, 0.0), (890, 0.3), (760, 1.0), (100, 1.0)])
+def test_trades_is_set_beside_the_oat_point_nearest_in_sa(right: int, nearest: float) -> None:
+    oat = [
+        Model("oat", _first(n, 1000), _first(300, 1000), lam=lam)
+        for lam, n in [(0.0, 940), (0.3, 880), (1.0, 780)]
+    ]
+    trades = Model("trades", _first(right, 1000), _first(300, 1000), beta=6.0)
+    row = _only(compare(_bare(*oat, trades)))
+    assert row["oat_lam"] == nearest
+    assert np.isnan(row["lam"])
+    assert row["beta"] == 6
+    assert row["d_sa"] == pytest.approx({0.0: 0.94, 0.3: 0.88, 1.0: 0.78}[nearest] - right / 1000)
+
+
+def test_several_seeds_are_averaged(tmp_path: Path) -> None:
+    models = []
+    for seed, (ours, theirs) in enumerate([(900, 880), (870, 890), (900, 900)]):
+        oat, dedicated = _pair(1000, (ours, 500), (theirs, 510))
+        models += [replace(oat, seed=seed), replace(dedicated, seed=seed)]
+    result = compare(_stored(tmp_path, *models))
+    row = _only(result)
+    assert row["seeds"] == 3
+    assert row["sa_oat"] == pytest.approx(0.89)
+    assert row["d_sa"] == pytest.approx(0.0, abs=1e-12)
+    assert row["d_ra"] == pytest.approx(-0.01)
+    assert row["d_sa_low"] < 0 < row["d_sa_high"]
+    # seeds 2 points apart: wider than the images alone, which differ on 2 in 100, would make it
+    assert row["d_sa_high"] - row["d_sa_low"] > 0.015
+    assert result.cells["seeds"].tolist() == [3, 3]
+    assert not any(note.startswith("1 seed") for note in result.notes)
+
+
+def test_one_seed_is_named_as_such() -> None:
+    assert any(
+        note.startswith("1 seed") for note in compare(_bare(*_pair(100, (80, 40), (80, 40)))).notes
+    )
+
+
+def test_a_seed_that_one_side_lacks_is_left_out_of_its_mean() -> None:
+    oat, dedicated = _pair(1000, (900, 500), (880, 500))
+    again = replace(oat, seed=1, clean=_first(800, 1000))
+    row = _only(compare(_bare(oat, again, dedicated)))
+    assert row["sa_oat"] == pytest.approx(0.85)
+    assert row["sa_dedicated"] == pytest.approx(0.88)
+    assert np.isfinite([row["d_sa_low"], row["d_sa_high"]]).all()
+
+
+def test_fronts_have_their_area_and_their_price() -> None:
+    oat = [
+        Model("oat", _first(900, 1000), _first(100, 1000), lam=0.0, seconds=30),
+        Model("oat", _first(800, 1000), _first(600, 1000), lam=1.0, seconds=30),
+    ]
+    dedicated = [
+        Model("pgd_at", _first(950, 1000), _first(50, 1000), lam=0.0, seconds=5),
+        Model("pgd_at", _first(700, 1000), _first(650, 1000), lam=1.0, seconds=11),
+        Model("trades", _first(850, 1000), _first(550, 1000), beta=6.0, seconds=13),
+    ]
+    result = compare(_bare(*oat, *dedicated))
+    fronts = result.fronts.set_index("front")
+    assert set(fronts.index) == {"oat", "pgd_at", "trades", "all dedicated"}
+    assert fronts["models"].to_dict() == {"oat": 1, "pgd_at": 2, "trades": 1, "all dedicated": 3}
+    assert fronts["device_seconds"].to_dict() == {
+        "oat": 30, "pgd_at": 16, "trades": 13, "all dedicated": 29,
+    }  # fmt: skip
+    assert fronts["network_bytes"]["all dedicated"] == 3 * 500
+    assert fronts["on_front"]["all dedicated"] == 3
+    ours, theirs = (
+        hypervolume([(m.clean.mean(), m.robust.mean()) for m in side]) for side in (oat, dedicated)
+    )
+    assert fronts["hypervolume"]["oat"] == pytest.approx(ours)
+    assert fronts["hypervolume"]["all dedicated"] == pytest.approx(theirs)
+    assert result.ratio is not None
+    assert result.ratio.value == pytest.approx(ours / theirs)
+    assert result.ratio.low < result.ratio.value < result.ratio.high
+
+
+def test_the_price_of_several_seeds_is_that_of_one() -> None:
+    oat, dedicated = _pair(1000, (900, 500), (880, 500))
+    second = [replace(model, seed=1, seconds=3.0) for model in (oat, dedicated)]
+    fronts = compare(_bare(oat, dedicated, *second)).fronts.set_index("front")
+    assert fronts["models"].to_dict() == {"oat": 1, "pgd_at": 1}
+    assert fronts["device_seconds"].to_dict() == {"oat": 2, "pgd_at": 2}
+
+
+def test_the_comparison_is_a_function_of_the_points_alone(tmp_path: Path) -> None:
+    models = [m for lam in (0.0, 0.3, 1.0) for m in _pair(300, (250, 120), (260, 110), lam)]
+    table = _stored(tmp_path, *models)
+    first = compare(table)
+    for again in (compare(table), compare(table.sample(frac=1, random_state=1))):
+        pd.testing.assert_frame_equal(again.table, first.table)
+        pd.testing.assert_frame_equal(again.cells, first.cells)
+        pd.testing.assert_frame_equal(again.fronts, first.fronts)
+        assert (again.ratio, again.notes) == (first.ratio, first.notes)
+
+
+def test_models_that_no_attack_leaves_standing_have_fronts_without_area(tmp_path: Path) -> None:
+    oat, dedicated = _pair(1000, (900, 0), (880, 0))
+    result = compare(_stored(tmp_path, oat, dedicated))
+    assert result.fronts["hypervolume"].tolist() == [0, 0]
+    assert result.ratio is None or not np.isfinite(result.ratio.value)
+    assert _only(result)["d_ra"] == 0
+    assert result.verdict.upper() in result.answer()
+
+
+def test_comparing_leaves_the_frame_alone(tmp_path: Path) -> None:
+    table = _stored(tmp_path, *_pair(300, (250, 120), (260, 110)))
+    before = table.copy()
+    compare(table)
+    pd.testing.assert_frame_equal(table, before)
+
+
+def test_cells_have_wilsons_interval_of_one_seed() -> None:
+    cells = compare(_bare(*_pair(300, (300, 0), (260, 110)))).cells
+    for row in cells.to_dict("records"):
+        for name in ("sa", "ra"):
+            assert (row[f"{name}_low"], row[f"{name}_high"]) == wilson(row[name], 300)
+            assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
+
+
+def test_real_points_are_compared_pairwise(tiny: dict[str, Any], finished: Path) -> None:
+    table = api.points(tiny, storage=finished)
+    result = compare(table)
+    assert result.table["dedicated"].tolist() == ["pgd_at", "pgd_at", "trades"]
+    by = table.set_index(["method", "lam"])
+    for row in result.table[result.table["lam"].notna()].to_dict("records"):
+        ours, theirs = by.loc[("oat", row["lam"])], by.loc[("pgd_at", row["lam"])]
+        assert row["d_sa"] == pytest.approx(ours["sa"] - theirs["sa"], abs=1e-12)
+        assert row["d_ra"] == pytest.approx(ours["ra"] - theirs["ra"], abs=1e-12)
+    assert not any("unpaired" in note for note in result.notes)

@@ -1,0 +1,361 @@
+from contextlib import suppress
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from baselines import PgdAt, Trades
+from oat.method import Oat
+from studies.config import Study, load_study, presets
+from studies.errors import StudyError
+from studies.planning import make_plan
+from studies.storage import LocalFolder
+
+GOOD: dict[str, Any] = {
+    "name": "good",
+    "data": {"name": "digits"},
+    "model": {"name": "resnet8", "width": 4},
+    "train": {"epochs": 2},
+    "attack": {"eps": "8/255"},
+    "methods": [
+        {"name": "oat", "lambda_choices": [0, 0.5, 1]},
+        {"name": "pgd_at", "lam": [0, 1]},
+        {"name": "trades", "beta": [1, 6]},
+    ],
+    "evaluate": {"attacks": [{"name": "pgd", "steps": 20}]},
+    "resources": {"cpu": 1},
+}
+
+
+def _good() -> dict[str, Any]:
+    return deepcopy(GOOD)
+
+
+def _fault(source: Any, *overrides: str) -> str:
+    """Load what is faulty and return what is said of it."""
+    with pytest.raises(StudyError) as caught:
+        load_study(source, overrides)
+    return str(caught.value)
+
+
+def _says(message: str, words: tuple[str, ...]) -> None:
+    """Check that a message is one sentence for people and holds the words."""
+    assert "\n" not in message
+    assert message.endswith(".")
+    for jargon in ("pydantic", "Traceback", "validation error", "Input should"):
+        assert jargon not in message
+    for word in words:
+        assert word in message
+
+
+UNKNOWN = [
+    ("tarin={}", ("key 'tarin'", "did you mean 'train'", "methods")),
+    ("train.epoch=3", ("key 'train.epoch'", "did you mean 'train.epochs'")),
+    ("data.rot=x", ("key 'data.rot'", "did you mean 'data.root'")),
+    ("model.widht=4", ("key 'model.widht'", "did you mean 'model.width'")),
+    ("attack.stepsize=0.1", ("key 'attack.stepsize'", "did you mean 'attack.step_size'")),
+    ("methods.0.lambda_choice=[0]", ("'methods.0.lambda_choice'", "lambda_choices")),
+    ("methods.1.lamb=1", ("key 'methods.1.lamb'", "did you mean 'methods.1.lam'")),
+    ("evaluate.lam=[0]", ("key 'evaluate.lam'", "did you mean 'evaluate.lams'")),
+    ("evaluate.attacks.0.step=1", ("'evaluate.attacks.0.step'", "'evaluate.attacks.0.steps'")),
+    ("resources.gpus=1", ("key 'resources.gpus'", "did you mean 'resources.gpu'")),
+    ("methods.0.name=ota", ("methods.0", "method 'ota'", "did you mean 'oat'", "trades")),
+    ("methods.2.name=trade", ("methods.2", "method 'trade'", "did you mean 'trades'")),
+    ("model.name=resnet9", ("model", "'resnet9'", "did you mean 'resnet", "resnet8")),
+    ("data.name=digit", ("data set 'digit'", "did you mean 'digits'", "cifar10")),
+    ("evaluate.attacks.0.name=fgsm", ("evaluate.attacks.0.name", "pgd", "fgsm")),
+]
+OUT_OF_RANGE = [
+    ("methods.1.lam=1.5", ("methods.1", "`lam`", "[0, 1]", "got 1.5")),
+    ("methods.1.lam=[0, 1.5]", ("methods.1", "`lam`", "[0, 1]", "got 1.5")),
+    ("methods.1.lam=-0.1", ("methods.1", "`lam`", "[0, 1]", "got -0.1")),
+    ("methods.1.lam=.nan", ("methods.1", "`lam`", "[0, 1]", "got nan")),
+    ("methods.0.lambda_choices=[0, 2]", ("methods.0", "lambda_choices", "[0, 1]", "got 2")),
+    ("methods.0.lambda_choices=[0, 0]", ("methods.0", "lambda_choices", "repeat")),
+    ("evaluate.lams=[0, 1.5]", ("evaluate", "lams", "[0, 1]", "got 1.5")),
+    ("methods.2.beta=-1", ("methods.2", "`beta`", "at least 0", "got -1")),
+    ("methods.2.beta=[1, -1]", ("methods.2", "`beta`", "at least 0", "got -1")),
+    ("methods.2.beta=.inf", ("methods.2", "`beta`", "finite", "got inf")),
+    ("attack.eps=8", ("attack", "`eps`", "[0, 1]", "got 8", "8/255")),
+    ("attack.eps=-0.1", ("attack", "`eps`", "[0, 1]", "got -0.1")),
+    ("evaluate.attacks.0.eps=8", ("evaluate.attacks.0", "`eps`", "got 8", "8/255")),
+    ("attack.step_size=0.9", ("attack", "`step_size`", "got 0.9")),
+    ("attack.steps=0", ("attack", "`steps`", "at least 1", "got 0")),
+    ("train.epochs=0", ("train", "`epochs`", "at least 1", "got 0")),
+    ("train.epochs=-3", ("train", "`epochs`", "at least 1", "got -3")),
+    ("train.batch_size=0", ("train", "`batch_size`", "at least 1", "got 0")),
+    ("train.lr=0", ("train", "`lr`", "above 0", "got 0")),
+    ("train.lr=.inf", ("train", "`lr`", "finite", "got inf")),
+    ("model.width=0", ("model", "`width`", "at least 1", "got 0")),
+    ("data.val_fraction=1", ("data", "`val_fraction`", "(0, 1)", "got 1")),
+    ("data.train_images=0", ("data", "`train_images`", "at least 1", "got 0")),
+    ("seeds=[-1]", ("`seeds`", "got -1")),
+    ("resources.cpu=0", ("`resources.cpu`", "1", "got 0")),
+    ("resources.gpu=-1", ("`resources.gpu`", "0", "got -1")),
+    ("resources.gpu=0.3", ("resources", "`gpu`", "1/4, 1/3, 1/2", "got 0.3")),
+    ("evaluate.images=0", ("`evaluate.images`", "1", "got 0")),
+    ("name=../away", ("`name`", "'../away'")),
+    ("name=''", ("`name`", "''")),
+]
+EMPTY_OR_TWICE = [
+    ("methods=[]", ("`methods`", "at least one", "oat, pgd_at, trades")),
+    ("methods.1.lam=[]", ("methods.1", "`lam`", "at least one", "empty")),
+    ("methods.2.beta=[]", ("methods.2", "`beta`", "at least one", "empty")),
+    ("methods.0.lambda_choices=[]", ("methods.0", "lambda_choices", "empty")),
+    ("seeds=[]", ("`seeds`", "at least one", "empty")),
+    ("evaluate.attacks=[]", ("evaluate", "`attacks`", "at least one", "empty")),
+    ("methods.1.lam=[0, 0.5, 0]", ("Duplicate trial", "pgd_at λ=0", "2 times")),
+    ("methods.1={name: trades, beta: 6}", ("Duplicate trial", "trades β=6", "2 times")),
+    ("seeds=[3, 3]", ("Duplicate", "seed 3", "2 times")),
+]
+WRONG_TYPE = [
+    ("train.epochs=many", ("`train.epochs`", "integer", "'many'")),
+    ("train.epochs=1.5", ("`train.epochs`", "integer", "1.5")),
+    ("train.schedule=linear", ("`train.schedule`", "cosine", "constant", "'linear'")),
+    ("train=5", ("`train`", "5")),
+    ("data=digits", ("`data`", "'digits'")),
+    ("methods=oat", ("`methods`", "'oat'")),
+    ("methods=[oat]", ("methods.0", "'oat'")),
+    ("seeds=3", ("`seeds`", "3")),
+    ("attack.eps=8/0", ("`attack.eps`", "number", "'8/0'")),
+    ("attack.eps=eight", ("`attack.eps`", "number", "'eight'")),
+    ("methods.1.lam=high", ("`methods.1.lam`", "number", "'high'")),
+    ("methods.0.dual_bn=perhaps", ("`methods.0.dual_bn`", "'perhaps'")),
+    ("methods.0.encoding=fourier", ("`methods.0.encoding`", "dct", "'fourier'")),
+    ("name=5", ("`name`", "5")),
+]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"), [*UNKNOWN, *OUT_OF_RANGE, *EMPTY_OR_TWICE, *WRONG_TYPE]
+)
+def test_a_faulty_value_gets_one_sentence_with_its_place_and_the_cure(
+    override: str, words: tuple[str, ...]
+) -> None:
+    _says(_fault(_good(), override), words)
+
+
+@pytest.mark.parametrize("place", ["name", "data", "methods", "data.name", "methods.0.name"])
+def test_what_is_left_out_is_asked_for_by_its_place(place: str) -> None:
+    source: Any = _good()
+    block = source
+    *parents, last = place.split(".")
+    for key in parents:
+        block = block[int(key) if isinstance(block, list) else key]
+    del block[last]
+    _says(_fault(source), (f"`{place}` is required",))
+
+
+def test_each_of_several_faults_gets_its_own_line() -> None:
+    said = _fault(_good(), "train.epoch=3", "attack.eps=8", "methods.1.lam=7").splitlines()
+    assert len(said) == 3
+    for word in ("train.epoch", "8/255", "methods.1"):
+        assert sum(word in line for line in said) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.epochs", ("`--set`", "train.epochs", "=")),
+        ("=3", ("`--set`", "=3")),
+        ("methods.9.lam=1", ("`--set methods.9.lam`", "no such place")),
+        ("methods.first.lam=1", ("`--set methods.first.lam`", "no such place")),
+        ("name.part=1", ("`--set name.part`", "no such place")),
+        ("train.epochs=[", ("`--set train.epochs`", "YAML")),
+        ("train.epochs.more=1", ("`--set train.epochs.more`", "no such place")),
+    ],
+)
+def test_a_faulty_override_is_refused(override: str, words: tuple[str, ...]) -> None:
+    _says(_fault(_good(), override), words)
+
+
+def test_overrides_reach_keys_list_items_and_blocks_that_were_left_out() -> None:
+    changed = load_study(_good(), ["train.epochs=30", "methods.2.beta=[3]", "data.root=/there"])
+    assert changed.train.epochs == 30
+    assert changed.all_methods()[-1] == Trades(beta=3)
+    assert changed.data.root == "/there"
+    small = {key: GOOD[key] for key in ("name", "data", "methods")}
+    assert load_study(small, ["train.epochs=7"]).train.epochs == 7
+
+
+def test_overrides_do_not_change_the_source() -> None:
+    source = _good()
+    load_study(source, ["train.epochs=30", "methods.0.lambda_choices=[0, 1]"])
+    assert source == GOOD
+    study = load_study(source)
+    load_study(study, ["train.epochs=30"])
+    assert study.train.epochs == 2
+
+
+def test_an_unknown_preset_is_answered_with_the_nearest() -> None:
+    words = ("preset 'quikstart'", "did you mean 'quickstart'", "fashion-mnist-small", ".yaml")
+    assert all(word in _fault("quikstart") for word in words)
+
+
+def test_files_that_are_no_studies_are_refused(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.yaml"
+    _says(_fault(missing), (str(missing), "cannot be read"))
+    _says(_fault(f"{tmp_path}/"), (str(tmp_path), "cannot be read"))
+    faulty = tmp_path / "faulty.yaml"
+    for text, word in [
+        ("name: [", "not valid YAML"),
+        ("- a\n- b\n", "mapping"),
+        ("", "mapping"),
+        ("just words", "mapping"),
+    ]:
+        faulty.write_text(text)
+        _says(_fault(faulty), (word,))
+    faulty.write_bytes(b"\xff\xfe\x00name")
+    _says(_fault(faulty), (str(faulty),))
+
+
+def test_yaml_cannot_run_anything(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    attack = f"!!python/object/apply:os.mkdir ['{ran}']"
+    path = tmp_path / "study.yaml"
+    path.write_text(f"name: {attack}\n")
+    _fault(path)
+    _fault(_good(), f"name={attack}")
+    assert not ran.exists()
+
+
+def test_fractions_are_numbers_wherever_they_stand() -> None:
+    study = load_study(
+        {**_good(), "evaluate": {"attacks": [{"eps": "4/255"}, {"eps": " 1 / 4 ", "steps": 2}]}},
+        ["methods.1.lam=[0, 1/2]", "train.lr=1/10"],
+    )
+    assert study.attack.eps == 8 / 255
+    assert [attack.eps for attack in study.attacks()] == [4 / 255, 0.25]
+    assert study.all_methods()[2] == PgdAt(lam=0.5)
+    assert study.train.lr == 0.1
+
+
+@given(top=st.integers(0, 1000), rest=st.integers(1, 1000))
+def test_any_fraction_is_its_quotient(top: int, rest: int) -> None:
+    study = load_study(_good(), [f"attack.eps={top}/{top + rest}"])
+    assert study.attack.eps == top / (top + rest)
+
+
+def test_the_attacks_of_the_evaluation_take_the_radius_of_training_unless_they_name_one() -> None:
+    study = load_study(_good(), ["evaluate.attacks=[{steps: 3}, {steps: 4, eps: 0.5}]"])
+    assert [attack.eps for attack in study.attacks()] == [8 / 255, 0.5]
+
+
+def test_a_list_makes_one_trial_of_each_value() -> None:
+    expected = [
+        Oat(lambda_choices=(0.0, 0.5, 1.0)),
+        PgdAt(lam=0.0),
+        PgdAt(lam=1.0),
+        Trades(beta=1.0),
+        Trades(beta=6.0),
+    ]
+    assert load_study(_good()).all_methods() == expected
+    assert load_study(_good(), ["methods=[{name: pgd_at, lam: 0.3}]"]).all_methods() == [PgdAt(0.3)]
+    assert load_study(_good(), ["methods=[{name: trades}]"]).all_methods() == [Trades()]
+
+
+def test_conditional_networks_are_judged_at_all_their_choices_unless_told() -> None:
+    assert load_study(_good()).lams() == (0.0, 0.5, 1.0)
+    assert load_study(_good(), ["evaluate.lams=[1, 0]"]).lams() == (0.0, 1.0)
+
+
+def test_a_network_with_a_table_of_codes_is_not_judged_between_its_choices() -> None:
+    said = _fault(_good(), "evaluate.lams=[0, 0.25]", "methods.0.encoding=onehot")
+    _says(said, ("`evaluate.lams`", "lambda_choices", "onehot", "got 0.25"))
+    free = load_study(_good(), ["evaluate.lams=[0, 0.25]", "methods.0.encoding=none"])
+    assert free.lams() == (0.0, 0.25)
+
+
+def test_a_third_of_a_gpu_may_be_written_as_a_fraction() -> None:
+    assert load_study(_good(), ["resources.gpu=1/3"]).resources.gpu == pytest.approx(1 / 3)
+    assert load_study(_good(), ["resources.gpu=2"]).resources.gpu == 2
+
+
+def _through_yaml(study: Study) -> Study:
+    return load_study(yaml.safe_load(yaml.safe_dump(study.dump(), allow_unicode=True)))
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_loads_by_its_file_name_and_comes_back_from_its_dump(
+    name: str, tmp_path: Path
+) -> None:
+    study = load_study(name)
+    assert study.name == name
+    assert _through_yaml(study) == study
+    keys = [trial.run_key for trial in make_plan(study, LocalFolder(tmp_path)).trials]
+    again = [
+        trial.run_key for trial in make_plan(_through_yaml(study), LocalFolder(tmp_path)).trials
+    ]
+    assert keys == again
+    assert len(set(keys)) == len(keys)
+
+
+@given(
+    eps=st.floats(1e-6, 1),
+    lr=st.floats(1e-9, 1e9),
+    beta=st.floats(0, 1e30),
+    lams=st.lists(st.floats(0, 1), min_size=1, max_size=5, unique=True),
+    seeds=st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=3, unique=True),
+)
+def test_any_study_comes_back_from_its_dump(
+    eps: float, lr: float, beta: float, lams: list[float], seeds: list[int]
+) -> None:
+    methods = [
+        {"name": "oat", "lambda_choices": lams, "encoding": "dct", "dual_bn": False},
+        {"name": "trades", "beta": [beta]},
+    ]
+    study = load_study(
+        {**_good(), "methods": methods, "seeds": seeds, "attack": {"eps": eps}, "train": {"lr": lr}}
+    )
+    assert _through_yaml(study) == study
+
+
+def test_quickstart_is_the_study_of_the_readme() -> None:
+    study = load_study("quickstart")
+    lams = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
+    methods = study.all_methods()
+    assert methods[0] == Oat(lambda_choices=lams)
+    assert [m.lam for m in methods if isinstance(m, PgdAt)] == list(lams)
+    assert [m.beta for m in methods if isinstance(m, Trades)] == [1, 6]
+    assert (study.data.name, study.attack.eps) == ("digits", 0.2)
+    assert [attack.label for attack in study.attacks()] == ["pgd20"]
+
+
+def _places(value: Any, place: str = "") -> list[str]:
+    """List every place of a study, blocks and list items among them."""
+    items: list[tuple[Any, Any]] = []
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value))
+    below = [p for key, item in items for p in _places(item, f"{place}{key}.")]
+    return [f"{place}{key}" for key, _ in items] + below
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["name", "lam", "eps", "x", 1, None]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@given(place=st.sampled_from(_places(GOOD)), junk=JUNK)
+@settings(max_examples=300)
+def test_junk_anywhere_is_loaded_or_refused_but_never_breaks_the_reader(
+    place: str, junk: Any
+) -> None:
+    source: Any = _good()
+    block = source
+    *parents, last = place.split(".")
+    for key in parents:
+        block = block[int(key) if isinstance(block, list) else key]
+    block[int(last) if isinstance(block, list) else last] = junk
+    with suppress(StudyError):
+        load_study(source)
