@@ -88,7 +88,8 @@ def compare(
     Args:
         points: A frame of points, as `studies.points` returns it. With its ``folder`` column
             intervals are paired by image; without, they are not, and a note says so.
-        attack: Which attack's RA to use; None is the last one of the frame's labels in order.
+        attack: Which attack's RA to use; None is the last label in order, one at the
+            radius of training before one at another (``pgd20@0.05``).
         margin: How much worse, as a fraction, still counts as free.
         force: Compare points of different settings all the same.
 
@@ -101,7 +102,8 @@ def compare(
     if points.empty:
         raise ComparisonError("There are no points to compare yet; `oat run` makes them.")
     attacks = sorted(points["attack"].unique())
-    chosen = attacks[-1] if attack is None else attack
+    own_radius = [label for label in attacks if "@" not in label]
+    chosen = (own_radius or attacks)[-1] if attack is None else attack
     if chosen not in attacks:
         raise ComparisonError(f"No point was judged by '{chosen}'; there are {', '.join(attacks)}.")
     points = points[points["attack"] == chosen].reset_index(drop=True)

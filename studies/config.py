@@ -105,6 +105,8 @@ class Evaluate(BaseModel):
     def _check(self) -> "Evaluate":
         if not self.attacks:
             raise ValueError("`attacks` must name at least one attack, got an empty list.")
+        if len(set(self.attacks)) < len(self.attacks):
+            raise ValueError("`attacks` must not repeat an attack.")
         for lam in self.lams or ():
             check_lam(lam, "lams")
         return self

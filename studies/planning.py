@@ -172,7 +172,9 @@ def _points(study: Study, method: Method, run_key: str) -> list[dict[str, Any]]:
                 "batch_size": study.evaluate.batch_size,
             }
             key = digest({"run_key": run_key, "seed": EVALUATION_SEED, **what})
-            points.append({"point_key": key, **what})
+            # RA at another radius than that of training is told apart by name
+            odd = "" if attack.eps == study.attack.eps else f"@{attack.eps:.4g}"
+            points.append({"point_key": key, "attack_label": attack.label + odd, **what})
     return points
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from oat.data import DataError, load
 from studies.comparison import Comparison, compare
 from studies.config import Study, load_study
-from studies.errors import StorageError, StudyError, TrackingError
+from studies.errors import ComparisonError, StorageError, StudyError, TrackingError
 from studies.planning import Plan, make_plan
 from studies.results import study_points
 from studies.storage import Folder, check_writable, open_folder
@@ -132,8 +132,8 @@ def run(
             _launch(before, folder, tracker, console)
     after = make_plan(resolved, folder)
     table = study_points(after, folder)
-    comparison, report = _compare_and_report(after, table, folder)
-    notes = _finish_tracking(tracker, after, folder, table, report)
+    comparison, report, notes = _compare_and_report(after, table, folder)
+    notes += _finish_tracking(tracker, after, folder, table, report)
     return RunOutcome(after, table, comparison, report, len(left), notes)
 
 
@@ -178,17 +178,20 @@ def _launch(current: Plan, folder: Folder, tracker: "Tracker", console: Console)
 
 def _compare_and_report(
     current: Plan, table: pd.DataFrame, folder: Folder
-) -> tuple[Comparison | None, dict[str, str]]:
-    """Compare, and write the report into the study's folder."""
+) -> tuple[Comparison | None, dict[str, str], list[str]]:
+    """Compare, and write the report into the study's folder; say so where that cannot be done."""
     from studies.report import render
 
     if table.empty:
-        return None, {}
-    comparison = compare(table)
+        return None, {}, []
+    try:
+        comparison = compare(table)
+    except ComparisonError as error:
+        return None, {}, [str(error)]
     place = folder.sub("report")
     for name, data in render(comparison, current).items():
         place.write(name, data)
-    return comparison, {name: f"{place.uri}/{name}" for name in place.names()}
+    return comparison, {name: f"{place.uri}/{name}" for name in place.names()}, []
 
 
 def _finish_tracking(

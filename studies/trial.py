@@ -306,7 +306,7 @@ def _row(
         "beta": getattr(method, "beta", None),
         "width_mult": found.width_mult,
         "seed": config["seed"],
-        "attack": attack.label,
+        "attack": point["attack_label"],
         "eps": attack.radius(),
         "step_size": attack.step(),
         "sa": found.correctness.sa,
