@@ -137,7 +137,7 @@ def run(
         overrides=overrides or (),
         console=err,
     )
-    if outcome.trained == 0:
+    if outcome.trained == 0 and outcome.complete:
         print(f"Nothing to train: all {len(outcome.plan.trials)} trials are finished.")
     if outcome.comparison is not None:
         _show(outcome.comparison)

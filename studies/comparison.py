@@ -88,8 +88,8 @@ def compare(
     Args:
         points: A frame of points, as `studies.points` returns it. With its ``folder`` column
             intervals are paired by image; without, they are not, and a note says so.
-        attack: Which attack's RA to use; None is the last label in order, one at the
-            radius of training before one at another (``pgd20@0.05``).
+        attack: Which attack's RA to use; None is the one that leaves least RA, of those
+            at the radius of training (``pgd20@0.05`` is at another).
         margin: How much worse, as a fraction, still counts as free.
         force: Compare points of different settings all the same.
 
@@ -102,11 +102,11 @@ def compare(
     if points.empty:
         raise ComparisonError("There are no points to compare yet; `oat run` makes them.")
     attacks = sorted(points["attack"].unique())
-    own_radius = [label for label in attacks if "@" not in label]
-    chosen = (own_radius or attacks)[-1] if attack is None else attack
+    chosen = _strongest(points) if attack is None else attack
     if chosen not in attacks:
         raise ComparisonError(f"No point was judged by '{chosen}'; there are {', '.join(attacks)}.")
-    points = points[points["attack"] == chosen].reset_index(drop=True)
+    points = points[points["attack"] == chosen]
+    points = points.sort_values("point_key", ignore_index=True)
     notes = _check_comparable(points, force)
     draws = Resampled(points, correctness(points))
     notes += draws.notes
@@ -118,6 +118,12 @@ def compare(
     if missing and draws.once.any():
         notes.append("OAT was not judged at λ " + ", ".join(f"{lam:g}" for lam in missing) + ".")
     return Comparison(chosen, table, cells, fronts, ratio, _overall(table), margin, notes)
+
+
+def _strongest(points: pd.DataFrame) -> str:
+    mean = points.groupby("attack")["ra"].mean()
+    own_radius = mean[[label for label in mean.index if "@" not in label]]
+    return str((own_radius if len(own_radius) else mean).idxmin())
 
 
 def _width_note(table: pd.DataFrame, draws: Resampled, margin: float) -> list[str]:

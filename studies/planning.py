@@ -133,8 +133,9 @@ def _key_of(study: Study, method: Method, seed: int) -> dict[str, Any]:
     default that changes raises `RESULTS_VERSION`.
     """
     data = _changed(study.data.resolved())
-    for place in ("root", "download"):
-        data.pop(place, None)
+    data.pop("download", None)
+    if study.data.name != "imagefolder":  # there, the place says which images they are
+        data.pop("root", None)
     return {
         "results_version": RESULTS_VERSION,
         "seed": seed,

@@ -7,6 +7,7 @@ lost worker or node. docs/architecture.md says why.
 
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,6 +45,7 @@ def connect(address: str | None) -> bool:
     """
     if ray.is_initialized():
         return False
+    _check_address(address)
     try:
         ray.init(
             address=address or "local",
@@ -53,11 +55,30 @@ def connect(address: str | None) -> bool:
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StudyError(
-            f"No Ray cluster answers at `--address` '{address}' ({said.rstrip('.')}); start one "
-            "with `ray start --head`, or leave `--address` out to use this machine."
-        ) from error
+        raise StudyError(_no_cluster(address, said)) from error
     return True
+
+
+def _check_address(address: str | None) -> None:
+    """Knock at a ``host:port``: Ray itself would knock for minutes.
+
+    Raises:
+        StudyError: Nobody answers within five seconds.
+    """
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise StudyError(_no_cluster(address, str(error))) from error
+
+
+def _no_cluster(address: str | None, said: str) -> str:
+    return (
+        f"No Ray cluster answers at `--address` '{address}' ({said.rstrip('.')}); start one "
+        "with `ray start --head`, or leave `--address` out to use this machine."
+    )
 
 
 def check_resources(request: Mapping[str, float], nodes: Sequence[Mapping[str, Any]]) -> None:

@@ -11,8 +11,6 @@ from studies import api
 ORDERS = {
     "alone": "",
     "after its module": "import studies.planning, studies.comparison",
-    "after the command": "import studies.cli",
-    "before its module": "import studies; studies.plan, studies.compare; import studies.planning",
 }
 
 
