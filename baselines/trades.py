@@ -68,7 +68,7 @@ def trades_attack(attack: Attack) -> Attack:
     than OAT's: 10 of 0.007 at ε = 0.031. With OAT's rule the trained networks broke under
     PGD of longer steps (docs/log.md).
     """
-    if attack.step_size != "auto":
+    if attack.step_size != "auto" or attack.eps == 0:
         return attack
     # two radii cross the ball: more would be the same, and is refused by `Attack`
     return replace(attack, step_size=min(PUBLISHED_REACH / attack.steps, 2) * attack.eps)

@@ -26,7 +26,7 @@ def _shown_commands() -> list[str]:
     blocks = [
         block
         for page in PAGES
-        for block in re.findall(r"```(?:sh|text)\n(.*?)```", page.read_text(), re.DOTALL)
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
     ]
     return sorted({match for block in blocks for match in COMMAND.findall(block)})
 

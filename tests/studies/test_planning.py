@@ -454,3 +454,22 @@ def test_the_cost_of_finished_trials_is_measured(tiny: dict[str, Any], tmp_path:
     assert plan.measured
     seconds = plan.device_seconds(plan.trials[0])
     assert seconds == pytest.approx(outcome["trained"]["device_seconds"])
+
+
+def test_an_attack_at_another_radius_has_a_name_of_its_own(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    eps = load_study(tiny).attack.eps
+    plan = _plan(tiny, tmp_path, "evaluate.attacks=[{steps: 1}, {steps: 1, eps: 0.05}]")
+    labels = {point["attack_label"] for trial in plan.trials for point in trial.job["points"]}
+    assert eps != 0.05
+    assert labels == {"pgd1", "pgd1@0.05"}
+
+
+def test_image_folders_in_two_places_are_two_data_sets(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = "data.name=imagefolder"
+    here = _plan(tiny, tmp_path, folder, "data.root=here")
+    there = _plan(tiny, tmp_path, folder, "data.root=there")
+    assert not {t.run_key for t in here.trials} & {t.run_key for t in there.trials}
