@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
@@ -133,9 +134,10 @@ def _key_of(study: Study, method: Method, seed: int) -> dict[str, Any]:
     default that changes raises `RESULTS_VERSION`.
     """
     data = _changed(study.data.resolved())
-    data.pop("download", None)
-    if study.data.name != "imagefolder":  # there, the place says which images they are
-        data.pop("root", None)
+    for place in ("root", "download"):
+        data.pop(place, None)
+    if study.data.name == "imagefolder":  # there, the place says which images they are
+        data["root"] = _absolute(study.data.root)
     return {
         "results_version": RESULTS_VERSION,
         "seed": seed,
@@ -145,6 +147,11 @@ def _key_of(study: Study, method: Method, seed: int) -> dict[str, Any]:
         "attack": _changed(study.attack),
         "method": {"name": method.name, **_lists(_changed(method))},
     }
+
+
+def _absolute(root: str) -> str:
+    """Return a place that means the same in a worker, which has a working folder of its own."""
+    return str(Path(root).absolute())
 
 
 def _changed(config: Any) -> dict[str, Any]:
@@ -216,7 +223,7 @@ def _plan_trial(
         "config": config,
         "budget": digest({k: v for k, v in key.items() if k not in {"method", "seed"}}),
         "points": _points(study, method, run_key),
-        "data": {"root": study.data.root, "download": study.data.download},
+        "data": {"root": _absolute(study.data.root), "download": study.data.download},
         "resources": study.resources.model_dump(),
     }
     state, reason, seconds = _state(folder.sub(f"trials/{run_key}"), job)

@@ -473,3 +473,11 @@ def test_image_folders_in_two_places_are_two_data_sets(
     here = _plan(tiny, tmp_path, folder, "data.root=here")
     there = _plan(tiny, tmp_path, folder, "data.root=there")
     assert not {t.run_key for t in here.trials} & {t.run_key for t in there.trials}
+
+
+def test_a_worker_finds_data_that_were_named_from_where_the_driver_stands(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = _plan(tiny, tmp_path, "data.root=pictures")
+    assert {trial.job["data"]["root"] for trial in plan.trials} == {str(tmp_path / "pictures")}
