@@ -17,6 +17,8 @@ import pandas as pd
 
 # MLflow's messages about its own migrations are not for our users; its warnings are
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+# standard output is for results
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 from mlflow.entities import Metric, Param, Run, ViewType
 from mlflow.exceptions import MlflowException
