@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from oat.attacks import Attack, perturb
-from oat.deploy import specialize
+from oat.deploy import OperatingPoint, specialize
 from oat.lambdas import check_lam
 from oat.method import TRAIN_UNITS, attack_units, cross_entropy_of
 from oat.models import Conditioning, Network
 from oat.models.norm import Condition
+from oat.models.slimmable import check_width
 
 
 @dataclass(frozen=True)
@@ -21,20 +22,23 @@ class PgdAt:
 
     Attributes:
         lam: Trade-off weight in [0, 1].
+        width_mult: Share of the configured channels that the network has, in (0, 1].
 
     Raises:
-        ValueError: ``lam`` is outside [0, 1].
+        ValueError: A value is out of its range.
     """
 
     name: ClassVar[str] = "pgd_at"
     lam: float = 1.0
+    width_mult: float = 1.0
 
     def __post_init__(self) -> None:
         check_lam(self.lam)
+        check_width(self.width_mult)
 
     def conditioning(self) -> Conditioning:
-        """Return a plain network."""
-        return Conditioning()
+        """Return a plain network of the method's width."""
+        return Conditioning(base_width=self.width_mult)
 
     def losses(
         self,
@@ -44,18 +48,28 @@ class PgdAt:
         *,
         attack: Attack,
         generator: torch.Generator,
+        label_smoothing: float = 0.0,
     ) -> Iterator[Tensor]:
         """Yield the one loss of a step; see `oat.method.Method.losses`."""
-        yield pgd_at_loss(model, images, labels, lam=self.lam, attack=attack, generator=generator)
+        yield pgd_at_loss(
+            model,
+            images,
+            labels,
+            lam=self.lam,
+            attack=attack,
+            generator=generator,
+            label_smoothing=label_smoothing,
+        )
 
-    def operating_lams(self, lams: Sequence[float]) -> list[float | None]:
-        """Return ``[None]``: the network is not conditioned."""
-        return [None]
+    def operating_points(self, lams: Sequence[float]) -> list[OperatingPoint]:
+        """Return the only one: the network is not conditioned."""
+        return [OperatingPoint(None)]
 
-    def units(self, attack: Attack, batch_size: int) -> float:
+    def units(self, attack: Attack, batch_size: int) -> dict[float, float]:
         """Clean pass if λ < 1, attack and adversarial pass if λ > 0."""
         clean = TRAIN_UNITS if self.lam < 1 else 0.0
-        return clean + (attack_units(attack) + TRAIN_UNITS if self.lam > 0 else 0.0)
+        adv = attack_units(attack) + TRAIN_UNITS if self.lam > 0 else 0.0
+        return {self.width_mult: clean + adv}
 
 
 def pgd_at_loss(
@@ -66,6 +80,7 @@ def pgd_at_loss(
     lam: float,
     attack: Attack,
     generator: torch.Generator,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Mix clean and adversarial cross-entropy at one fixed trade-off weight.
 
@@ -79,18 +94,19 @@ def pgd_at_loss(
         lam: Trade-off weight in [0, 1].
         attack: Inner maximisation.
         generator: Source of the random start.
+        label_smoothing: Of the cross-entropy that is minimised; the attack has hard labels.
 
     Returns:
         Loss of each row, shape (N,).
 
     Source: Madry et al., ICLR 2018; the mixture as in Wang et al., NeurIPS 2020.
     """
-    row_loss = cross_entropy_of(labels)
+    row_loss = cross_entropy_of(labels, label_smoothing)
     clean = row_loss(model(images)) if lam < 1 else None
     if lam == 0:
         assert clean is not None
         return clean
     frozen = specialize(model, Condition())
-    images_adv = perturb(frozen, row_loss, images, attack, generator=generator)
+    images_adv = perturb(frozen, cross_entropy_of(labels), images, attack, generator=generator)
     adv = row_loss(model(images_adv))
     return adv if clean is None else (1 - lam) * clean + lam * adv

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from oat.attacks import Attack, perturb
-from oat.deploy import specialize
+from oat.deploy import OperatingPoint, specialize
 from oat.method import TRAIN_UNITS, attack_units, cross_entropy_of
 from oat.models import Conditioning, Network
 from oat.models.norm import Condition
+from oat.models.slimmable import check_width
 
 PUBLISHED_REACH = 10 * 0.007 / 0.031
 """How far the steps of the authors' CIFAR-10 script reach together, in units of ε."""
@@ -24,21 +25,24 @@ class Trades:
 
     Attributes:
         beta: Weight of the KL term, not negative.
+        width_mult: Share of the configured channels that the network has, in (0, 1].
 
     Raises:
-        ValueError: ``beta`` is negative or not a finite number.
+        ValueError: A value is out of its range.
     """
 
     name: ClassVar[str] = "trades"
     beta: float = 6.0
+    width_mult: float = 1.0
 
     def __post_init__(self) -> None:
+        check_width(self.width_mult)
         if not 0 <= self.beta < float("inf"):
             raise ValueError(f"`beta` must be a finite number of at least 0, got {self.beta:g}.")
 
     def conditioning(self) -> Conditioning:
-        """Return a plain network."""
-        return Conditioning()
+        """Return a plain network of the method's width."""
+        return Conditioning(base_width=self.width_mult)
 
     def losses(
         self,
@@ -48,17 +52,27 @@ class Trades:
         *,
         attack: Attack,
         generator: torch.Generator,
+        label_smoothing: float = 0.0,
     ) -> Iterator[Tensor]:
         """Yield the one loss of a step; see `oat.method.Method.losses`."""
-        yield trades_loss(model, images, labels, beta=self.beta, attack=attack, generator=generator)
+        yield trades_loss(
+            model,
+            images,
+            labels,
+            beta=self.beta,
+            attack=attack,
+            generator=generator,
+            label_smoothing=label_smoothing,
+        )
 
-    def operating_lams(self, lams: Sequence[float]) -> list[float | None]:
-        """Return ``[None]``: the network is not conditioned."""
-        return [None]
+    def operating_points(self, lams: Sequence[float]) -> list[OperatingPoint]:
+        """Return the only one: the network is not conditioned."""
+        return [OperatingPoint(None)]
 
-    def units(self, attack: Attack, batch_size: int) -> float:
+    def units(self, attack: Attack, batch_size: int) -> dict[float, float]:
         """Clean pass; if β > 0 the frozen clean probabilities, attack and adversarial pass."""
-        return TRAIN_UNITS + (1 + attack_units(attack) + TRAIN_UNITS if self.beta > 0 else 0.0)
+        adv = 1 + attack_units(attack) + TRAIN_UNITS if self.beta > 0 else 0.0
+        return {self.width_mult: TRAIN_UNITS + adv}
 
 
 def trades_attack(attack: Attack) -> Attack:
@@ -87,6 +101,7 @@ def trades_loss(
     beta: float,
     attack: Attack,
     generator: torch.Generator,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Add to the clean cross-entropy the KL divergence from the clean to the attacked output.
 
@@ -101,6 +116,7 @@ def trades_loss(
         beta: Weight of the KL term.
         attack: Inner maximisation; its ``auto`` step size is that of `trades_attack`.
         generator: Source of the random start.
+        label_smoothing: Of the cross-entropy; the KL term has no labels.
 
     Returns:
         Loss of each row, shape (N,).
@@ -108,7 +124,7 @@ def trades_loss(
     Source: Zhang et al., ICML 2019, equation (5) and algorithm 1.
     """
     logits = model(images).float()
-    clean = cross_entropy_of(labels)(logits)
+    clean = cross_entropy_of(labels, label_smoothing)(logits)
     if beta == 0:
         return clean
     frozen = specialize(model, Condition())

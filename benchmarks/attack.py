@@ -16,7 +16,7 @@ from torch import Tensor
 
 from oat.attacks import Attack, perturb
 from oat.deploy import specialize
-from oat.lambdas import sample_lam_index
+from oat.lambdas import LambdaSampler
 from oat.method import Oat, cross_entropy_of
 from oat.models import ModelConfig, build
 from oat.models.norm import Condition
@@ -38,7 +38,7 @@ def attack_times(side: int, width: int, batch: int, rounds: int) -> dict[str, fl
     method, attack = Oat(), Attack(eps=0.1, steps=7)
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.rand(batch, 1, side, side), torch.randint(10, (batch,))
-    index = sample_lam_index(method.lambda_choices[1:], batch, generator=generator) + 1
+    index = LambdaSampler(method.lambda_choices[1:]).draw(batch, generator=generator).index + 1
     row_loss = cross_entropy_of(labels)
 
     def network(layout: torch.memory_format) -> tuple[Callable[[], object], Callable[[], object]]:

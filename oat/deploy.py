@@ -6,6 +6,7 @@ own), `fold` as a network of its own (evaluation, deployment).
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,18 @@ from oat.models import Conditioning, Network, build
 from oat.models.network import Unit
 from oat.models.norm import Affine2d, Condition, ConvNorm
 from oat.models.slimmable import scaled
+
+
+class OperatingPoint(NamedTuple):
+    """Where a trained network can be run.
+
+    Attributes:
+        lam: Trade-off weight; None for a network without λ.
+        width_mult: Share of the network's own channels.
+    """
+
+    lam: float | None
+    width_mult: float = 1.0
 
 
 def condition(model: Network, lam: float | None, width_mult: float = 1.0) -> Condition:
@@ -88,8 +101,8 @@ def fold(model: Network, lam: float | None, width_mult: float = 1.0) -> Network:
     plain = plain.to_empty(device=next(model.parameters()).device)
     for source, target in zip(model.units(), plain.units(), strict=True):
         _copy_folded(source, target, cond)
-    plain.head.weight.copy_(model.head.weight[:, : plain.head.in_features])
-    plain.head.bias.copy_(model.head.bias)
+    for kept, place in zip(model.head.at(width_mult), plain.head.at(1.0), strict=True):
+        place.copy_(kept)
     # channels last: 1.1 to 1.4 times as fast as the default (docs/results/attack-epyc-202611.json)
     plain = plain.to(memory_format=torch.channels_last)
     return plain.eval().requires_grad_(False)

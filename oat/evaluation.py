@@ -9,7 +9,7 @@ from torch import Tensor
 
 from oat.attacks import ascend, ball, check_eps, start_point
 from oat.data import Split, unit
-from oat.deploy import fold
+from oat.deploy import OperatingPoint, fold
 from oat.method import Method, cross_entropy_of
 from oat.models import Network, flops, stored_bytes
 
@@ -148,20 +148,18 @@ def _judge(
 
 
 @dataclass(frozen=True)
-class OperatingPoint:
-    """One trained network at one λ and width, judged by one attack.
+class Judged:
+    """One trained network at one operating point, judged by one attack.
 
     Attributes:
-        lam: λ it was conditioned on; None for a plain network.
-        width_mult: Share of the channels.
+        point: λ and width.
         attack: What it was judged by.
         correctness: Of each test image.
         flops: Of the deployed network, for one image.
         deployed_bytes: Of the deployed network's parameters.
     """
 
-    lam: float | None
-    width_mult: float
+    point: OperatingPoint
     attack: EvaluationAttack
     correctness: Correctness
     flops: int
@@ -170,19 +168,17 @@ class OperatingPoint:
 
 def evaluate_at(
     model: Network,
-    lam: float | None,
-    width_mult: float,
+    point: OperatingPoint,
     split: Split,
     attack: EvaluationAttack,
     *,
     batch_size: int = 500,
-) -> OperatingPoint:
+) -> Judged:
     """Fold a network at one λ and width and judge what would be deployed; the attacker knows λ."""
-    plain = fold(model, lam, width_mult)
+    plain = fold(model, *point)
     channels, height, width = split.images.shape[1:]
-    return OperatingPoint(
-        lam,
-        width_mult,
+    return Judged(
+        point,
         attack,
         evaluate(plain, split, attack, batch_size=batch_size),
         flops(plain, (channels, height, width)),
@@ -194,7 +190,8 @@ def validate(
     model: Network, method: Method, lams: list[float], split: Split, attack: EvaluationAttack
 ) -> tuple[float, float]:
     """Return SA and RA on held-out images, each the mean over the method's operating points."""
-    results = [evaluate(fold(model, lam), split, attack) for lam in method.operating_lams(lams)]
+    points = method.operating_points(lams)
+    results = [evaluate(fold(model, *point), split, attack) for point in points]
     return (
         sum(r.sa for r in results) / len(results),
         sum(r.ra for r in results) / len(results),

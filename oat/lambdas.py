@@ -5,16 +5,24 @@ Source: Wang et al., NeurIPS 2020, section 3 and supplement.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-Encoding = Literal["none", "onehot", "dct", "random"]
+Encoding = Literal["none", "onehot", "dct", "random", "continuous"]
+Sampling = Literal["choices", "uniform", "steep"]
 SAME_LAM = 1e-6
 """Two λ closer than this are the same."""
 
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
+SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
+BY_VALUE: frozenset[str] = frozenset({"none", "continuous"})
+"""Encodings that know any λ in [0, 1]; the others know the listed values only."""
+
+CYCLES = (0.25, 16.0)
+"""Lowest and highest frequency of the continuous encoding, in cycles from λ = 0 to λ = 1."""
 
 
 def check_lam(lam: float, name: str = "lam") -> None:
@@ -44,38 +52,126 @@ def check_choices(choices: Sequence[float]) -> None:
         raise ValueError(f"`lambda_choices` must not repeat a value, got {list(choices)}.")
 
 
-def num_zero_rows(choices: Sequence[float], batch_size: int) -> int:
-    """Count the rows of a batch that train at λ = 0: ``ceil(batch_size / len(choices))``.
+@dataclass(frozen=True)
+class RowLams:
+    """The λ of each row of a batch; the rows with λ = 0 stand first.
 
-    Zero where 0 is not among the choices, the whole batch where it is the only one.
+    Attributes:
+        values: The λ that may occur, shape (K,).
+        index: Which of them each row has, shape (N,).
+        num_zero: Rows with λ = 0.
     """
-    if 0 not in choices:
-        return 0
-    return batch_size if len(choices) == 1 else math.ceil(batch_size / len(choices))
+
+    values: Tensor
+    index: Tensor
+    num_zero: int
+
+    def rows(self) -> Tensor:
+        """Return the λ of each row, shape (N,)."""
+        return self.values[self.index]
 
 
-def sample_lam_index(
-    choices: Sequence[float], batch_size: int, *, generator: torch.Generator
-) -> Tensor:
-    """Draw the λ of each row as an index into ``choices``; the rows with λ = 0 stand first.
+@dataclass(frozen=True)
+class LambdaSampler:
+    """How the λ of a training batch are drawn.
 
-    Args:
-        choices: The λ set, values in [0, 1].
-        batch_size: Rows N.
-        generator: Source of randomness; the indices live on its device.
+    Attributes:
+        choices: The λ set.
+        sampling: ``choices`` draws from the set; ``uniform`` from (0, 1]; ``steep`` the square of
+            that, of density 1 / (2 √λ), which favours the steep end of the trade-off near 0.
+        zero_share: Share of rows with λ = 0, rounded up; None is one in ``len(choices)``.
+        batchwise: Draw one λ for the whole batch instead of one for each row.
 
-    Returns:
-        Indices, shape (N,), the first `num_zero_rows` of them pointing at 0 and the rest
-        uniform over the other choices.
+    Raises:
+        ValueError: The values do not fit together.
     """
-    num_zero = num_zero_rows(choices, batch_size)
-    device = generator.device
-    others = torch.tensor([i for i, lam in enumerate(choices) if lam != 0], device=device)
-    zeros = torch.full((num_zero,), list(choices).index(0) if num_zero else 0, device=device)
-    if num_zero == batch_size:
-        return zeros
-    draws = torch.randint(len(others), (batch_size - num_zero,), generator=generator, device=device)
-    return torch.cat([zeros, others[draws]])
+
+    choices: tuple[float, ...]
+    sampling: Sampling = "choices"
+    zero_share: float | None = None
+    batchwise: bool = False
+
+    def __post_init__(self) -> None:
+        check_choices(self.choices)
+        if self.sampling not in SAMPLINGS:
+            raise ValueError(
+                f"`lambda_sampling` must be one of {', '.join(SAMPLINGS)}, got '{self.sampling}'."
+            )
+        if self.zero_share is None:
+            return
+        if 0 not in self.choices:
+            raise ValueError(
+                f"`zero_share` needs 0 among `lambda_choices`, got {list(self.choices)}."
+            )
+        if not 0 < self.zero_share < 1:
+            raise ValueError(f"`zero_share` must be in (0, 1), got {self.zero_share:g}.")
+
+    @property
+    def _others(self) -> list[float]:
+        return [lam for lam in self.choices if lam != 0]
+
+    def num_zero_rows(self, batch_size: int) -> int:
+        """Count the rows that train at λ = 0: ``ceil(batch_size / len(choices))`` by default.
+
+        Zero where 0 is not among the choices, the whole batch where it is the only one.
+        """
+        if 0 not in self.choices:
+            return 0
+        if not self._others:
+            return batch_size
+        if self.zero_share is None:
+            return math.ceil(batch_size / len(self.choices))
+        return min(batch_size, math.ceil(self.zero_share * batch_size - 1e-9))
+
+    def share_of_zero(self, batch_size: int) -> float:
+        """Return the expected share of rows with λ = 0."""
+        if self.batchwise and self.zero_share is not None and self._others:
+            return self.zero_share
+        if self.batchwise:
+            return 1 / len(self.choices) if 0 in self.choices else 0.0
+        return self.num_zero_rows(batch_size) / batch_size
+
+    def share_of_one(self, batch_size: int) -> float:
+        """Return the expected share of rows with λ = 1."""
+        if self.sampling != "choices" or 1 not in self.choices:
+            return 0.0
+        return (1 - self.share_of_zero(batch_size)) / len(self._others)
+
+    def draw(self, batch_size: int, *, generator: torch.Generator) -> RowLams:
+        """Draw the λ of each row.
+
+        Args:
+            batch_size: Rows N.
+            generator: Source of randomness; the tensors live on its device.
+
+        Returns:
+            Of N rows the first `num_zero_rows` have λ = 0; batch-wise, all or none.
+        """
+        device = generator.device
+        num_zero, draws = self.num_zero_rows(batch_size), 1
+        if not self.batchwise:
+            draws = batch_size - num_zero
+        elif torch.rand((), generator=generator, device=device) < self.share_of_zero(batch_size):
+            num_zero = batch_size
+        else:
+            num_zero = 0
+        if self.sampling == "choices":
+            values = torch.tensor(self.choices, device=device)
+            zero = self.choices.index(0) if 0 in self.choices else 0
+            others = torch.tensor([i for i in range(len(values)) if self.choices[i] != 0])
+            picks = torch.randint(max(1, len(others)), (draws,), generator=generator, device=device)
+            index = others.to(device)[picks] if len(others) else picks
+        else:
+            # 1 - u is in (0, 1]: no λ = 0 among the rows that are attacked
+            lams = 1 - torch.rand(draws, generator=generator, device=device)
+            lams = lams.square() if self.sampling == "steep" else lams
+            values, zero = torch.cat([torch.zeros(1, device=device), lams]), 0
+            index = torch.arange(1, draws + 1, device=device)
+        if self.batchwise:
+            only = values[[zero]] if num_zero else values[index]
+            return RowLams(only, torch.zeros(batch_size, dtype=torch.long, device=device), num_zero)
+        zeros = torch.full((num_zero,), zero, device=device)
+        return RowLams(values, torch.cat([zeros, index]), num_zero)
 
 
 def encoding_matrix(encoding: Encoding, dim: int) -> Tensor:
@@ -101,14 +197,53 @@ def encoding_matrix(encoding: Encoding, dim: int) -> Tensor:
     raise ValueError(f"`encoding` {encoding!r} has no matrix.")
 
 
+def sinusoids(lams: Tensor, dim: int) -> Tensor:
+    """Encode any λ by sines and cosines of geometric frequencies, as vectors of length 1.
+
+    Args:
+        lams: Trade-off weights, shape (K,).
+        dim: Length E of the code, even.
+
+    Returns:
+        Codes, shape (K, E).
+
+    Source: the position encoding of Vaswani et al., NeurIPS 2017, over `CYCLES`.
+    """
+    low, high = CYCLES
+    exponents = torch.linspace(0, 1, dim // 2, dtype=torch.float64, device=lams.device)
+    cycles = low * (high / low) ** exponents
+    angles = 2 * math.pi * lams.double()[:, None] * cycles
+    codes = torch.cat([angles.sin(), angles.cos()], dim=1) * math.sqrt(2 / dim)
+    return codes.float()
+
+
+def check_encoding(encoding: Encoding, dim: int, choices: Sequence[float]) -> None:
+    """Refuse an encoding that is unknown, or too short for the λ set.
+
+    Raises:
+        ValueError: As above.
+    """
+    if encoding not in ENCODINGS:
+        raise ValueError(f"`encoding` must be one of {', '.join(ENCODINGS)}, got '{encoding}'.")
+    if encoding == "continuous":
+        if dim < 2 or dim % 2:
+            raise ValueError(f"`encoding_dim` must be even for 'continuous', got {dim}.")
+    elif encoding != "none" and dim < len(choices):
+        raise ValueError(
+            f"`encoding_dim` must be at least the number of λ choices, "
+            f"got {dim} for {len(choices)} choices."
+        )
+
+
 class LambdaEncoding(nn.Module):
     """Maps λ to the vector that FiLM is conditioned on; its table is part of the checkpoint.
 
     Args:
         choices: The λ set the network is trained on.
-        encoding: ``none`` passes λ itself (dimension 1, any λ in [0, 1]); the others look up
-            the row of λ in an orthogonal matrix and know the listed values only.
-        dim: Length E of the code; at least the number of choices.
+        encoding: ``none`` passes λ itself (dimension 1) and ``continuous`` `sinusoids` of it: they
+            know any λ in [0, 1]. The others look up the row of λ in an orthogonal matrix and
+            know the listed values only.
+        dim: Length E of the code; at least the number of choices, or even for ``continuous``.
 
     Raises:
         ValueError: The λ set or the dimension does not fit.
@@ -120,19 +255,31 @@ class LambdaEncoding(nn.Module):
     def __init__(self, choices: Sequence[float], encoding: Encoding, dim: int = 128) -> None:
         super().__init__()
         check_choices(choices)
+        check_encoding(encoding, dim, choices)
         self.encoding = encoding
         self.dim = 1 if encoding == "none" else dim
-        self.register_buffer("choices", torch.tensor(choices, dtype=torch.float64))
-        if encoding == "none":
-            table = torch.tensor(choices, dtype=torch.float32).unsqueeze(1)
-        elif len(choices) > dim:
-            raise ValueError(
-                f"`encoding_dim` must be at least the number of λ choices, "
-                f"got {dim} for {len(choices)} choices."
-            )
+        lams = torch.tensor(choices, dtype=torch.float64)
+        self.register_buffer("choices", lams)
+        if encoding in BY_VALUE:
+            table = self.encode(lams)
         else:
             table = encoding_matrix(encoding, dim)[: len(choices)].clone()
         self.register_buffer("table", table)
+
+    def encode(self, lams: Tensor) -> Tensor:
+        """Encode several λ that are known to be in the set, or in [0, 1] by value.
+
+        Args:
+            lams: Trade-off weights, shape (K,).
+
+        Returns:
+            Codes, shape (K, E).
+        """
+        if self.encoding == "none":
+            return lams.float().unsqueeze(1)
+        if self.encoding == "continuous":
+            return sinusoids(lams, self.dim)
+        return self.table[(self.choices - lams.double().unsqueeze(1)).abs().argmin(dim=1)]
 
     def forward(self, lam: float) -> Tensor:
         """Encode one λ.
@@ -147,12 +294,12 @@ class LambdaEncoding(nn.Module):
             ValueError: λ is outside [0, 1], or was not trained and the encoding is by index.
         """
         check_lam(lam)
-        if self.encoding == "none":
-            return torch.full_like(self.table[:1], lam)
-        match = (self.choices - lam).abs() < SAME_LAM
-        if not bool(match.any()):
-            known = ", ".join(f"{c:g}" for c in self.choices.tolist())
-            raise ValueError(
-                f"`lam` {lam:g} was not trained: the encoding {self.encoding!r} knows {known} only."
-            )
-        return self.table[match]
+        if self.encoding not in BY_VALUE:
+            match = (self.choices - lam).abs() < SAME_LAM
+            if not bool(match.any()):
+                known = ", ".join(f"{c:g}" for c in self.choices.tolist())
+                raise ValueError(
+                    f"`lam` {lam:g} was not trained: the encoding {self.encoding!r} knows "
+                    f"{known} only."
+                )
+        return self.encode(torch.tensor([lam], dtype=torch.float64, device=self.choices.device))

@@ -1,11 +1,11 @@
-"""What a training method is, and once-for-all adversarial training.
+"""What a training method is, and once-for-all adversarial training without and with width.
 
 A method is a frozen config and one function from a batch to a loss. The dedicated baselines in
 `baselines` have the same shape; the loop, the attack and the evaluation do not tell them apart.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from oat.attacks import Attack, RowLoss, perturb
-from oat.deploy import specialize
-from oat.lambdas import ENCODINGS, Encoding, check_choices, num_zero_rows, sample_lam_index
-from oat.models import Conditioning, Network
+from oat.deploy import OperatingPoint, specialize
+from oat.lambdas import BY_VALUE, Encoding, LambdaSampler, RowLams, Sampling, check_encoding
+from oat.models import Conditioning, ModelConfig, Network, relative_flops
 from oat.models.norm import Condition
+from oat.models.slimmable import check_widths
 
 
 class Method(Protocol):
@@ -36,6 +37,7 @@ class Method(Protocol):
         *,
         attack: Attack,
         generator: torch.Generator,
+        label_smoothing: float = 0.0,
     ) -> Iterator[Tensor]:
         """Yield the losses of one step, each of shape (N,).
 
@@ -47,21 +49,43 @@ class Method(Protocol):
             labels: Class indices, shape (N,).
             attack: Inner maximisation.
             generator: Source of all randomness of the step, on the device of ``images``.
+            label_smoothing: Of the cross-entropy that is minimised; the attack has hard labels.
         """
         ...
 
-    def operating_lams(self, lams: Sequence[float]) -> list[float | None]:
-        """Return the λ at which to condition the trained network; ``[None]`` if it has none."""
+    def operating_points(self, lams: Sequence[float]) -> list[OperatingPoint]:
+        """Return where the trained network can be run, if it is to be judged at these λ."""
         ...
 
-    def units(self, attack: Attack, batch_size: int) -> float:
-        """Estimate the cost of training on one image, in forward passes of the plain network."""
+    def units(self, attack: Attack, batch_size: int) -> Mapping[float, float]:
+        """Estimate the cost of training on one image.
+
+        Returns:
+            Forward passes by the width they run at, as a share of the configured channels.
+        """
         ...
 
 
-def cross_entropy_of(labels: Tensor) -> RowLoss:
+def training_cost(
+    method: Method,
+    attack: Attack,
+    batch_size: int,
+    model: ModelConfig,
+    image_shape: tuple[int, int, int],
+) -> float:
+    """Return the cost of training on one image, in forward passes of the plain, full network.
+
+    A pass at a width counts as its share of the operations; FiLM's are not counted.
+    """
+    units = method.units(attack, batch_size)
+    return sum(n * relative_flops(model, width, image_shape) for width, n in units.items())
+
+
+def cross_entropy_of(labels: Tensor, label_smoothing: float = 0.0) -> RowLoss:
     """Return the function from logits (N, K) to the cross-entropy of each row, in float32."""
-    return lambda logits: functional.cross_entropy(logits.float(), labels, reduction="none")
+    return lambda logits: functional.cross_entropy(
+        logits.float(), labels, reduction="none", label_smoothing=label_smoothing
+    )
 
 
 def attack_units(attack: Attack) -> float:
@@ -82,10 +106,16 @@ class Oat:
     and clean *and* adversarial images of the other rows take the adversarial ones.
 
     Attributes:
-        lambda_choices: The λ set to train on.
-        encoding: How λ becomes a vector; see `oat.lambdas`.
+        lambda_choices: The λ set: to train on, and to validate at.
+        lambda_sampling: Where λ is drawn from; see `oat.lambdas.LambdaSampler`. All but
+            ``choices`` need an encoding by value.
+        zero_share: Share of rows with λ = 0; see there.
+        batchwise: Whether a batch has one λ; see there.
+        encoding: How λ becomes a vector; see `oat.lambdas.LambdaEncoding`.
         encoding_dim: Length of that vector; ignored by ``none``.
         dual_bn: Whether λ = 0 has batch norms of its own.
+        skip_clean_at_one: Whether rows with λ = 1 skip the clean pass. Its weight is 0 there,
+            but it feeds the batch norms' statistics.
         film_init: ``paper`` or ``identity``; see `oat.models.film.FiLM`.
 
     Raises:
@@ -96,20 +126,34 @@ class Oat:
 
     name: ClassVar[str] = "oat"
     lambda_choices: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
+    lambda_sampling: Sampling = "choices"
+    zero_share: float | None = None
+    batchwise: bool = False
     encoding: Encoding = "random"
     encoding_dim: int = 128
     dual_bn: bool = True
+    skip_clean_at_one: bool = False
     film_init: Literal["paper", "identity"] = "identity"
 
     def __post_init__(self) -> None:
-        check_choices(self.lambda_choices)
-        if self.encoding not in ENCODINGS:
-            raise ValueError(f"`encoding` must be one of {ENCODINGS}, got {self.encoding!r}.")
-        if self.encoding != "none" and self.encoding_dim < len(self.lambda_choices):
+        self.sampler()
+        check_encoding(self.encoding, self.encoding_dim, self.lambda_choices)
+        if self.lambda_sampling != "choices" and self.encoding not in BY_VALUE:
             raise ValueError(
-                f"`encoding_dim` must be at least the number of λ choices, got "
-                f"{self.encoding_dim} for {len(self.lambda_choices)} choices."
+                f"`lambda_sampling` '{self.lambda_sampling}' needs an `encoding` that knows any λ "
+                f"({' or '.join(sorted(BY_VALUE))}), got '{self.encoding}'."
             )
+
+    def sampler(self) -> LambdaSampler:
+        """Return how the λ of a batch are drawn."""
+        return LambdaSampler(
+            self.lambda_choices, self.lambda_sampling, self.zero_share, self.batchwise
+        )
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """Shares of the channels that the network can run at."""
+        return (1.0,)
 
     def conditioning(self) -> Conditioning:
         """Return FiLM on the encoded λ, and two batch norms if asked."""
@@ -119,6 +163,7 @@ class Oat:
             encoding_dim=self.encoding_dim,
             dual_bn=self.dual_bn,
             film_init=self.film_init,
+            widths=self.widths,
         )
 
     def losses(
@@ -129,22 +174,75 @@ class Oat:
         *,
         attack: Attack,
         generator: torch.Generator,
+        label_smoothing: float = 0.0,
     ) -> Iterator[Tensor]:
-        """Yield the one loss of a step; see `Method.losses`."""
-        index = sample_lam_index(self.lambda_choices, len(images), generator=generator)
-        yield oat_loss(
-            model, images, labels, choices=self.lambda_choices, lam_index=index,
-            attack=attack, generator=generator,
-        )  # fmt: skip
+        """Yield one loss for each width, the widest first; see `Method.losses`.
 
-    def operating_lams(self, lams: Sequence[float]) -> list[float | None]:
-        """Return every λ asked for."""
-        return list(lams)
+        A row has one λ in a step. Each width makes adversarial images of its own, after the
+        statistics of its clean pass.
+        """
+        lams = self.sampler().draw(len(images), generator=generator)
+        for width in sorted(self.widths, reverse=True):
+            yield oat_loss(
+                model,
+                images,
+                labels,
+                lams=lams,
+                attack=attack,
+                generator=generator,
+                width_mult=width,
+                label_smoothing=label_smoothing,
+                skip_clean_at_one=self.skip_clean_at_one,
+            )
 
-    def units(self, attack: Attack, batch_size: int) -> float:
+    def operating_points(self, lams: Sequence[float]) -> list[OperatingPoint]:
+        """Return every λ asked for at every width, the widest first."""
+        widths = sorted(self.widths, reverse=True)
+        return [OperatingPoint(lam, width) for width in widths for lam in lams]
+
+    def units(self, attack: Attack, batch_size: int) -> dict[float, float]:
         """Clean pass on all rows, attack and adversarial pass on those with λ ≠ 0."""
-        share = 1 - num_zero_rows(self.lambda_choices, batch_size) / batch_size
-        return TRAIN_UNITS + share * (attack_units(attack) + TRAIN_UNITS)
+        sampler = self.sampler()
+        attacked = 1 - sampler.share_of_zero(batch_size)
+        skipped = sampler.share_of_one(batch_size) if self.skip_clean_at_one else 0.0
+        cost = TRAIN_UNITS * (1 - skipped) + attacked * (attack_units(attack) + TRAIN_UNITS)
+        return dict.fromkeys(self.widths, cost)
+
+
+@dataclass(frozen=True)
+class Oats(Oat):
+    """OAT and slimming: one network with λ *and* its width as inputs.
+
+    A step goes through the widths in descending order, each with adversarial examples of its own;
+    the gradients add up to one optimiser step. At the single width 1 it is OAT.
+
+    Attributes:
+        width_mults: Shares of the channels to train at.
+        head_per_width: Whether each width has a classifier of its own; the paper's widths share
+            one, sliced.
+
+    Raises:
+        ValueError: A value is out of its range.
+
+    Source: Wang et al., NeurIPS 2020, section 3.3; a head for each width as in SOLAR, WACV 2026.
+    """
+
+    name: ClassVar[str] = "oats"
+    width_mults: tuple[float, ...] = (0.5, 0.75, 1.0)
+    head_per_width: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_widths(self.width_mults)
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """Shares of the channels that the network can run at."""
+        return self.width_mults
+
+    def conditioning(self) -> Conditioning:
+        """Return OAT's, with the widths and their heads."""
+        return replace(super().conditioning(), head_per_width=self.head_per_width)
 
 
 def oat_loss(
@@ -152,21 +250,25 @@ def oat_loss(
     images: Tensor,
     labels: Tensor,
     *,
-    choices: Sequence[float],
-    lam_index: Tensor,
+    lams: RowLams,
     attack: Attack,
     generator: torch.Generator,
+    width_mult: float = 1.0,
+    label_smoothing: float = 0.0,
+    skip_clean_at_one: bool = False,
 ) -> Tensor:
-    """Mix clean and adversarial cross-entropy, each row at its own λ.
+    """Mix clean and adversarial cross-entropy, each row at its own λ, at one width.
 
     Args:
-        model: A network conditioned on ``choices``, in train mode.
+        model: A network conditioned on λ, in train mode.
         images: Clean images in [0, 1], shape (N, C, H, W).
         labels: Class indices, shape (N,).
-        choices: The λ set.
-        lam_index: Index into ``choices`` of each row, shape (N,); rows with λ = 0 first.
+        lams: λ of each row; rows with λ = 0 first.
         attack: Inner maximisation; runs on rows with λ ≠ 0 only.
         generator: Source of the random start.
+        width_mult: One of the network's widths.
+        label_smoothing: Of the cross-entropy that is minimised; the attack has hard labels.
+        skip_clean_at_one: Leave rows with λ = 1 out of the clean pass.
 
     Returns:
         Loss of each row, shape (N,).
@@ -174,17 +276,27 @@ def oat_loss(
     Source: Wang et al., NeurIPS 2020, equation (3).
     """
     assert model.encoding is not None
-    codes = model.encoding.table
-    lam = torch.tensor(choices, device=images.device)[lam_index]
-    num_zero = num_zero_rows(choices, len(images))
-    logits = model(images, codes, lam_index=lam_index, num_zero_lam=num_zero)
-    clean = cross_entropy_of(labels)(logits)
+    codes = model.encoding.encode(lams.values)
+    lam, num_zero = lams.rows(), lams.num_zero
+
+    def losses_of(x: Tensor, rows: slice | Tensor, zeros: int) -> Tensor:
+        index = lams.index[rows]
+        logits = model(x, codes, lam_index=index, num_zero_lam=zeros, width_mult=width_mult)
+        return cross_entropy_of(labels[rows], label_smoothing)(logits)
+
+    if skip_clean_at_one:
+        counted = (lam != 1).nonzero().squeeze(1)
+        clean = torch.zeros_like(lam)
+        if len(counted):
+            clean = clean.index_copy(0, counted, losses_of(images[counted], counted, num_zero))
+    else:
+        clean = losses_of(images, slice(None), num_zero)
     if num_zero == len(images):
         return clean
     rest = slice(num_zero, None)
-    row_loss = cross_entropy_of(labels[rest])
-    frozen = specialize(model, Condition(codes, lam_index[rest], 0))
-    images_adv = perturb(frozen, row_loss, images[rest], attack, generator=generator)
-    adv = row_loss(model(images_adv, codes, lam_index=lam_index[rest], num_zero_lam=0))
+    frozen = specialize(model, Condition(codes, lams.index[rest], 0, width_mult))
+    hard = cross_entropy_of(labels[rest])
+    images_adv = perturb(frozen, hard, images[rest], attack, generator=generator)
+    adv = losses_of(images_adv, rest, 0)
     mixed = (1 - lam[rest]) * clean[rest] + lam[rest] * adv
     return torch.cat([clean[:num_zero], mixed])

@@ -7,6 +7,7 @@ trial of each.
 
 import copy
 import dataclasses
+import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,18 +23,22 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, create_model, 
 from oat.attacks import Attack
 from oat.data import DataConfig
 from oat.evaluation import EvaluationAttack
-from oat.lambdas import check_lam
+from oat.lambdas import BY_VALUE, SAME_LAM, check_lam
 from oat.method import Method
 from oat.models import ModelConfig
+from oat.models.slimmable import scaled
 from oat.names import unknown
-from oat.training import TrainConfig
+from oat.training import RULES, CheckpointRule, TrainConfig
 from studies.errors import StudyError
 from studies.explain import explain
 from studies.trial import METHODS, describe
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
-SWEPT: dict[str, str] = {"pgd_at": "lam", "trades": "beta"}
-"""The key of a dedicated method whose list makes one trial for each value."""
+SWEPT: dict[str, dict[str, str]] = {
+    "pgd_at": {"lam": "lam", "width_mult": "width_mults"},
+    "trades": {"beta": "beta", "width_mult": "width_mults"},
+}
+"""Fields of a dedicated method, by the key whose list makes one trial of each value."""
 
 FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
 GPU_SHARES = (0.0, 0.25, 1 / 3, 0.5)
@@ -51,31 +56,37 @@ class MethodBlock(BaseModel):
 
     @model_validator(mode="after")
     def _expands(self) -> "MethodBlock":
-        if not self.expand():
-            key = SWEPT[self.name]
-            raise ValueError(f"`{key}` must name at least one value, got an empty list.")
+        for key in SWEPT.get(self.name, {}).values():
+            if getattr(self, key) == ():
+                raise ValueError(f"`{key}` must name at least one value, got an empty list.")
+        self.expand()  # the methods check their values themselves
         return self
 
     def expand(self) -> list[Method]:
-        """Return the methods that the block stands for, one for each value of a list."""
-        values = {key: getattr(self, key) for key in type(self).model_fields if key != "name"}
-        key = SWEPT.get(self.name)
-        sweep = values[key] if key else None
-        if key is None or not isinstance(sweep, tuple):
-            return [METHODS[self.name](**values)]
-        return [METHODS[self.name](**{**values, key: value}) for value in sweep]
+        """Return the methods that the block stands for, one for each value of its lists."""
+        swept = SWEPT.get(self.name, {})
+        fields = [field.name for field in dataclasses.fields(METHODS[self.name])]
+        values = [getattr(self, swept.get(field, field)) for field in fields]
+        lists = [
+            value if field in swept and isinstance(value, tuple) else (value,)
+            for field, value in zip(fields, values, strict=True)
+        ]
+        # the last field varies slowest: all values of λ at one width, then at the next
+        return [
+            METHODS[self.name](**dict(zip(reversed(fields), some, strict=True)))
+            for some in itertools.product(*reversed(lists))
+        ]
 
 
 def _method_block(name: str) -> type[MethodBlock]:
     """Make the schema of a method's block from the fields of its config."""
     hints = get_type_hints(METHODS[name])
-    fields: dict[str, Any] = {"name": (Literal[name], ...)}
+    keys: dict[str, Any] = {"name": (Literal[name], ...)}
     many: Any = tuple
     for field in dataclasses.fields(METHODS[name]):
-        kind = hints[field.name]
-        swept = SWEPT.get(name) == field.name
-        fields[field.name] = (kind | many[kind, ...] if swept else kind, field.default)
-    return create_model(f"{METHODS[name].__name__}Block", __base__=MethodBlock, **fields)
+        kind, key = hints[field.name], SWEPT.get(name, {}).get(field.name)
+        keys[key or field.name] = (kind | many[kind, ...] if key else kind, field.default)
+    return create_model(f"{METHODS[name].__name__}Block", __base__=MethodBlock, **keys)
 
 
 METHOD_BLOCKS = {name: _method_block(name) for name in METHODS}
@@ -91,6 +102,8 @@ class Evaluate(BaseModel):
     Attributes:
         lams: λ to judge conditional networks at; None is the union of their own choices.
         attacks: Attacks, each judged apart.
+        checkpoints: Which weights of each training; see `oat.training.CheckpointRule`. The first
+            is what `oat run` reports.
         images: Use only the first so many test images; None is all of them.
         batch_size: Images at a time.
     """
@@ -98,6 +111,7 @@ class Evaluate(BaseModel):
     model_config = STRICT
     lams: tuple[float, ...] | None = None
     attacks: tuple[EvaluationAttack, ...] = (EvaluationAttack(),)
+    checkpoints: tuple[CheckpointRule, ...] = ("last",)
     images: int | None = Field(None, ge=1)
     batch_size: int = Field(500, ge=1)
 
@@ -107,6 +121,11 @@ class Evaluate(BaseModel):
             raise ValueError("`attacks` must name at least one attack, got an empty list.")
         if len(set(self.attacks)) < len(self.attacks):
             raise ValueError("`attacks` must not repeat an attack.")
+        if not self.checkpoints or len(set(self.checkpoints)) < len(self.checkpoints):
+            raise ValueError(
+                f"`checkpoints` must name {', '.join(RULES)} once each at most and at least one, "
+                f"got {list(self.checkpoints)}."
+            )
         for lam in self.lams or ():
             check_lam(lam, "lams")
         return self
@@ -171,16 +190,24 @@ class Study(BaseModel):
         for what, count in Counter([*listed, *(f"seed {seed}" for seed in self.seeds)]).items():
             if count > 1:
                 raise ValueError(f"Duplicate trial: {what} is listed {count} times.")
+        if missing := sorted(set(self.evaluate.checkpoints) - set(self.train.rules())):
+            raise ValueError(
+                f"`evaluate.checkpoints` '{missing[0]}' needs `train.ema`, the decay of the "
+                "average (such as 0.999)."
+            )
         for method in self.all_methods():
             self._check_lams(method)
+            asked = method.conditioning()
+            for width in (asked.base_width, *asked.widths):
+                scaled(self.model.first_width, width)
         return self
 
     def _check_lams(self, method: Method) -> None:
         conditioning = method.conditioning()
-        if not conditioning.lambda_choices or conditioning.encoding == "none":
+        if not conditioning.lambda_choices or conditioning.encoding in BY_VALUE:
             return
         for lam in self.lams():
-            if not any(abs(lam - known) < 1e-6 for known in conditioning.lambda_choices):
+            if not any(abs(lam - known) < SAME_LAM for known in conditioning.lambda_choices):
                 raise ValueError(
                     f"`evaluate.lams` must be among the `lambda_choices` of {method.name} with the "
                     f"encoding '{conditioning.encoding}', got {lam:g}."

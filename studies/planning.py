@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 
 from oat.evaluation import EVALUATION_SEED
-from oat.method import Method
-from oat.models import build, flops
-from oat.training import steps_per_epoch
+from oat.method import Method, training_cost
+from oat.models import build, flops, relative_flops
+from oat.training import images_seen
 from studies.config import Study
 from studies.records import ResultError, digest, read_failure, read_points, read_result
 from studies.storage import Folder
@@ -170,19 +170,21 @@ def _lists(values: dict[str, Any]) -> dict[str, Any]:
 def _points(study: Study, method: Method, run_key: str) -> list[dict[str, Any]]:
     """List the operating points to judge, each with a key over all that decides its numbers."""
     points = []
-    for lam in method.operating_lams(study.lams()):
-        for attack in study.attacks():
-            what = {
-                "lam": lam,
-                "width_mult": 1.0,
-                "attack": asdict(attack),
-                "images": study.evaluate.images,
-                "batch_size": study.evaluate.batch_size,
-            }
-            key = digest({"run_key": run_key, "seed": EVALUATION_SEED, **what})
-            # RA at another radius than that of training is told apart by name
-            odd = "" if attack.eps == study.attack.eps else f"@{attack.eps:.4g}"
-            points.append({"point_key": key, "attack_label": attack.label + odd, **what})
+    for rule in study.evaluate.checkpoints:
+        for lam, width_mult in method.operating_points(study.lams()):
+            for attack in study.attacks():
+                what = {
+                    "checkpoint_rule": rule,
+                    "lam": lam,
+                    "width_mult": width_mult,
+                    "attack": asdict(attack),
+                    "images": study.evaluate.images,
+                    "batch_size": study.evaluate.batch_size,
+                }
+                key = digest({"run_key": run_key, "seed": EVALUATION_SEED, **what})
+                # RA at another radius than that of training is told apart by name
+                odd = "" if attack.eps == study.attack.eps else f"@{attack.eps:.4g}"
+                points.append({"point_key": key, "attack_label": attack.label + odd, **what})
     return points
 
 
@@ -262,12 +264,17 @@ def _nominal_data(study: Study) -> tuple[int, int, tuple[int, int, int]]:
 
 def _units(study: Study, method: Method) -> tuple[float, float]:
     """Estimate the cost of training and of judging from the study alone."""
-    images, judged, _ = _nominal_data(study)
+    images, judged, shape = _nominal_data(study)
     size = min(study.train.batch_size, images)
-    seen = steps_per_epoch(images, size) * size * study.train.epochs
+    cost = training_cost(method, study.attack, size, study.model, shape)
     for_a_point = sum(1 + 2 * attack.steps for attack in study.attacks())
-    points = len(method.operating_lams(study.lams()))
-    return seen * method.units(study.attack, size), float(judged * points * for_a_point)
+    base = method.conditioning().base_width
+    points = sum(
+        relative_flops(study.model, base * point.width_mult, shape)
+        for point in method.operating_points(study.lams())
+    )
+    rules = len(study.evaluate.checkpoints)
+    return images_seen(study.train, images) * cost, judged * rules * points * for_a_point
 
 
 def _rough_seconds_per_unit(study: Study) -> float:

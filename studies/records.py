@@ -129,10 +129,27 @@ def read_result(folder: Folder) -> dict[str, Any] | None:
     except ResultError as error:
         raise ResultError(f"'{folder.uri}/result.json' is damaged.") from error
     if result["status"] == "done":
-        size = folder.size("model.safetensors")
-        if size != result["trained"]["model_bytes"]:
-            raise ResultError(f"'{folder.uri}/model.safetensors' is cut off or missing.")
+        for rule, weights in result["trained"]["weights"].items():
+            if folder.size(weights_file(rule)) != weights["bytes"]:
+                raise ResultError(f"'{folder.uri}/{weights_file(rule)}' is cut off or missing.")
     return result
+
+
+def weights_file(rule: str) -> str:
+    """Return the name of the file that holds the weights of a checkpoint rule."""
+    return "model.safetensors" if rule == "last" else f"model-{rule}.safetensors"
+
+
+def read_weights(folder: Folder, trained: Mapping[str, Any], rule: str) -> bytes:
+    """Read the weights of a checkpoint rule.
+
+    Raises:
+        ResultError: They are not those that were written.
+    """
+    data = folder.read(weights_file(rule))
+    if hashlib.sha256(data).hexdigest() != trained["weights"][rule]["sha256"]:
+        raise ResultError(f"'{folder.uri}/{weights_file(rule)}' is not what was written.")
+    return data
 
 
 def read_failure(folder: Folder) -> str | None:

@@ -33,9 +33,12 @@ COLUMNS: dict[str, str] = {
     "epochs": "int64",
     "budget": "str",
     "checkpoint_rule": "str",
+    "checkpoint_epoch": "int64",
     "results_version": "int64",
     "flops": "int64",
     "deployed_bytes": "int64",
+    "in_situ_flops": "int64",
+    "in_situ_parameters": "int64",
     "network_bytes": "int64",
     "parameters": "int64",
     "train_device_seconds": "float64",
@@ -43,7 +46,16 @@ COLUMNS: dict[str, str] = {
 }
 """Columns of a point and their types. SA, RA are fractions; λ is NaN for TRADES, β elsewhere."""
 
-ORDER = ["variant", "lam", "beta", "width_mult", "seed", "attack", "point_key"]
+ORDER = [
+    "variant",
+    "width_mult",
+    "lam",
+    "beta",
+    "seed",
+    "checkpoint_rule",
+    "attack",
+    "point_key",
+]
 
 Correct = dict[str, np.ndarray[Any, Any]]
 

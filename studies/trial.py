@@ -12,6 +12,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,18 @@ from baselines import PgdAt, Trades
 from oat.attacks import Attack
 from oat.checkpoint import CheckpointError, dumps, loads
 from oat.data import DataConfig, Dataset, load
-from oat.evaluation import EvaluationAttack, OperatingPoint, evaluate_at
-from oat.method import Method, Oat
-from oat.models import ModelConfig, Network, build, count_parameters, stored_bytes
-from oat.training import DivergenceError, TrainConfig, Training, steps_per_epoch
+from oat.deploy import OperatingPoint
+from oat.evaluation import EvaluationAttack, Judged, evaluate_at
+from oat.method import Method, Oat, Oats, training_cost
+from oat.models import ModelConfig, Network, build, count_parameters, in_situ_cost, stored_bytes
+from oat.training import DivergenceError, TrainConfig, Training, images_seen
 from studies.records import (
     ResultError,
     git_revision,
     read_points,
     read_result,
+    read_weights,
+    weights_file,
     write_lines,
     write_points,
     write_provenance,
@@ -37,12 +41,15 @@ from studies.records import (
 )
 from studies.storage import Folder
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Part of every run key; raised by a commit that changes the numbers that a config leads to."""
 
-METHODS: dict[str, Any] = {"oat": Oat, "pgd_at": PgdAt, "trades": Trades}
+METHODS: dict[str, Any] = {"oat": Oat, "oats": Oats, "pgd_at": PgdAt, "trades": Trades}
 VALUES = {"lam": "λ", "beta": "β"}
 """The trade-off value of a dedicated method, and its sign."""
+
+PLACE = (*VALUES, "width_mult")
+"""Fields that place a dedicated model on the front; all others make another variant."""
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -60,22 +67,23 @@ def method_of(config: Mapping[str, Any]) -> Method:
 
 
 def variant(method: Method) -> str:
-    """Name a method with what differs from its default, its trade-off value apart.
+    """Name a method with what differs from its default, its trade-off value and width apart.
 
     Such as ``oat``, or ``oat encoding=dct dual_bn=False``: what is one line of a figure.
     """
     odd = [
         f"{field.name}={getattr(method, field.name)}".replace(" ", "")
         for field in fields(method)  # type: ignore[arg-type]
-        if field.name not in VALUES and getattr(method, field.name) != field.default
+        if field.name not in PLACE and getattr(method, field.name) != field.default
     ]
     return " ".join([method.name, *odd])
 
 
 def describe(method: Method) -> str:
-    """Name a method with its trade-off value, such as ``pgd_at λ=0.2``."""
+    """Name a method with its trade-off value and width, such as ``pgd_at λ=0.2 width=0.5``."""
     values = [f"{sign}={getattr(method, k):g}" for k, sign in VALUES.items() if hasattr(method, k)]
-    return " ".join([variant(method), *values])
+    width = method.conditioning().base_width
+    return " ".join([variant(method), *values, *([f"width={width:g}"] if width != 1 else [])])
 
 
 def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[str, Any]:
@@ -143,18 +151,32 @@ def _train_and_judge(
     data = DataConfig(**config["data"], **job["data"])
     dataset = load(data).to(device)
     try:
-        earlier = read_result(folder)
-        model, trained = _trained_model(earlier, config, method, dataset, folder)
+        trained = _already_trained(folder)
     except ResultError:
         for damaged in folder.names():
             folder.remove(damaged)
-        model = trained = None
+        trained = None
     folder.write("config.json", json.dumps(config, indent=1).encode())
-    if model is None or trained is None:
-        model, trained = _train(job, method, data, dataset, folder, report)
+    if trained is None:
+        trained = _train(job, method, data, dataset, folder, report)
         write_provenance(folder, dataset, device, started)
-    _judge(job, method, model, dataset, trained, folder, report)
+    _judge(job, method, dataset, trained, folder, report)
     return {"status": "done", "trained": trained}
+
+
+def _already_trained(folder: Folder) -> dict[str, Any] | None:
+    """Return what is known of a finished training; None where there is none.
+
+    Raises:
+        ResultError: Its record or its weights are not those that were written.
+    """
+    earlier = read_result(folder)
+    if earlier is None or earlier["status"] != "done":
+        return None
+    trained: dict[str, Any] = earlier["trained"]
+    for rule in trained["weights"]:
+        read_weights(folder, trained, rule)
+    return trained
 
 
 def _train(
@@ -164,8 +186,8 @@ def _train(
     dataset: Dataset,
     folder: Folder,
     report: Report,
-) -> tuple[Network, dict[str, Any]]:
-    """Train, from the checkpoint if there is one, and write the model."""
+) -> dict[str, Any]:
+    """Train, from the checkpoint if there is one, and write the weights of every rule."""
     config = job["config"]
 
     def make() -> Training:
@@ -174,7 +196,7 @@ def _train(
             ModelConfig(**config["model"]),
             dataset,
             data,
-            TrainConfig(**config["train"]),
+            TrainConfig(**_tuples(config["train"])),
             Attack(**config["attack"]),
             seed=config["seed"],
         )
@@ -186,17 +208,21 @@ def _train(
         folder.write("checkpoint", dumps(state))
         write_lines(folder, "epochs.jsonl", history)
         report({"kind": "epoch", "epochs": training.config.epochs, **asdict(record)})
-    weights = _model_bytes(training.model)
-    folder.write("model.safetensors", weights)
-    images = len(dataset.train)
-    size = min(training.config.batch_size, images)
-    seen = steps_per_epoch(images, size) * size * training.config.epochs
-    return training.model, {
+    weights = {}
+    for rule, kept in training.kept().items():
+        data_of = _model_bytes(kept.state)
+        folder.write(weights_file(rule), data_of)
+        digest = hashlib.sha256(data_of).hexdigest()
+        weights[rule] = {"epoch": kept.epoch, "sha256": digest, "bytes": len(data_of)}
+    size = min(training.config.batch_size, len(dataset.train))
+    cost = training_cost(
+        method, training.attack, size, ModelConfig(**config["model"]), dataset.image_shape
+    )
+    return {
         "training_id": training_id,
-        "model_sha256": hashlib.sha256(weights).hexdigest(),
-        "model_bytes": len(weights),
+        "weights": weights,
         "device_seconds": training.device_seconds,
-        "train_units": seen * method.units(training.attack, size),
+        "train_units": images_seen(training.config, len(dataset.train)) * cost,
         "parameters": count_parameters(training.model),
         "network_bytes": stored_bytes(training.model),
     }
@@ -220,32 +246,18 @@ def _resume(
     return make(), uuid.uuid4().hex[:12], []
 
 
-def _model_bytes(model: Network) -> bytes:
+def _model_bytes(state: Mapping[str, torch.Tensor]) -> bytes:
     from safetensors.torch import save
 
-    return save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
+    return save({k: v.detach().cpu().contiguous() for k, v in state.items()})
 
 
-def _trained_model(
-    earlier: Mapping[str, Any] | None,
-    config: Mapping[str, Any],
-    method: Method,
-    dataset: Dataset,
-    folder: Folder,
-) -> tuple[Network | None, dict[str, Any] | None]:
-    """Rebuild a finished network from its weights; None where training is not finished.
-
-    Raises:
-        ResultError: The weights are not those that were written.
-    """
+def _network(
+    config: Mapping[str, Any], method: Method, dataset: Dataset, weights: bytes
+) -> Network:
+    """Rebuild a trained network, on the device of the data."""
     from safetensors.torch import load as load_tensors
 
-    if earlier is None or earlier["status"] != "done":
-        return None, None
-    trained = earlier["trained"]
-    weights = folder.read("model.safetensors")
-    if hashlib.sha256(weights).hexdigest() != trained["model_sha256"]:
-        raise ResultError(f"The weights in '{folder.uri}' are not those that were written.")
     model = build(
         ModelConfig(**config["model"]),
         in_channels=dataset.image_shape[0],
@@ -253,13 +265,12 @@ def _trained_model(
         conditioning=method.conditioning(),
     )
     model.load_state_dict(load_tensors(weights))
-    return model.to(dataset.train.images.device), trained
+    return model.to(dataset.test.images.device)
 
 
 def _judge(
     job: Mapping[str, Any],
     method: Method,
-    model: Network,
     dataset: Dataset,
     trained: Mapping[str, Any],
     folder: Folder,
@@ -267,44 +278,49 @@ def _judge(
 ) -> None:
     """Judge the operating points that the folder lacks; write each as it is finished."""
     rows, correct = read_points(folder, trained["training_id"])
-    for point in job["points"]:
-        if point["point_key"] in {row["point_key"] for row in rows}:
-            continue
-        found = evaluate_at(
-            model,
-            point["lam"],
-            point["width_mult"],
-            dataset.test.head(point["images"]),
-            EvaluationAttack(**point["attack"]),
-            batch_size=point["batch_size"],
-        )
-        row = _row(job, point, method, dataset, trained, found)
-        rows.append(row)
-        correct[f"{row['point_key']}.clean"] = found.correctness.clean.numpy()
-        correct[f"{row['point_key']}.robust"] = found.correctness.robust.numpy()
-        write_points(folder, rows, correct)
-        report({"kind": "point", "sa": row["sa"], "ra": row["ra"]})
+    have = {row["point_key"] for row in rows}
+    left = [point for point in job["points"] if point["point_key"] not in have]
+    for rule, points in groupby(left, key=lambda point: point["checkpoint_rule"]):
+        weights = read_weights(folder, trained, rule)
+        model = _network(job["config"], method, dataset, weights)
+        for point in points:
+            found = evaluate_at(
+                model,
+                OperatingPoint(point["lam"], point["width_mult"]),
+                dataset.test.head(point["images"]),
+                EvaluationAttack(**point["attack"]),
+                batch_size=point["batch_size"],
+            )
+            row = _row(job, point, method, model, dataset, trained, found)
+            rows.append(row)
+            correct[f"{row['point_key']}.clean"] = found.correctness.clean.numpy()
+            correct[f"{row['point_key']}.robust"] = found.correctness.robust.numpy()
+            write_points(folder, rows, correct)
+            report({"kind": "point", "sa": row["sa"], "ra": row["ra"]})
 
 
 def _row(
     job: Mapping[str, Any],
     point: Mapping[str, Any],
     method: Method,
+    model: Network,
     dataset: Dataset,
     trained: Mapping[str, Any],
-    found: OperatingPoint,
+    found: Judged,
 ) -> dict[str, Any]:
     """Make the flat row of one point; its columns are listed in `studies.results`."""
     config, attack = job["config"], found.attack
+    lam, width = found.point
+    in_situ = in_situ_cost(model, dataset.image_shape, width)
     return {
         "point_key": point["point_key"],
         "run_key": job["run_key"],
         "training_id": trained["training_id"],
         "method": method.name,
         "variant": variant(method),
-        "lam": found.lam if found.lam is not None else getattr(method, "lam", None),
+        "lam": lam if lam is not None else getattr(method, "lam", None),
         "beta": getattr(method, "beta", None),
-        "width_mult": found.width_mult,
+        "width_mult": method.conditioning().base_width * width,
         "seed": config["seed"],
         "attack": point["attack_label"],
         "eps": attack.radius(),
@@ -317,10 +333,13 @@ def _row(
         "model": config["model"]["name"],
         "epochs": config["train"]["epochs"],
         "budget": job["budget"],
-        "checkpoint_rule": "last",
+        "checkpoint_rule": point["checkpoint_rule"],
+        "checkpoint_epoch": trained["weights"][point["checkpoint_rule"]]["epoch"],
         "results_version": config["results_version"],
         "flops": found.flops,
         "deployed_bytes": found.deployed_bytes,
+        "in_situ_flops": in_situ.flops,
+        "in_situ_parameters": in_situ.parameters,
         "network_bytes": trained["network_bytes"],
         "parameters": trained["parameters"],
         "train_device_seconds": trained["device_seconds"],

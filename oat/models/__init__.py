@@ -1,4 +1,7 @@
-"""Networks by name."""
+"""Networks by name, and what they cost."""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -7,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from oat.models.network import WIDE, Conditioning, ModelConfig, Network
 from oat.models.official import OfficialError, load_official
 from oat.models.resnet import ResNet
+from oat.models.slimmable import scaled
 from oat.models.wide_resnet import WideResNet
 
 __all__ = ["Conditioning", "ModelConfig", "Network", "OfficialError", "build", "load_official"]
@@ -29,11 +33,15 @@ def build(
 
     Returns:
         The network, in train mode, on the CPU.
+
+    Raises:
+        ValueError: A width leaves no whole number of channels.
     """
+    conditioning = conditioning or Conditioning()
+    if conditioning.base_width != 1:
+        config = replace(config, width=scaled(config.first_width, conditioning.base_width))
     family = WideResNet if WIDE.fullmatch(config.name) else ResNet
-    net = family(
-        config, conditioning or Conditioning(), in_channels=in_channels, num_classes=num_classes
-    )
+    net = family(config, conditioning, in_channels=in_channels, num_classes=num_classes)
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -50,14 +58,71 @@ def stored_bytes(net: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in net.state_dict().values())
 
 
-def flops(net: nn.Module, image_shape: tuple[int, int, int]) -> int:
+def flops(net: Network, image_shape: tuple[int, int, int], width_mult: float = 1.0) -> int:
     """Count the multiply-adds, times two, of one image through a network.
 
     Args:
-        net: A plain network, such as `oat.deploy.fold` returns.
+        net: The network; in one that is conditioned, FiLM's operations at one λ are counted.
         image_shape: Channels, height and width.
+        width_mult: One of its widths.
     """
-    device = next(net.parameters()).device
+    image = torch.zeros(1, *image_shape, device=next(net.parameters()).device)
+    code = net.encoding.table[:1] if net.encoding is not None else None
+    was_training = net.training
+    net.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(torch.zeros(1, *image_shape, device=device))
+        net(image, code, num_zero_lam=None if code is None else 0, width_mult=width_mult)
+    net.train(was_training)
     return int(counter.get_total_flops())
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network takes at one width, with λ switched in place.
+
+    Attributes:
+        flops: Multiply-adds, times two, for one image, FiLM included.
+        parameters: Trainable numbers in use: weights, both batch norms, FiLM.
+    """
+
+    flops: int
+    parameters: int
+
+
+def in_situ_cost(net: Network, image_shape: tuple[int, int, int], width_mult: float = 1.0) -> Cost:
+    """Count what a network takes at one of its widths, as if it were built at that width.
+
+    `oat.deploy.fold` gives the network for one λ only, where FiLM and batch norm cost nothing.
+    """
+    slim = replace(net.conditioning, widths=(1.0,), base_width=width_mult)
+    with torch.device("meta"):
+        narrow = build(
+            net.config,
+            in_channels=net.in_channels,
+            num_classes=net.num_classes,
+            conditioning=slim,
+        )
+    return Cost(flops(narrow, image_shape), count_parameters(narrow))
+
+
+@lru_cache(maxsize=256)
+def relative_flops(
+    config: ModelConfig, width_mult: float, image_shape: tuple[int, int, int]
+) -> float:
+    """Return the operations of a plain network at a share of its channels, over those of all."""
+    if width_mult == 1:
+        return 1.0
+    with torch.device("meta"):
+        full, narrow = (
+            flops(
+                build(
+                    config,
+                    in_channels=image_shape[0],
+                    num_classes=10,
+                    conditioning=Conditioning(base_width=width),
+                ),
+                image_shape,
+            )
+            for width in (1.0, width_mult)
+        )
+    return narrow / full

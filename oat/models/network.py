@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from oat.lambdas import Encoding, LambdaEncoding
 from oat.models.norm import Affine2d, Condition, ConvNorm, FrozenOp, Norm2d
-from oat.models.slimmable import SlimmableLinear
+from oat.models.slimmable import HeadPerWidth, SlimmableLinear
 from oat.names import unknown
 
 Unit = ConvNorm | Norm2d | Affine2d
@@ -88,6 +88,9 @@ class Conditioning:
         film_init: Initialisation of FiLM; see `oat.models.film.FiLM`.
         film_slices: How FiLM is sliced at a share of the channels; see there.
         widths: Width multipliers, each with batch norms of its own.
+        head_per_width: Whether each width has a classifier of its own.
+        base_width: Share of the configured channels that the network has in the first place: a
+            dedicated network for a narrower width.
         folded: Whether norms are folded into the convolutions: a network for deployment.
     """
 
@@ -98,6 +101,8 @@ class Conditioning:
     film_init: str = "identity"
     film_slices: str = "halves"
     widths: tuple[float, ...] = (1.0,)
+    head_per_width: bool = False
+    base_width: float = 1.0
     folded: bool = False
 
 
@@ -115,7 +120,7 @@ class Network(nn.Module):
         head: The classifier on the pooled features; a subclass makes it.
     """
 
-    head: SlimmableLinear
+    head: SlimmableLinear | HeadPerWidth
 
     def __init__(
         self,
@@ -170,6 +175,12 @@ class Network(nn.Module):
     def norm(self, channels: int, *, film: bool = True) -> Norm2d | Affine2d:
         """Make a norm that follows no convolution, modulated by λ unless ``film`` is False."""
         return Affine2d(channels) if self.conditioning.folded else self._norm(channels, film=film)
+
+    def classifier(self, in_features: int) -> SlimmableLinear | HeadPerWidth:
+        """Make the classifier on pooled features: sliced, or one for each width."""
+        if self.conditioning.head_per_width:
+            return HeadPerWidth(in_features, self.num_classes, self.conditioning.widths)
+        return SlimmableLinear(in_features, self.num_classes)
 
     def _norm(self, channels: int, *, film: bool) -> Norm2d:
         return Norm2d(

@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from oat.models.network import STAGES, Conditioning, ModelConfig, Network
 from oat.models.norm import Condition
-from oat.models.slimmable import SlimmableLinear
 
 BOTTLENECKS = frozenset({"resnet50"})
 
@@ -86,7 +85,7 @@ class ResNet(Network):
         )
         last = self.blocks[-1]
         assert isinstance(last, Block)
-        self.head = SlimmableLinear(last.out_channels, num_classes)
+        self.head = self.classifier(last.out_channels)
 
     def _blocks(self, width: int, stages: Sequence[int], *, bottleneck: bool) -> list[Block]:
         blocks: list[Block] = []
@@ -104,4 +103,4 @@ class ResNet(Network):
         x = functional.relu(self.stem(images, cond))
         for block in self.blocks:
             x = block(x, cond)
-        return self.head(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+        return self.head(x.mean(dim=(2, 3)), cond.width_mult)  # type: ignore[no-any-return]

@@ -3,8 +3,34 @@
 Source: Yu et al., Slimmable Neural Networks, ICLR 2019; as used in OATS (Wang et al., 2020).
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+def check_widths(widths: Sequence[float]) -> None:
+    """Refuse a set of widths that is empty, repeats a value, or leaves (0, 1].
+
+    Raises:
+        ValueError: As above.
+    """
+    if not widths:
+        raise ValueError("`width_mults` must name at least one width, got an empty list.")
+    for width in widths:
+        check_width(width, "width_mults")
+    if len(set(widths)) != len(widths):
+        raise ValueError(f"`width_mults` must not repeat a value, got {list(widths)}.")
+
+
+def check_width(width_mult: float, name: str = "width_mult") -> None:
+    """Refuse a share of the channels outside (0, 1].
+
+    Raises:
+        ValueError: As above.
+    """
+    if not 0 < width_mult <= 1:
+        raise ValueError(f"`{name}` must be in (0, 1], got {width_mult:g}.")
 
 
 def scaled(channels: int, width_mult: float) -> int:
@@ -66,6 +92,37 @@ class SlimmableConv2d(nn.Conv2d):
 class SlimmableLinear(nn.Linear):
     """A linear layer whose input may be a leading share of its features."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map features of shape (N, F'), F' at most ``in_features``, to (N, O)."""
-        return functional.linear(x, self.weight[:, : x.shape[1]], self.bias)
+    def at(self, width_mult: float) -> tuple[Tensor, Tensor]:
+        """Return weight (O, F') and bias (O,) in use at a width multiplier."""
+        return self.weight[:, : scaled(self.in_features, width_mult)], self.bias
+
+    def forward(self, x: Tensor, width_mult: float = 1.0) -> Tensor:
+        """Map features of shape (N, F'), F' the share in use, to (N, O)."""
+        return functional.linear(x, *self.at(width_mult))
+
+
+class HeadPerWidth(nn.Module):
+    """A classifier of its own for each width.
+
+    Args:
+        in_features: Features F at full width.
+        num_classes: Length of the logits.
+        widths: Width multipliers.
+
+    Source: SOLAR, WACV 2026.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, widths: Sequence[float]) -> None:
+        super().__init__()
+        self.widths = tuple(widths)
+        self.heads = nn.ModuleList(nn.Linear(scaled(in_features, w), num_classes) for w in widths)
+
+    def at(self, width_mult: float) -> tuple[Tensor, Tensor]:
+        """Return weight (O, F') and bias (O,) of one width."""
+        head = self.heads[self.widths.index(width_mult)]
+        assert isinstance(head, nn.Linear)
+        return head.weight, head.bias
+
+    def forward(self, x: Tensor, width_mult: float = 1.0) -> Tensor:
+        """Map features of shape (N, F'), F' the share in use, to (N, O)."""
+        return functional.linear(x, *self.at(width_mult))

@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from oat.models.network import Conditioning, ModelConfig, Network
 from oat.models.norm import Condition
-from oat.models.slimmable import SlimmableLinear
 
 
 class WideBlock(nn.Module):
@@ -76,7 +75,7 @@ class WideResNet(Network):
                 channels = out
         self.blocks = nn.ModuleList(blocks)
         self.last_norm = self.norm(channels, film=False)
-        self.head = SlimmableLinear(channels, num_classes)
+        self.head = self.classifier(channels)
 
     def logits(self, images: Tensor, cond: Condition) -> Tensor:
         """Compute logits of shape (N, ``num_classes``) under a condition."""
@@ -84,4 +83,4 @@ class WideResNet(Network):
         for block in self.blocks:
             x = block(x, cond)
         x = functional.relu(self.last_norm(x, cond))
-        return self.head(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+        return self.head(x.mean(dim=(2, 3)), cond.width_mult)  # type: ignore[no-any-return]

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from baselines.pgd_at import PgdAt, pgd_at_loss
 from oat.attacks import Attack
+from oat.lambdas import RowLams
 from oat.method import Oat, cross_entropy_of, oat_loss
 from oat.models import ModelConfig, Network, build
 
@@ -111,9 +112,12 @@ def test_oat_at_one_constant_lambda_equals_pgd_at(
     plain.load_state_dict({key: shared[key] for key in plain.state_dict()})
     attack = Attack(0.1, 3)
     ours = oat_loss(
-        conditional, *batch, choices=choices, lam_index=torch.zeros(12, dtype=torch.long),
-        attack=attack, generator=generator.manual_seed(1),
-    )  # fmt: skip
+        conditional,
+        *batch,
+        lams=RowLams(torch.tensor(choices), torch.zeros(12, dtype=torch.long), 0),
+        attack=attack,
+        generator=generator.manual_seed(1),
+    )
     theirs = pgd_at_loss(plain, *batch, lam=lam, attack=attack, generator=generator.manual_seed(1))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     ours.mean().backward()
@@ -128,14 +132,14 @@ def test_oat_at_one_constant_lambda_equals_pgd_at(
 
 def test_cost_of_a_training_image() -> None:
     attack = Attack(steps=7)
-    assert PgdAt(0.5).units(attack, 128) == 20  # 3 clean, 14 attack, 3 adversarial
-    assert PgdAt(0.0).units(attack, 128) == 3
-    assert PgdAt(1.0).units(attack, 128) == 17
+    assert PgdAt(0.5).units(attack, 128) == {1.0: 20}  # 3 clean, 14 attack, 3 adversarial
+    assert PgdAt(0.0).units(attack, 128) == {1.0: 3}
+    assert PgdAt(1.0, 0.5).units(attack, 128) == {0.5: 17}
 
 
 def test_dedicated_network_has_no_lambda() -> None:
     assert _plain().encoding is None
-    assert PgdAt().operating_lams([0.0, 0.5]) == [None]
+    assert PgdAt().operating_points([0.0, 0.5]) == [(None, 1.0)]
 
 
 @pytest.mark.parametrize("lam", [-0.1, 1.1, float("nan")])

@@ -129,13 +129,13 @@ def test_at_radius_zero_the_loss_is_cross_entropy(
 
 def test_cost_of_a_training_image() -> None:
     attack = Attack(steps=10)
-    assert Trades(0.0).units(attack, 128) == 3
-    assert Trades(6.0).units(attack, 128) == 3 + 1 + 20 + 3
+    assert Trades(0.0).units(attack, 128) == {1.0: 3}
+    assert Trades(6.0).units(attack, 128) == {1.0: 3 + 1 + 20 + 3}
 
 
 def test_dedicated_network_has_no_lambda() -> None:
     assert _plain().encoding is None
-    assert Trades().operating_lams([0.0, 0.5]) == [None]
+    assert Trades().operating_points([0.0, 0.5]) == [(None, 1.0)]
 
 
 @pytest.mark.parametrize("beta", [-0.1, float("nan"), float("inf")])

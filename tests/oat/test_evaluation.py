@@ -9,7 +9,7 @@ from torch.nn import functional
 from baselines import PgdAt
 from oat.attacks import ball, start_point
 from oat.data import Split
-from oat.deploy import fold
+from oat.deploy import OperatingPoint, fold
 from oat.evaluation import (
     EVALUATION_SEED,
     Correctness,
@@ -211,12 +211,12 @@ def _images() -> Split:
 def test_operating_point_is_that_of_the_folded_network(lam: float, randomise: Randomise) -> None:
     network = _network(Oat(lambda_choices=(0.0, 0.3), encoding_dim=4), randomise)
     split, attack = _images(), EvaluationAttack(steps=2, eps=0.01)
-    point = evaluate_at(network, lam, 1.0, split, attack)
+    point = evaluate_at(network, OperatingPoint(lam), split, attack)
     plain = fold(network, lam)
     expected = evaluate(plain, split, attack)
     assert torch.equal(point.correctness.clean, expected.clean)
     assert torch.equal(point.correctness.robust, expected.robust)
-    assert (point.lam, point.width_mult, point.attack) == (lam, 1.0, attack)
+    assert (point.point, point.attack) == ((lam, 1.0), attack)
     assert point.flops == flops(plain, (1, 8, 8))
     assert point.deployed_bytes == stored_bytes(plain)
     assert point.deployed_bytes < stored_bytes(network)
@@ -227,7 +227,9 @@ def test_validation_is_the_mean_over_the_operating_points(randomise: Randomise) 
     method = Oat(lambda_choices=(0.0, 0.3, 1.0), encoding_dim=4)
     network = _network(method, randomise)
     split, attack = _images(), EvaluationAttack(steps=2, eps=0.01)
-    points = [evaluate_at(network, lam, 1.0, split, attack).correctness for lam in (0.0, 1.0)]
+    points = [
+        evaluate_at(network, OperatingPoint(lam), split, attack).correctness for lam in (0.0, 1.0)
+    ]
     sa, ra = validate(network, method, [0.0, 1.0], split, attack)
     assert sa == pytest.approx((points[0].sa + points[1].sa) / 2)
     assert ra == pytest.approx((points[0].ra + points[1].ra) / 2)
@@ -236,7 +238,7 @@ def test_validation_is_the_mean_over_the_operating_points(randomise: Randomise) 
 def test_validation_of_a_dedicated_network_has_one_operating_point(randomise: Randomise) -> None:
     network = _network(PgdAt(), randomise)
     split, attack = _images(), EvaluationAttack(steps=2, eps=0.01)
-    result = evaluate_at(network, None, 1.0, split, attack).correctness
+    result = evaluate_at(network, OperatingPoint(None), split, attack).correctness
     assert validate(network, PgdAt(), [0.0, 1.0], split, attack) == (result.sa, result.ra)
 
 

@@ -10,11 +10,10 @@ from scipy.fft import dct
 from oat.lambdas import (
     Encoding,
     LambdaEncoding,
+    LambdaSampler,
     check_choices,
     check_lam,
     encoding_matrix,
-    num_zero_rows,
-    sample_lam_index,
 )
 
 PAPER = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
@@ -22,12 +21,12 @@ BY_INDEX: tuple[Encoding, ...] = ("onehot", "dct", "random")
 
 
 def test_twenty_two_of_a_batch_of_128_train_at_lambda_zero() -> None:
-    assert num_zero_rows(PAPER, 128) == 22
+    assert LambdaSampler(PAPER).num_zero_rows(128) == 22
 
 
 def test_no_row_trains_at_zero_where_zero_is_not_a_choice_and_all_where_it_is_alone() -> None:
-    assert num_zero_rows((0.5, 1.0), 128) == 0
-    assert num_zero_rows((0.0,), 7) == 7
+    assert LambdaSampler((0.5, 1.0)).num_zero_rows(128) == 0
+    assert LambdaSampler((0.0,)).num_zero_rows(7) == 7
 
 
 @given(
@@ -38,18 +37,19 @@ def test_no_row_trains_at_zero_where_zero_is_not_a_choice_and_all_where_it_is_al
 def test_rows_at_zero_stand_first_and_the_rest_are_never_zero(
     choices: list[float], batch_size: int, seed: int
 ) -> None:
-    index = sample_lam_index(choices, batch_size, generator=torch.Generator().manual_seed(seed))
+    source = torch.Generator().manual_seed(seed)
+    index = LambdaSampler(tuple(choices)).draw(batch_size, generator=source)
+    drawn = [choices[i] for i in index.index.tolist()]
     num_zero = 0
     if 0 in choices:
         num_zero = batch_size if len(choices) == 1 else math.ceil(batch_size / len(choices))
-    drawn = [choices[i] for i in index.tolist()]
     assert len(drawn) == batch_size
     assert all(lam == 0 for lam in drawn[:num_zero])
     assert all(lam != 0 for lam in drawn[num_zero:])
 
 
 def test_values_other_than_zero_are_drawn_uniformly(generator: torch.Generator) -> None:
-    index = sample_lam_index((0.4, 0.0, 1.0, 0.2), 40_000, generator=generator)
+    index = LambdaSampler((0.4, 0.0, 1.0, 0.2)).draw(40_000, generator=generator).index
     counts = torch.bincount(index, minlength=4).tolist()
     assert counts[1] == 10_000
     deviation = math.sqrt(30_000 * (1 / 3) * (2 / 3))
@@ -59,7 +59,7 @@ def test_values_other_than_zero_are_drawn_uniformly(generator: torch.Generator) 
 def test_sampling_repeats_with_its_generator() -> None:
     def draw(seed: int) -> list[int]:
         source = torch.Generator().manual_seed(seed)
-        return sample_lam_index(PAPER, 64, generator=source).tolist()
+        return LambdaSampler(PAPER).draw(64, generator=source).index.tolist()
 
     assert draw(3) == draw(3)
     assert draw(3) != draw(4)

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from oat.attacks import Attack, perturb
 from oat.deploy import condition, specialize
+from oat.lambdas import RowLams
 from oat.method import Oat, cross_entropy_of, oat_loss
 from oat.models import ModelConfig, Network, build
 
@@ -16,6 +17,7 @@ Passes = Callable[[Network], list[int]]
 Randomise = Callable[[Network], Network]
 CHOICES = (0.0, 0.3, 1.0)
 INDEX = torch.tensor([0, 0, 0, 0, 1, 2, 1, 2, 2, 1, 1, 2])  # a third of twelve rows at λ = 0
+LAMS = RowLams(torch.tensor(CHOICES), INDEX, 4)
 
 
 def _network(method: Oat) -> Network:
@@ -65,10 +67,7 @@ def test_rows_with_lambda_zero_cost_their_own_cross_entropy_whatever_the_others_
 ) -> None:
     network = randomise(_network(Oat(lambda_choices=CHOICES, encoding_dim=4)))
     twin = copy.deepcopy(network)
-    loss = oat_loss(
-        network, *batch, choices=CHOICES, lam_index=INDEX, attack=Attack(0.1, 2),
-        generator=generator,
-    )  # fmt: skip
+    loss = oat_loss(network, *batch, lams=LAMS, attack=Attack(0.1, 2), generator=generator)
     assert twin.encoding is not None
     logits = twin(batch[0][:4], twin.encoding(0.0), num_zero_lam=4)
     torch.testing.assert_close(loss[:4], cross_entropy_of(batch[1][:4])(logits))
@@ -82,10 +81,7 @@ def test_loss_mixes_clean_and_adversarial_rows_by_their_own_lambda(
     twin = copy.deepcopy(network)
     inputs: list[Tensor] = []
     network.register_forward_pre_hook(lambda _m, args: inputs.append(args[0].detach().clone()))
-    loss = oat_loss(
-        network, *batch, choices=CHOICES, lam_index=INDEX, attack=Attack(0.1, 2),
-        generator=generator,
-    )  # fmt: skip
+    loss = oat_loss(network, *batch, lams=LAMS, attack=Attack(0.1, 2), generator=generator)
     clean_images, images_adv = inputs
     assert torch.equal(clean_images, batch[0])
     assert images_adv.min() >= 0
@@ -104,10 +100,7 @@ def test_at_radius_zero_every_row_costs_its_clean_cross_entropy(
 ) -> None:
     network = randomise(_network(Oat(lambda_choices=CHOICES, encoding_dim=4)))
     twin = copy.deepcopy(network)
-    loss = oat_loss(
-        network, *batch, choices=CHOICES, lam_index=INDEX, attack=Attack(0.0, 1),
-        generator=generator,
-    )  # fmt: skip
+    loss = oat_loss(network, *batch, lams=LAMS, attack=Attack(0.0, 1), generator=generator)
     assert twin.encoding is not None
     logits = twin(batch[0], twin.encoding.table, lam_index=INDEX, num_zero_lam=4)
     torch.testing.assert_close(loss, cross_entropy_of(batch[1])(logits))
@@ -138,8 +131,7 @@ def test_attack_of_a_row_is_conditioned_on_its_own_lambda(
     oat_loss(
         network,
         *batch,
-        choices=choices,
-        lam_index=index,
+        lams=RowLams(torch.tensor(choices), index, 0),
         attack=attack,
         generator=generator.manual_seed(1),
     )
@@ -152,10 +144,7 @@ def test_clean_and_adversarial_images_of_other_rows_share_the_adversarial_statis
     batch: Batch, generator: torch.Generator
 ) -> None:
     network = _network(Oat(lambda_choices=CHOICES, encoding_dim=4))
-    oat_loss(
-        network, *batch, choices=CHOICES, lam_index=INDEX, attack=Attack(0.1, 2),
-        generator=generator,
-    )  # fmt: skip
+    oat_loss(network, *batch, lams=LAMS, attack=Attack(0.1, 2), generator=generator)
     for key, value in network.state_dict().items():
         if key.endswith("num_batches_tracked"):
             # a shortcut's norm is a pair as well, though it has no FiLM
@@ -175,7 +164,7 @@ def test_gradient_of_a_step_reaches_every_parameter(
 
 
 def test_published_cost_of_a_training_image() -> None:
-    assert Oat().units(Attack(steps=7), 128) == pytest.approx(17.1, abs=0.05)
+    assert Oat().units(Attack(steps=7), 128)[1.0] == pytest.approx(17.1, abs=0.05)
 
 
 def test_network_is_asked_for_what_the_method_says() -> None:
@@ -186,7 +175,7 @@ def test_network_is_asked_for_what_the_method_says() -> None:
     assert not asked.dual_bn
     assert asked.film_init == method.film_init
     assert not asked.folded
-    assert method.operating_lams([0.0, 0.3]) == [0.0, 0.3]
+    assert method.operating_points([0.0, 0.3]) == [(0.0, 1.0), (0.3, 1.0)]
 
 
 @pytest.mark.parametrize(

@@ -62,5 +62,5 @@ def test_linear_layer_uses_the_leading_features() -> None:
         plain.weight.copy_(linear.weight[:, :4])
         plain.bias.copy_(linear.bias)
     full, half = torch.randn(2, 8), torch.randn(2, 4)
-    assert torch.equal(linear(half), plain(half))
+    assert torch.equal(linear(half, 0.5), plain(half))
     assert torch.equal(linear(full), functional.linear(full, linear.weight, linear.bias))

@@ -133,7 +133,7 @@ def test_every_method_keeps_the_contract_of_a_trial(
     assert outcome["status"] == "done"
     assert outcome["run_key"] == trial.run_key
     assert unseal(folder.read("result.json")) == outcome
-    assert outcome["trained"]["model_sha256"] == _weights(folder)
+    assert outcome["trained"]["weights"]["last"]["sha256"] == _weights(folder)
     assert json.loads(folder.read("config.json")) == trial.job["config"]
 
     points = len(trial.job["points"])
@@ -475,7 +475,8 @@ import json, sys
 from studies.storage import LocalFolder
 from studies.trial import run_trial
 job = json.load(open(sys.argv[1]))
-print(run_trial(job, LocalFolder(sys.argv[2]), lambda _: None)["trained"]["model_sha256"])
+outcome = run_trial(job, LocalFolder(sys.argv[2]), lambda _: None)
+print(outcome["trained"]["weights"]["last"]["sha256"])
 """
 
 
@@ -498,7 +499,7 @@ def test_a_trial_after_another_equals_one_in_a_process_of_its_own(
     torch.set_num_threads(2)
     outcome = run_trial(after.job, _place(after, tmp_path), _ignore)
     assert torch.get_num_threads() == 1
-    assert outcome["trained"]["model_sha256"] == alone.stdout.strip()
+    assert outcome["trained"]["weights"]["last"]["sha256"] == alone.stdout.strip()
     rows = [
         _numbers(after, place)
         for place in (_place(after, tmp_path), LocalFolder(tmp_path / "alone"))
