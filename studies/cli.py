@@ -184,6 +184,9 @@ def compare(
         Path | None, typer.Option("--out", help="Folder for the table, figures and page.")
     ] = None,
     attack: Annotated[str | None, typer.Option(help="RA under this attack.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Weights to compare: last, averaged or chosen.")
+    ] = None,
     margin: Annotated[float, typer.Option(help="How much worse is free, as a fraction.")] = 0.01,
     force: Annotated[bool, typer.Option(help="Compare different settings all the same.")] = False,
     as_json: Json = False,
@@ -195,7 +198,7 @@ def compare(
     chosen = overrides or ()
     frames = [api.points(name, storage=storage, overrides=chosen) for name in studies]
     points = pd.concat(frames, ignore_index=True).drop_duplicates("point_key", ignore_index=True)
-    result = api.compare(points, attack=attack, margin=margin, force=force)
+    result = api.compare(points, attack=attack, checkpoint=checkpoint, margin=margin, force=force)
     if to is not None:
         current = api.plan(studies[0], storage=storage, overrides=chosen)
         to.mkdir(parents=True, exist_ok=True)
@@ -231,7 +234,8 @@ def runs(
         case Format.parquet:
             table.to_parquet(sys.stdout.buffer, index=False)
         case Format.table:
-            brief = ["variant", "lam", "beta", "width_mult", "seed", "attack", "sa", "ra"]
+            brief = ["variant", "lam", "beta", "width_mult", "seed", "checkpoint_rule", "attack"]
+            brief += ["sa", "ra"]
             _print_frame((table if chosen else table[brief]).round(4))
 
 
@@ -260,8 +264,10 @@ def _plain(result: Any) -> dict[str, Any]:
         "verdict": result.verdict,
         "answer": result.answer(),
         "margin": result.margin,
-        "hypervolume_ratio": None if result.ratio is None else vars(result.ratio),
+        "checkpoint": result.checkpoint,
+        "hypervolume_ratios": {name: vars(ratio) for name, ratio in result.ratios.items()},
         "table": records(result.table),
+        "variants": records(result.variants),
         "cells": records(result.cells),
         "fronts": records(result.fronts),
         "notes": result.notes,

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from oat.lambdas import SAME_LAM
 from studies.errors import ComparisonError
 from studies.frontier import hypervolume, pareto_mask
-from studies.intervals import LEVEL, ONCE, Interval, Resampled, quantiles
+from studies.intervals import LEVEL, Interval, Resampled, quantiles
 from studies.results import correctness
 
 MARGIN = 0.01
@@ -33,43 +35,66 @@ class Comparison:
 
     Attributes:
         attack: The attack that RA is under.
+        checkpoint: The weights that were judged; see `oat.training.CheckpointRule`.
         table: A row for each dedicated operating point, with OAT's beside it: SA, RA, their
             differences (OAT minus dedicated) with intervals, the verdict, the training time.
+        variants: A row for each operating point of every variant of OAT but the plainest, with its
+            differences from that one at the same λ and width.
+        reference: The plainest variant; None if there are not two.
         cells: A row for each operating point: SA and RA, mean over seeds, with intervals.
-        fronts: A row for each variant, and one for all dedicated models together: models,
-            operating points, hypervolume with interval, training time, bytes.
-        ratio: Hypervolume of OAT's front over that of the dedicated models.
+        fronts: A row for each variant at each width, and one for all dedicated models of that
+            width together: models, operating points, hypervolume with interval, training time,
+            bytes; for OAT, ``ratio`` is its hypervolume over that of the dedicated models.
         verdict: ``free``, ``better``, ``not free`` or ``undecided``, over the whole table.
         margin: How much worse still counts as free.
         notes: What a reader must know: seeds, missing cells, unpaired intervals.
     """
 
     attack: str
+    checkpoint: str
     table: pd.DataFrame
+    variants: pd.DataFrame
+    reference: str | None
     cells: pd.DataFrame
     fronts: pd.DataFrame
-    ratio: Interval | None
     verdict: str
     margin: float
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def ratios(self) -> dict[str, Interval]:
+        """Hypervolume ratio of each front of OAT that has dedicated models beside it, by name."""
+        known = self.fronts[self.fronts["ratio"].notna()]
+        return {
+            str(row.front): Interval(row.ratio, row.ratio_low, row.ratio_high)
+            for row in known.itertuples()
+        }
+
     def answer(self) -> str:
         """Say the answer in one sentence."""
         if self.table.empty:
-            return "Nothing to compare: the study needs OAT and at least one dedicated model."
+            said = "Nothing to compare: the study needs OAT and at least one dedicated model."
+            if self.reference is None:
+                return said
+            return f"No dedicated model to compare with; variants stand beside '{self.reference}'."
         counts = self.table["verdict"].value_counts()
         parts = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if v in counts)
+        what = "dedicated models" if self.table["once"].nunique() == 1 else "comparisons"
         return (
-            f"The in-situ trade-off is {self.verdict.upper()} here: of {len(self.table)} dedicated "
-            f"models, OAT is {parts} (margin {points(self.margin)} in SA and RA, "
-            f"{LEVEL:.0%} intervals){self._ratio_text()}."
+            f"The in-situ trade-off is {self.verdict.upper()} here: of {len(self.table)} {what}, "
+            f"OAT is {parts} (margin {points(self.margin)} in SA and RA, "
+            f"{LEVEL:.0%} intervals); {self._ratio_text()}."
         )
 
     def _ratio_text(self) -> str:
-        if self.ratio is None:
-            return "; the dedicated front has no area to compare with"
-        ratio = self.ratio
-        return f"; hypervolume ratio {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+        if not self.ratios:
+            return "the dedicated front has no area to compare with"
+        texts = {
+            name: f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for name, r in self.ratios.items()
+        }
+        if len(texts) == 1:
+            return f"hypervolume ratio {next(iter(texts.values()))}"
+        return "hypervolume ratios " + ", ".join(f"{name} {text}" for name, text in texts.items())
 
 
 def points(fraction: float) -> str:
@@ -81,7 +106,12 @@ VERDICTS = ("better", "free", "undecided", "not free")
 
 
 def compare(
-    points: pd.DataFrame, *, attack: str | None = None, margin: float = MARGIN, force: bool = False
+    points: pd.DataFrame,
+    *,
+    attack: str | None = None,
+    checkpoint: str | None = None,
+    margin: float = MARGIN,
+    force: bool = False,
 ) -> Comparison:
     """Compare one model for every trade-off with one model for each.
 
@@ -90,6 +120,8 @@ def compare(
             intervals are paired by image; without, they are not, and a note says so.
         attack: Which attack's RA to use; None is the one that leaves least RA, of those
             at the radius of training (``pgd20@0.05`` is at another).
+        checkpoint: Which weights to compare; None is the last where all models were judged with
+            those.
         margin: How much worse, as a fraction, still counts as free.
         force: Compare points of different settings all the same.
 
@@ -101,23 +133,58 @@ def compare(
     """
     if points.empty:
         raise ComparisonError("There are no points to compare yet; `oat run` makes them.")
+    points, notes = _one_checkpoint(points, checkpoint)
     attacks = sorted(points["attack"].unique())
     chosen = _strongest(points) if attack is None else attack
     if chosen not in attacks:
         raise ComparisonError(f"No point was judged by '{chosen}'; there are {', '.join(attacks)}.")
     points = points[points["attack"] == chosen]
     points = points.sort_values("point_key", ignore_index=True)
-    notes = _check_comparable(points, force)
+    points = points.assign(variant=_short_names(points))
+    notes += _check_comparable(points, force)
     draws = Resampled(points, correctness(points))
     notes += draws.notes
     cells = draws.cells
     table = _table(cells, draws, margin)
-    fronts, ratio = _fronts(cells, draws, points)
-    notes += _width_note(table, draws, margin)
-    missing = sorted(set(cells.loc[~draws.once & cells["lam"].notna(), "lam"]) - _once_lams(cells))
-    if missing and draws.once.any():
-        notes.append("OAT was not judged at λ " + ", ".join(f"{lam:g}" for lam in missing) + ".")
-    return Comparison(chosen, table, cells, fronts, ratio, _overall(table), margin, notes)
+    reference, variants = _variants(cells, draws)
+    notes += _width_note(table, draws, margin) + _missing_note(cells, draws)
+    return Comparison(
+        chosen,
+        ", ".join(points["checkpoint_rule"].unique()),
+        table,
+        variants,
+        reference,
+        cells,
+        _fronts(cells, draws, points),
+        _overall(table),
+        margin,
+        notes,
+    )
+
+
+def _one_checkpoint(points: pd.DataFrame, rule: str | None) -> tuple[pd.DataFrame, list[str]]:
+    """Keep the points of one checkpoint rule; all of them where no rule serves every model."""
+    rules = points.groupby("run_key")["checkpoint_rule"].agg(set)
+    common = set.intersection(*rules)
+    if rule is None:
+        if not common:
+            return points, []  # refused later, unless forced
+        rule = "last" if "last" in common else min(common)
+    kept = points[points["checkpoint_rule"] == rule]
+    if kept.empty:
+        known = ", ".join(sorted(set(points["checkpoint_rule"])))
+        raise ComparisonError(f"No model was judged with '{rule}' weights; there are {known}.")
+    lost = points[~points["run_key"].isin(kept["run_key"])]
+    if lost.empty:
+        return kept, []
+    names = ", ".join(sorted(set(lost["variant"])))
+    return kept, [f"{lost['run_key'].nunique()} models ({names}) have no '{rule}' weights."]
+
+
+def _short_names(points: pd.DataFrame) -> pd.Series:
+    """Name a variant by its method alone where that has no other."""
+    variants = points.groupby("method")["variant"].transform("nunique")
+    return points["variant"].where(variants > 1, points["method"])
 
 
 def _strongest(points: pd.DataFrame) -> str:
@@ -141,8 +208,20 @@ def _width_note(table: pd.DataFrame, draws: Resampled, margin: float) -> list[st
     ]
 
 
-def _once_lams(cells: pd.DataFrame) -> set[float]:
-    return set(cells.loc[cells["method"].isin(ONCE), "lam"])
+def _missing_note(cells: pd.DataFrame, draws: Resampled) -> list[str]:
+    """Name the dedicated operating points that no once-for-all model stands beside."""
+    if not draws.once.any():
+        return []
+    places = [
+        {(round(lam, 6), width) for lam, width in zip(some["lam"], some["width_mult"], strict=True)}
+        for some in (cells[draws.once], cells[~draws.once & cells["lam"].notna()])
+    ]
+    several = cells["width_mult"].nunique() > 1
+    missing = [
+        f"λ {lam:g}" + (f" width {width:g}" if several else "")
+        for lam, width in sorted(places[1] - places[0])
+    ]
+    return ["OAT was not judged at " + ", ".join(missing) + "."] if missing else []
 
 
 def _check_comparable(points: pd.DataFrame, force: bool) -> list[str]:
@@ -187,10 +266,10 @@ def _table(cells: pd.DataFrame, draws: Resampled, margin: float) -> pd.DataFrame
     rows: list[dict[str, Any]] = []
     for variant in cells.loc[draws.once, "variant"].unique():
         mine = cells[cells["variant"] == variant]
-        for j, dedicated in cells[~draws.once].iterrows():
-            candidates = mine[mine["width_mult"] == dedicated["width_mult"]]
+        for j, dedicated in _widest_first(cells[~draws.once]).iterrows():
+            candidates = mine[np.isclose(mine["width_mult"], dedicated["width_mult"])]
             if pd.notna(dedicated["lam"]):
-                candidates = candidates[(candidates["lam"] - dedicated["lam"]).abs() < 1e-6]
+                candidates = candidates[(candidates["lam"] - dedicated["lam"]).abs() < SAME_LAM]
             if candidates.empty:
                 continue
             i = int((candidates["sa"] - dedicated["sa"]).abs().idxmin())
@@ -223,43 +302,97 @@ def _table(cells: pd.DataFrame, draws: Resampled, margin: float) -> pd.DataFrame
     return pd.DataFrame(rows, columns=list(columns))
 
 
-def _fronts(
-    cells: pd.DataFrame, draws: Resampled, points: pd.DataFrame
-) -> tuple[pd.DataFrame, Interval | None]:
-    """Measure the front of each variant and of all dedicated models together."""
-    groups = {v: np.flatnonzero(cells["variant"] == v) for v in cells["variant"].unique()}
-    dedicated = np.flatnonzero(~draws.once)
-    if len(dedicated) and len({cells["variant"].iloc[i] for i in dedicated}) > 1:
-        groups["all dedicated"] = dedicated
-    runs = points.drop_duplicates("run_key")
-    rows, samples = [], {}
-    for name, members in groups.items():
-        own = runs[runs["variant"].isin(cells["variant"].iloc[members])]
-        volumes = np.array([hypervolume(draw) for draw in draws.samples[:, members]])
-        samples[name] = volumes
-        low, high = quantiles(volumes)
-        front = cells[["sa", "ra"]].to_numpy()[members]
-        rows.append(
-            {
-                "front": name,
-                "models": len(own) / own["seed"].nunique(),
-                "operating_points": len(members),
-                "on_front": int(pareto_mask(front).sum()),
-                "hypervolume": hypervolume(front),
-                "hypervolume_low": low,
-                "hypervolume_high": high,
-                "device_seconds": own["train_device_seconds"].sum() / own["seed"].nunique(),
-                "train_units": own["train_units"].sum() / own["seed"].nunique(),
-                "network_bytes": own["network_bytes"].sum() / own["seed"].nunique(),
-            }
-        )
-    fronts = pd.DataFrame(rows)
-    once = [name for name in groups if name in set(cells.loc[draws.once, "variant"])]
-    if not once or not len(dedicated):
-        return fronts, None
-    against = "all dedicated" if "all dedicated" in groups else cells["variant"].iloc[dedicated[0]]
-    volume = fronts.set_index("front")["hypervolume"]
-    if not samples[against].all() or not volume[against]:
-        return fronts, None
-    low, high = quantiles(samples[once[0]] / samples[against])
-    return fronts, Interval(volume[once[0]] / volume[against], float(low), float(high))
+def _widest_first(cells: pd.DataFrame) -> pd.DataFrame:
+    return cells.sort_values("width_mult", ascending=False, kind="stable")
+
+
+def _variants(cells: pd.DataFrame, draws: Resampled) -> tuple[str | None, pd.DataFrame]:
+    """Set every once-for-all variant beside the plainest, at the same λ and width."""
+    names = list(cells.loc[draws.once, "variant"].unique())
+    if len(names) < 2:
+        return None, pd.DataFrame()
+    reference = min(names, key=lambda name: (len(name), name))
+    rows: list[dict[str, Any]] = []
+    for i, cell in _widest_first(cells[draws.once & (cells["variant"] != reference)]).iterrows():
+        twin = cells.index[
+            (cells["variant"] == reference)
+            & ((cells["lam"] - cell["lam"]).abs() < SAME_LAM)
+            & np.isclose(cells["width_mult"], cell["width_mult"])
+        ]
+        row: dict[str, Any] = {k: cell[k] for k in ("variant", "lam", "width_mult", "sa", "ra")}
+        for k, name in enumerate(("sa", "ra")):
+            if len(twin):
+                found = draws.difference(int(str(i)), int(twin[0]), k)
+                row |= {f"d_{name}": found.value, f"d_{name}_low": found.low}
+                row |= {f"d_{name}_high": found.high}
+        rows.append(row)
+    return reference, pd.DataFrame(rows)
+
+
+def front_name(variant: str, width_mult: float, several: bool) -> str:
+    """Name a front: the variant, with its width where there are several."""
+    return f"{variant} width={width_mult:g}" if several else variant
+
+
+def _fronts(cells: pd.DataFrame, draws: Resampled, points: pd.DataFrame) -> pd.DataFrame:
+    """Measure the front of each variant, and of all dedicated models together, at each width."""
+    runs = points.drop_duplicates(["run_key", "width_mult"])
+    widths = sorted(cells["width_mult"].unique(), reverse=True)
+    rows: list[dict[str, Any]] = []
+    for width in widths:
+        here = (cells["width_mult"] == width).to_numpy()
+        groups = {
+            name: np.flatnonzero(here & (cells["variant"] == name))
+            for name in cells.loc[here, "variant"].unique()
+        }
+        dedicated = np.flatnonzero(here & ~draws.once)
+        if len({cells["variant"].iloc[i] for i in dedicated}) > 1:
+            groups["all dedicated"] = dedicated
+        for name, members in groups.items():
+            once = bool(draws.once[members[0]])
+            own = runs[
+                runs["variant"].isin(cells["variant"].iloc[members]) & (runs["width_mult"] == width)
+            ]
+            rows.append(
+                {
+                    "front": front_name(name, width, len(widths) > 1),
+                    "width_mult": width,
+                    **_front(cells, draws, members, own),
+                    **_ratio(cells, draws, members, dedicated if once else members[:0]),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _front(
+    cells: pd.DataFrame, draws: Resampled, members: NDArray[np.int64], own: pd.DataFrame
+) -> dict[str, Any]:
+    """Measure one front, and what its models cost."""
+    low, high = quantiles(draws.hypervolumes(members))
+    front = cells[["sa", "ra"]].to_numpy()[members]
+    seeds = own["seed"].nunique()
+    return {
+        "models": len(own) / seeds,
+        "operating_points": len(members),
+        "on_front": int(pareto_mask(front).sum()),
+        "hypervolume": hypervolume(front),
+        "hypervolume_low": low,
+        "hypervolume_high": high,
+        "device_seconds": own["train_device_seconds"].sum() / seeds,
+        "train_units": own["train_units"].sum() / seeds,
+        "network_bytes": own["network_bytes"].sum() / seeds,
+    }
+
+
+def _ratio(
+    cells: pd.DataFrame, draws: Resampled, ours: NDArray[np.int64], theirs: NDArray[np.int64]
+) -> dict[str, float]:
+    """Return the hypervolume of one front over another's; NaN where that has no area."""
+    keys = ("ratio", "ratio_low", "ratio_high")
+    values = cells[["sa", "ra"]].to_numpy()
+    samples = draws.hypervolumes(theirs)
+    if not len(theirs) or not samples.all() or not hypervolume(values[theirs]):
+        return dict.fromkeys(keys, np.nan)
+    low, high = quantiles(draws.hypervolumes(ours) / samples)
+    value = hypervolume(values[ours]) / hypervolume(values[theirs])
+    return dict(zip(keys, (value, float(low), float(high)), strict=True))

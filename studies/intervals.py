@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from studies.frontier import hypervolume
 from studies.results import Correct
 
 ONCE = ("oat", "oats")
@@ -19,7 +20,7 @@ ONCE = ("oat", "oats")
 
 RESAMPLES = 2000
 LEVEL = 0.95
-CELL = ["variant", "lam", "beta", "width_mult"]
+CELL = ["variant", "width_mult", "lam", "beta"]
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
@@ -162,6 +163,10 @@ class Resampled:
                 if cell["seeds"] == 1:
                     low[i], high[i] = wilson(cell[name], cell["images"])
             self.cells[f"{name}_low"], self.cells[f"{name}_high"] = low, high
+
+    def hypervolumes(self, members: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the hypervolume of a set of cells under each draw, shape (`RESAMPLES`,)."""
+        return np.array([hypervolume(draw) for draw in self.samples[:, members]])
 
     def difference(self, i: int, j: int, k: int) -> Interval:
         """Return cell ``i`` minus cell ``j`` in SA (``k`` = 0) or RA (1)."""

@@ -21,8 +21,9 @@ State = Literal["done", "evaluate", "unfinished", "missing", "failed", "damaged"
 TO_RUN: frozenset[State] = frozenset({"evaluate", "unfinished", "missing", "failed", "damaged"})
 
 ROUGH_FLOPS_PER_CORE = 5e10
-ROUGH_FLOPS_PER_GPU = 2e13
-"""Speeds assumed before any trial was timed: a server's core in float32, a data centre's GPU."""
+ROUGH_FLOPS_PER_GPU = 4e13
+"""Speeds assumed before any trial was timed: a server's core in float32, and a data centre's GPU
+in bfloat16 on networks of this size. Neither is a measurement."""
 
 NOMINAL_DATA: dict[str, tuple[int, int, tuple[int, int, int]]] = {
     "digits": (1_213, 449, (1, 8, 8)),

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from studies.comparison import Comparison
+from studies.comparison import Comparison, front_name
 from studies.intervals import LEVEL, ONCE
 from studies.planning import Plan
 from studies.progress import duration
@@ -49,13 +50,13 @@ WIDE = 118
 def rows(comparison: Comparison) -> list[dict[str, str]]:
     """Return the free-vs-retrained table as text, a mapping of `HEADINGS` keys for each row."""
     several = comparison.table["once"].nunique() > 1 if len(comparison.table) else False
+    widths = _has_widths(comparison)
     out = []
     for row in comparison.table.to_dict("records"):
-        is_beta = math.isnan(row["lam"])
-        value = f"β={row['beta']:g}" if is_beta else f"λ={row['lam']:g}"
+        width = f" width={row['width_mult']:g}" if widths else ""
         out.append(
             {
-                "dedicated": f"{row['dedicated']} {value}",
+                "dedicated": f"{row['dedicated']} {_value(row)}{width}",
                 "oat": f"{row['once'] + ' ' if several else ''}λ={row['oat_lam']:g}",
                 "sa_oat": percent(row["sa_oat"]),
                 "sa_dedicated": percent(row["sa_dedicated"]),
@@ -70,13 +71,35 @@ def rows(comparison: Comparison) -> list[dict[str, str]]:
     return out
 
 
+def variant_rows(comparison: Comparison) -> list[dict[str, str]]:
+    """Return the table of OAT's variants against the plainest as text."""
+    width = _has_widths(comparison)
+    return [
+        {
+            "variant": f"{row['variant']} {_value(row)}"
+            + (f" width={row['width_mult']:g}" if width else ""),
+            "SA": percent(row["sa"]),
+            "ΔSA": difference(row, "d_sa"),
+            "RA": percent(row["ra"]),
+            "ΔRA": difference(row, "d_ra"),
+        }
+        for row in comparison.variants.to_dict("records")
+    ]
+
+
+def _has_widths(comparison: Comparison) -> bool:
+    return bool(comparison.cells["width_mult"].nunique() > 1)
+
+
 def percent(fraction: float) -> str:
     """Write a fraction as percent with one decimal."""
     return f"{100 * fraction:.1f}"
 
 
 def difference(row: dict[str, Any], name: str) -> str:
-    """Write a difference of fractions in points with its interval."""
+    """Write a difference of fractions in points with its interval; empty where there is none."""
+    if name not in row or math.isnan(row[name]):
+        return ""
     value, low, high = (100 * row[key] for key in (name, f"{name}_low", f"{name}_high"))
     return f"{value:+.1f} [{low:+.1f},{high:+.1f}]"
 
@@ -93,6 +116,7 @@ def front_rows(comparison: Comparison) -> list[dict[str, str]]:
                 "operating points": str(row["operating_points"]),
                 "on the front": str(row["on_front"]),
                 "hypervolume": f"{row['hypervolume']:.3f} [{low:.3f}, {high:.3f}]",
+                "ratio": "" if math.isnan(row["ratio"]) else f"{row['ratio']:.3f}",
                 "training time": duration(row["device_seconds"]),
                 "forward passes": f"{row['train_units'] / 1e6:,.2f} M",
                 "stored": f"{row['network_bytes'] / 1e6:.2f} MB",
@@ -105,6 +129,15 @@ def terminal(comparison: Comparison, width: int) -> Iterator[Table | str]:
     """Yield what a terminal of so many columns shows of a comparison, in order."""
     if len(comparison.table):
         yield _main_table(comparison, width)
+    if comparison.reference is not None:
+        texts = variant_rows(comparison)
+        yield _terminal_table(
+            f"Against '{comparison.reference}', RA under {comparison.attack}, in percent",
+            list(texts[0]),
+            [list(row.values()) for row in texts],
+            left=1,
+            width=width,
+        )
     keys = ["front", "models", "operating points", "hypervolume", "training time", "stored"]
     yield _terminal_table(
         f"Hypervolume above (0, 0) with {LEVEL:.0%} interval, and price",
@@ -194,18 +227,44 @@ def _picture(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _variants(cells: pd.DataFrame) -> list[tuple[str, pd.DataFrame, tuple[str, str, str]]]:
-    """Return each variant's cells in order of its value, once-for-all first, with its style."""
+@dataclass(frozen=True)
+class Series:
+    """The cells of one variant at one width, in order of their value, and how they are drawn.
+
+    Attributes:
+        name: For the legend.
+        cells: Rows of `Comparison.cells`.
+        once: Whether one model serves all of them.
+        colour: By width where there are several, else by variant.
+        marker: By variant; of matplotlib.
+        symbol: The same, of plotly.
+    """
+
+    name: str
+    cells: pd.DataFrame
+    once: bool
+    colour: str
+    marker: str
+    symbol: str
+
+
+def series(cells: pd.DataFrame) -> list[Series]:
+    """Divide the cells into what is drawn alike, once-for-all models first."""
     once = cells["method"].isin(ONCE)
-    names = [*cells.loc[once, "variant"].unique(), *cells.loc[~once, "variant"].unique()]
-    return [
-        (
-            name,
-            cells[cells["variant"] == name].sort_values(["lam", "beta"]),
-            STYLES[i % len(STYLES)],
-        )
-        for i, name in enumerate(names)
-    ]
+    variants = [*cells.loc[once, "variant"].unique(), *cells.loc[~once, "variant"].unique()]
+    widths = sorted(cells["width_mult"].unique(), reverse=True)
+    found = []
+    for i, variant in enumerate(variants):
+        for j, width in enumerate(widths):
+            own = cells[(cells["variant"] == variant) & (cells["width_mult"] == width)]
+            if own.empty:
+                continue
+            colour = STYLES[(j if len(widths) > 1 else i) % len(STYLES)][0]
+            _, marker, symbol = STYLES[i % len(STYLES)]
+            name = front_name(variant, width, len(widths) > 1)
+            own = own.sort_values(["lam", "beta"])
+            found.append(Series(name, own, own["method"].iloc[0] in ONCE, colour, marker, symbol))
+    return found
 
 
 def _value(cell: Any) -> str:
@@ -216,23 +275,22 @@ def paper_figure(comparison: Comparison, title: str) -> Figure:
     """Draw standard against robust accuracy, a line for OAT and a mark for each dedicated model."""
     figure = Figure(figsize=(5.2, 3.9), layout="constrained")
     axes = figure.subplots()
-    for name, cells, (colour, marker, _) in _variants(comparison.cells):
-        x, y = 100 * cells["sa"], 100 * cells["ra"]
-        once = cells["method"].iloc[0] in ONCE
+    for line in series(comparison.cells):
+        cells, x, y = line.cells, 100 * line.cells["sa"], 100 * line.cells["ra"]
         axes.errorbar(
             x,
             y,
             xerr=[x - 100 * cells["sa_low"], 100 * cells["sa_high"] - x],
             yerr=[y - 100 * cells["ra_low"], 100 * cells["ra_high"] - y],
-            fmt=marker,
-            linestyle="-" if once else "none",
-            color=colour,
+            fmt=line.marker,
+            linestyle="-" if line.once else "none",
+            color=line.colour,
             markersize=5,
-            markerfacecolor=colour if once else "white",
+            markerfacecolor=line.colour if line.once else "white",
             elinewidth=0.6,
             alpha=0.9,
             linewidth=1.2,
-            label=f"{name} (one model)" if once else f"{name} (a model each)",
+            label=f"{line.name} ({'one model' if line.once else 'a model each'})",
         )
     axes.set_xlabel("standard accuracy SA, %")
     axes.set_ylabel(f"robust accuracy RA under {comparison.attack}, %")
@@ -248,8 +306,8 @@ def _annotate(figure: Figure, cells: pd.DataFrame) -> None:
     axes = figure.axes[0]
     figure.draw_without_rendering()  # fixes the layout, and with it where a mark is, in pixels
     taken: list[tuple[float, float]] = []
-    for _, ordered, (colour, _, _) in _variants(cells):
-        for _, cell in ordered.iterrows():
+    for line in series(cells):
+        for _, cell in line.cells.iterrows():
             at = (100 * cell["sa"], 100 * cell["ra"])
             x, y = axes.transData.transform(at)
             below = cell["method"] not in ONCE
@@ -264,16 +322,16 @@ def _annotate(figure: Figure, cells: pd.DataFrame) -> None:
                 xytext=offset,
                 textcoords="offset points",
                 fontsize=6,
-                color=colour,
+                color=line.colour,
             )
 
 
 def _interactive(comparison: Comparison) -> go.Figure:
     figure = go.Figure()
-    for name, cells, (colour, _, symbol) in _variants(comparison.cells):
-        once = cells["method"].iloc[0] in ONCE
+    for line in series(comparison.cells):
+        cells = line.cells
         text = [
-            f"{name} {_value(cell)}<br>SA {percent(cell['sa'])} RA {percent(cell['ra'])}"
+            f"{line.name} {_value(cell)}<br>SA {percent(cell['sa'])} RA {percent(cell['ra'])}"
             f"<br>{cell['seeds']} seed(s), trained in {duration(cell['train_device_seconds'])}"
             for _, cell in cells.iterrows()
         ]
@@ -293,9 +351,9 @@ def _interactive(comparison: Comparison) -> go.Figure:
             y=(100 * cells["ra"]).tolist(),
             error_x=errors["sa"],
             error_y=errors["ra"],
-            name=name,
-            mode="lines+markers" if once else "markers",
-            marker={"color": colour, "symbol": symbol, "size": 9},
+            name=line.name,
+            mode="lines+markers" if line.once else "markers",
+            marker={"color": line.colour, "symbol": line.symbol, "size": 9},
             hovertext=text,
             hoverinfo="text",
         )
@@ -323,6 +381,7 @@ def page(comparison: Comparison, plan: Plan) -> str:
         comparison=comparison,
         headings=HEADINGS,
         rows=rows(comparison),
+        variants=variant_rows(comparison),
         fronts=front_rows(comparison),
         chart=Markup(chart),
         trials=plan.trials,
@@ -334,9 +393,10 @@ def page(comparison: Comparison, plan: Plan) -> str:
 
 def markdown(comparison: Comparison) -> str:
     """Write both tables, the answer and the notes as Markdown."""
-    texts, fronts = rows(comparison), front_rows(comparison)
+    texts, fronts, variants = rows(comparison), front_rows(comparison), variant_rows(comparison)
     parts = [
         *([_markdown_table(list(HEADINGS.values()), texts)] if texts else []),
+        *([_markdown_table(list(variants[0]), variants)] if variants else []),
         _markdown_table(list(fronts[0]), fronts),
         comparison.answer(),
         *comparison.notes,

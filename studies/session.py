@@ -185,7 +185,7 @@ def _compare_and_report(
     if table.empty:
         return None, {}, []
     try:
-        comparison = compare(table)
+        comparison = compare(table, checkpoint=current.study.evaluate.checkpoints[0])
     except ComparisonError as error:
         return None, {}, [str(error)]
     place = folder.sub("report")
