@@ -182,9 +182,15 @@ def _one_checkpoint(points: pd.DataFrame, rule: str | None) -> tuple[pd.DataFram
 
 
 def _short_names(points: pd.DataFrame) -> pd.Series:
-    """Name a variant by its method alone where that has no other."""
-    variants = points.groupby("method")["variant"].transform("nunique")
-    return points["variant"].where(variants > 1, points["method"])
+    """Name variants by their method and those options in which its variants differ."""
+    names = {}
+    for _, variants in points.groupby("method")["variant"].unique().items():
+        options = {variant: variant.split()[1:] for variant in variants}
+        common = set.intersection(*(set(chosen) for chosen in options.values()))
+        for variant, chosen in options.items():
+            odd = [option for option in chosen if option not in common]
+            names[variant] = " ".join([variant.split()[0], *odd])
+    return points["variant"].map(names)
 
 
 def _strongest(points: pd.DataFrame) -> str:
@@ -311,7 +317,8 @@ def _variants(cells: pd.DataFrame, draws: Resampled) -> tuple[str | None, pd.Dat
     names = list(cells.loc[draws.once, "variant"].unique())
     if len(names) < 2:
         return None, pd.DataFrame()
-    reference = min(names, key=lambda name: (len(name), name))
+    # OAT before OATS, then the one with the fewest options
+    reference = min(names, key=lambda name: (name.split()[0], name.count(" "), name))
     rows: list[dict[str, Any]] = []
     for i, cell in _widest_first(cells[draws.once & (cells["variant"] != reference)]).iterrows():
         twin = cells.index[

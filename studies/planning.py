@@ -122,7 +122,7 @@ def trial_config(study: Study, method: Method, seed: int) -> dict[str, Any]:
         "seed": seed,
         "data": data,
         "model": asdict(study.model),
-        "train": asdict(study.train),
+        "train": _lists(asdict(study.train)),
         "attack": asdict(study.attack),
         "method": {"name": method.name, **_lists(asdict(method))},  # type: ignore[call-overload]
     }

@@ -2,8 +2,9 @@
 
 import io
 import math
+import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -43,6 +44,9 @@ HEADINGS = {
     "verdict": "OAT is",
     "cost": "training",
 }
+LEGEND_WIDTH = 100
+"""Characters that the legend of the figure holds in a line."""
+
 WIDE = 118
 """Columns of a terminal that the tables fit into with intervals beside their values."""
 
@@ -128,7 +132,10 @@ def front_rows(comparison: Comparison) -> list[dict[str, str]]:
 def terminal(comparison: Comparison, width: int) -> Iterator[Table | str]:
     """Yield what a terminal of so many columns shows of a comparison, in order."""
     if len(comparison.table):
-        yield _main_table(comparison, width)
+        tables = list(comparison.table.groupby("once", sort=False))
+        for once, table in tables:
+            name = f" {once}," if len(tables) > 1 else ""
+            yield _main_table(replace(comparison, table=table), name, width)
     if comparison.reference is not None:
         texts = variant_rows(comparison)
         yield _terminal_table(
@@ -150,11 +157,12 @@ def terminal(comparison: Comparison, width: int) -> Iterator[Table | str]:
     yield from comparison.notes
 
 
-def _main_table(comparison: Comparison, width: int) -> Table:
+def _main_table(comparison: Comparison, name: str, width: int) -> Table:
+    """Make the table of one once-for-all model against all dedicated ones."""
     # on a narrow terminal the training time stands in the second table alone
     shown = [key for key in HEADINGS if width >= WIDE or key != "cost"]
     return _terminal_table(
-        f"Free vs retrained, RA under {comparison.attack}, in percent",
+        f"Free vs retrained,{name} RA under {comparison.attack}, in percent",
         [HEADINGS[key] for key in shown],
         [[row[key] for key in shown] for row in rows(comparison)],
         left=2,
@@ -205,16 +213,18 @@ def render(comparison: Comparison, plan: Plan) -> dict[str, bytes]:
 
     Returns:
         Contents by file name: ``front.png``, ``front.svg``, ``index.html``, ``table.csv``,
-        ``table.md``, ``cells.csv``.
+        ``table.md``, ``cells.csv``, ``fronts.csv``, and ``variants.csv`` where there are several.
     """
     figure = paper_figure(comparison, plan.study.name)
+    tables = {"table": comparison.table, "cells": comparison.cells, "fronts": comparison.fronts}
+    if comparison.reference is not None:
+        tables["variants"] = comparison.variants
     return {
         "front.png": _picture(figure, "png"),
         "front.svg": _picture(figure, "svg"),
         "index.html": page(comparison, plan).encode(),
-        "table.csv": comparison.table.to_csv(index=False).encode(),
         "table.md": markdown(comparison).encode(),
-        "cells.csv": comparison.cells.to_csv(index=False).encode(),
+        **{f"{name}.csv": t.to_csv(index=False).encode() for name, t in tables.items()},
     }
 
 
@@ -273,9 +283,17 @@ def _value(cell: Any) -> str:
 
 def paper_figure(comparison: Comparison, title: str) -> Figure:
     """Draw standard against robust accuracy, a line for OAT and a mark for each dedicated model."""
-    figure = Figure(figsize=(5.2, 3.9), layout="constrained")
+    lines = series(comparison.cells)
+    labels = [
+        textwrap.fill(f"{line.name} ({'one model' if line.once else 'a model each'})", LEGEND_WIDTH)
+        for line in lines
+    ]
+    longest = max(len(part) for label in labels for part in label.splitlines())
+    columns = min(3, max(1, LEGEND_WIDTH // (longest + 8)))
+    high = 3.6 + 0.14 * math.ceil(sum(1 + label.count("\n") for label in labels) / columns)
+    figure = Figure(figsize=(5.2, high), layout="constrained")
     axes = figure.subplots()
-    for line in series(comparison.cells):
+    for line, label in zip(lines, labels, strict=True):
         cells, x, y = line.cells, 100 * line.cells["sa"], 100 * line.cells["ra"]
         axes.errorbar(
             x,
@@ -290,13 +308,13 @@ def paper_figure(comparison: Comparison, title: str) -> Figure:
             elinewidth=0.6,
             alpha=0.9,
             linewidth=1.2,
-            label=f"{line.name} ({'one model' if line.once else 'a model each'})",
+            label=label,
         )
     axes.set_xlabel("standard accuracy SA, %")
     axes.set_ylabel(f"robust accuracy RA under {comparison.attack}, %")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3, linewidth=0.5)
-    figure.legend(fontsize=7, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(fontsize=7, loc="outside lower center", ncols=columns, frameon=False)
     _annotate(figure, comparison.cells)
     return figure
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from studies import api, cli
+from studies.config import presets
 from studies.records import seal
 from studies.results import COLUMNS
 
@@ -113,6 +114,19 @@ def test_plan_starts_and_writes_nothing(oat: Oat, study: Path, tmp_path: Path) -
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.parametrize("preset", presets())
+def test_every_preset_is_planned_without_data_or_gpu(
+    preset: str, oat: Oat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = oat("plan", preset)
+    assert (said.code, said.err) == (0, "")
+    trials = api.plan(preset, storage=tmp_path / "outputs").trials
+    assert f"{len(trials)} to run" in said.text
+    assert "device hours" in said.text
+    assert not list(tmp_path.iterdir())
+
+
 def test_plan_names_trials_that_no_longer_belong(oat: Oat, study: Path, finished: Path) -> None:
     said = oat("plan", study, "--storage", finished, "--set", "train.epochs=2")
     assert said.text.count("missing") == 4
@@ -184,8 +198,9 @@ def test_compare_as_json_is_the_comparison(oat: Oat, study: Path, finished: Path
     assert said.json["verdict"] == result.verdict
     assert said.json["margin"] == 0.5
     assert said.json["answer"] == result.answer()
-    assert result.ratio is not None
-    assert said.json["hypervolume_ratio"]["value"] == pytest.approx(result.ratio.value)
+    (ratio,) = result.ratios.values()
+    (told,) = said.json["hypervolume_ratios"].values()
+    assert told["value"] == pytest.approx(ratio.value)
     assert [row["dedicated"] for row in said.json["table"]] == ["pgd_at", "pgd_at", "trades"]
     assert [row["lam"] for row in said.json["table"]] == [0, 1, None]
     for row, value in zip(said.json["table"], result.table["d_sa"], strict=True):
@@ -198,7 +213,7 @@ def test_compare_writes_the_report_where_it_is_told(
     said = oat("compare", study, "--storage", finished, "--out", tmp_path / "a" / "b")
     assert said.code == 0
     assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {
-        "front.png", "front.svg", "index.html", "table.csv", "table.md", "cells.csv",
+        "front.png", "front.svg", "index.html", "table.csv", "table.md", "cells.csv", "fronts.csv",
     }  # fmt: skip
     assert not (finished / "tiny" / "report").exists()
 

@@ -15,7 +15,7 @@ from studies import api
 from studies.comparison import MARGIN, MUST_AGREE, Comparison, compare, judge
 from studies.errors import ComparisonError
 from studies.frontier import hypervolume
-from studies.intervals import Interval, wilson
+from studies.intervals import ONCE, Interval, paired_difference, wilson
 from studies.records import digest, seal
 from studies.results import frame
 
@@ -31,9 +31,12 @@ COMMON: dict[str, Any] = {
     "epochs": 1,
     "budget": "abcdef012345",
     "checkpoint_rule": "last",
+    "checkpoint_epoch": 1,
     "results_version": 1,
     "flops": 1000,
     "deployed_bytes": 400,
+    "in_situ_flops": 1100,
+    "in_situ_parameters": 110,
     "network_bytes": 500,
     "parameters": 100,
     "train_units": 10.0,
@@ -52,23 +55,29 @@ class Model:
     seed: int = 0
     seconds: float = 1.0
     attack: str = "pgd20"
+    width: float = 1.0
+    options: str = ""
+    rule: str = "last"
 
     @property
     def run(self) -> str:
-        """Name the network: OAT's points share one."""
-        return (
-            f"{self.method}-{None if self.method == 'oat' else (self.lam, self.beta)}-{self.seed}"
-        )
+        """Name the network: the points of OAT and OATS share one."""
+        place = None if self.method in ONCE else (self.lam, self.beta, self.width)
+        return f"{self.method}{self.options}-{place}-{self.seed}"
 
     def row(self) -> dict[str, Any]:
         """Return its point as a trial would store it."""
         return {
             **COMMON,
-            "point_key": digest([self.run, self.lam, self.beta, self.attack]),
+            "point_key": digest(
+                [self.run, self.lam, self.beta, self.attack, self.width, self.rule]
+            ),
             "run_key": self.run,
             "training_id": f"training of {self.run}",
             "method": self.method,
-            "variant": self.method,
+            "variant": self.method + self.options,
+            "width_mult": self.width,
+            "checkpoint_rule": self.rule,
             "lam": self.lam,
             "beta": self.beta,
             "seed": self.seed,
@@ -106,7 +115,11 @@ def _stored(storage: Path, *models: Model) -> pd.DataFrame:
         (place / "correct.npz").write_bytes(buffer.getvalue())
         (place / "points.jsonl").write_text("".join(json.dumps(seal(m.row())) + "\n" for m in mine))
         (place / "model.safetensors").write_bytes(b"weights")
-        trained = {"training_id": f"training of {run}", "model_bytes": 7, "device_seconds": 1.0}
+        trained = {
+            "training_id": f"training of {run}",
+            "weights": {"last": {"bytes": 7}},
+            "device_seconds": 1.0,
+        }
         (place / "result.json").write_text(json.dumps(seal({"status": "done", "trained": trained})))
     table = _bare(*models)
     return table.assign(folder=[str(storage / key) for key in table["run_key"]])
@@ -132,9 +145,9 @@ def test_identical_models_differ_by_nothing_and_are_free(tmp_path: Path) -> None
     row = _only(result)
     assert row["d_sa"] == row["d_ra"] == 0
     assert row["verdict"] == result.verdict == "free"
-    assert result.ratio is not None
-    assert result.ratio.value == 1
-    assert result.ratio.low <= 1 <= result.ratio.high
+    (ratio,) = result.ratios.values()
+    assert ratio.value == 1
+    assert ratio.low <= 1 <= ratio.high
 
 
 @pytest.mark.parametrize(("images", "worse"), [(200, 10), (1000, 3), (1000, 200)])
@@ -347,12 +360,130 @@ def test_the_attack_is_chosen_by_its_label(tmp_path: Path) -> None:
         compare(table, attack="pgd9")
 
 
+def _at_widths(images: int, right: dict[tuple[str, float], tuple[int, int]]) -> list[Model]:
+    """Return a model of λ = 1 for each method and width with so many images right."""
+    return [
+        Model(method, _first(sa, images), _first(ra, images), lam=1.0, width=width)
+        for (method, width), (sa, ra) in right.items()
+    ]
+
+
+def test_a_narrow_model_is_set_beside_the_same_width_of_oats(tmp_path: Path) -> None:
+    right = {
+        ("oats", 0.5): (700, 300),
+        ("oats", 1.0): (800, 400),
+        ("pgd_at", 0.5): (740, 360),
+        ("pgd_at", 1.0): (820, 410),
+    }
+    result = compare(_stored(tmp_path, *_at_widths(1000, right)))
+    assert result.table["width_mult"].tolist() == [1.0, 0.5]
+    assert result.table["sa_oat"].tolist() == [0.8, 0.7]
+    assert result.table["sa_dedicated"].tolist() == [0.82, 0.74]
+    ratios = {name: ratio.value for name, ratio in result.ratios.items()}
+    expected = {
+        "oats width=1": 800 * 400 / (820 * 410),
+        "oats width=0.5": 700 * 300 / (740 * 360),
+    }
+    assert ratios == pytest.approx(expected)
+    for name in expected:
+        assert name in result.answer()
+    assert result.fronts["front"].tolist() == [
+        "oats width=1",
+        "pgd_at width=1",
+        "oats width=0.5",
+        "pgd_at width=0.5",
+    ]
+    # the one super-network is the price of each of its fronts
+    assert result.fronts["models"].tolist() == [1, 1, 1, 1]
+    assert result.fronts["device_seconds"].tolist() == [1, 1, 1, 1]
+
+
+def test_a_width_that_oats_was_not_judged_at_is_left_out_with_a_note() -> None:
+    right = dict.fromkeys([("oats", 1.0), ("pgd_at", 1.0), ("pgd_at", 0.25)], (80, 40))
+    result = compare(_bare(*_at_widths(100, right)))
+    assert result.table["width_mult"].tolist() == [1.0]
+    assert "OAT was not judged at λ 1 width 0.25." in result.notes
+    assert np.isnan(result.fronts.set_index("front")["ratio"]["pgd_at width=0.25"])
+    assert list(result.ratios) == ["oats width=1"]
+
+
+def test_variants_are_set_beside_the_plainest_by_image(tmp_path: Path) -> None:
+    images, lams = 1000, (0.0, 1.0)
+    plain = [Model("oat", _first(800, images), _first(400, images), lam=lam) for lam in lams]
+    odd = [replace(m, options=" dual_bn=False", robust=_first(430, images)) for m in plain]
+    wide = [
+        Model("oats", _first(790, images), _first(400, images), lam=lam, width=width)
+        for lam in (*lams, 0.5)
+        for width in (0.5, 1.0)
+    ]
+    result = compare(_stored(tmp_path, *odd, *wide, *plain))
+    assert result.reference == "oat"
+    table = result.variants.set_index(["variant", "lam", "width_mult"])
+    assert len(table) == 2 + 6
+    assert "No dedicated model" in result.answer()
+    expected = paired_difference(_first(430, images), _first(400, images))
+    for lam in lams:
+        row = table.loc[("oat dual_bn=False", lam, 1.0)]
+        assert (row["d_sa"], row["d_ra"]) == (0, pytest.approx(0.03))
+        assert (row["d_ra_low"], row["d_ra_high"]) == (expected.low, expected.high)
+        assert table.loc[("oats", lam, 1.0)]["d_sa"] == pytest.approx(-0.01)
+    # there is no plain OAT at half of the width, nor at a λ it was not judged at
+    assert table.loc[("oats", 0.0, 0.5)].isna().sum() == 6
+    assert table.loc[("oats", 0.5, 1.0)].isna().sum() == 6
+
+
+def test_a_variant_is_named_by_what_tells_it_from_the_others() -> None:
+    pair = _pair(1000, (800, 400), (800, 400))
+    lone = replace(pair[0], options=" encoding=dct")
+    assert set(compare(_bare(lone, pair[1])).cells["variant"]) == {"oat", "pgd_at"}
+    pair = tuple(replace(m, options=" lambda_choices=(0.0,1.0)") for m in pair)
+    lone = replace(lone, options=" lambda_choices=(0.0,1.0) encoding=dct")
+    both = compare(_bare(*pair, lone))
+    assert both.reference == "oat"
+    assert set(both.cells["variant"]) == {"oat", "oat encoding=dct", "pgd_at"}
+    assert len(both.table) == 2
+    assert "of 2 comparisons" in both.answer()
+
+
+def _rules(*rules: str, robust: int) -> list[Model]:
+    return [
+        replace(model, rule=rule, robust=_first(robust + i, 1000))
+        for i, rule in enumerate(rules)
+        for model in _pair(1000, (800, 400), (800, 400))
+    ]
+
+
+def test_one_checkpoint_rule_is_compared_the_last_weights_unless_told() -> None:
+    table = _bare(*_rules("averaged", "chosen", "last", robust=400))
+    assert (compare(table).checkpoint, _only(compare(table))["ra_oat"]) == ("last", 0.402)
+    averaged = compare(table, checkpoint="averaged")
+    assert (averaged.checkpoint, _only(averaged)["ra_oat"]) == ("averaged", 0.4)
+    assert compare(_bare(*_rules("chosen", robust=400))).checkpoint == "chosen"
+    with pytest.raises(ComparisonError, match=r"'best' weights; there are averaged, chosen, last"):
+        compare(table, checkpoint="best")
+
+
+def test_models_without_the_weights_asked_for_are_named() -> None:
+    both, lone = _rules("last", "averaged", robust=400), _pair(9, (8, 4), (8, 4), 0.5)[1]
+    lone = replace(lone, clean=_first(800, 1000), robust=_first(400, 1000))
+    result = compare(_bare(*both, lone), checkpoint="averaged")
+    assert "1 models (pgd_at) have no 'averaged' weights." in result.notes
+    assert len(compare(_bare(*both, lone)).cells) == 3
+
+
+def test_models_that_share_no_checkpoint_rule_are_refused() -> None:
+    oat, dedicated = _pair(1000, (800, 400), (800, 400))
+    table = _bare(replace(oat, rule="chosen"), dedicated)
+    with pytest.raises(ComparisonError, match=r"different checkpoint rules: chosen, last.*--force"):
+        compare(table)
+
+
 @pytest.mark.parametrize("kept", ["oat", "pgd_at"])
 def test_one_side_alone_is_nothing_to_compare(kept: str) -> None:
     models = [m for m in _pair(1000, (800, 400), (800, 400)) if m.method == kept]
     result = compare(_bare(*models))
     assert len(result.table) == 0
-    assert result.ratio is None
+    assert result.ratios == {}
     assert "Nothing to compare" in result.answer()
     assert len(result.cells) == len(result.fronts) == 1
 
@@ -442,9 +573,9 @@ def test_fronts_have_their_area_and_their_price() -> None:
     )
     assert fronts["hypervolume"]["oat"] == pytest.approx(ours)
     assert fronts["hypervolume"]["all dedicated"] == pytest.approx(theirs)
-    assert result.ratio is not None
-    assert result.ratio.value == pytest.approx(ours / theirs)
-    assert result.ratio.low < result.ratio.value < result.ratio.high
+    (ratio,) = result.ratios.values()
+    assert ratio.value == pytest.approx(ours / theirs)
+    assert ratio.low < ratio.value < ratio.high
 
 
 def test_the_price_of_several_seeds_is_that_of_one() -> None:
@@ -463,14 +594,14 @@ def test_the_comparison_is_a_function_of_the_points_alone(tmp_path: Path) -> Non
         pd.testing.assert_frame_equal(again.table, first.table)
         pd.testing.assert_frame_equal(again.cells, first.cells)
         pd.testing.assert_frame_equal(again.fronts, first.fronts)
-        assert (again.ratio, again.notes) == (first.ratio, first.notes)
+        assert (again.ratios, again.notes) == (first.ratios, first.notes)
 
 
 def test_models_that_no_attack_leaves_standing_have_fronts_without_area(tmp_path: Path) -> None:
     oat, dedicated = _pair(1000, (900, 0), (880, 0))
     result = compare(_stored(tmp_path, oat, dedicated))
     assert result.fronts["hypervolume"].tolist() == [0, 0]
-    assert result.ratio is None or not np.isfinite(result.ratio.value)
+    assert not any(np.isfinite(ratio.value) for ratio in result.ratios.values())
     assert _only(result)["d_ra"] == 0
     assert result.verdict.upper() in result.answer()
 

@@ -1,5 +1,6 @@
 from contextlib import suppress
 from copy import deepcopy
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines import PgdAt, Trades
-from oat.method import Oat
+from oat.lambdas import ENCODINGS
+from oat.method import Oat, Oats
 from studies.config import Study, load_study, presets
 from studies.errors import StudyError
 from studies.planning import make_plan
@@ -102,7 +104,7 @@ OUT_OF_RANGE = [
     ("name=''", ("`name`", "''")),
 ]
 EMPTY_OR_TWICE = [
-    ("methods=[]", ("`methods`", "at least one", "oat, pgd_at, trades")),
+    ("methods=[]", ("`methods`", "at least one", "oat, oats, pgd_at, trades")),
     ("methods.1.lam=[]", ("methods.1", "`lam`", "at least one", "empty")),
     ("methods.2.beta=[]", ("methods.2", "`beta`", "at least one", "empty")),
     ("methods.0.lambda_choices=[]", ("methods.0", "lambda_choices", "empty")),
@@ -258,6 +260,68 @@ def test_a_list_makes_one_trial_of_each_value() -> None:
     assert load_study(_good(), ["methods=[{name: trades}]"]).all_methods() == [Trades()]
 
 
+def test_a_list_of_widths_makes_a_narrow_network_of_each_value_at_each_width() -> None:
+    block = (
+        "methods=[{name: pgd_at, lam: [0, 1], width_mults: [0.5, 1]}, "
+        "{name: trades, beta: 6, width_mults: 0.5}]"
+    )
+    assert load_study(_good(), [block]).all_methods() == [
+        PgdAt(0.0, 0.5),
+        PgdAt(1.0, 0.5),
+        PgdAt(0.0),
+        PgdAt(1.0),
+        Trades(6.0, 0.5),
+    ]
+
+
+def test_oats_is_a_block_of_its_own_with_the_keys_of_oat() -> None:
+    block = "methods=[{name: oats, width_mults: [1, 1/2], encoding: dct, head_per_width: true}]"
+    (method,) = load_study(_good(), [block]).all_methods()
+    assert method == Oats(width_mults=(1.0, 0.5), encoding="dct", head_per_width=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("methods.1.width_mults=[]",), ("`width_mults`", "at least one", "methods.1")),
+        (("methods.1.width_mults=[1.5]",), ("`width_mult`", "(0, 1]", "1.5")),
+        (("methods.1.width_mults=[0.3]",), ("`width_mult` 0.3 of 4 channels", "whole number")),
+        (("methods.1.width_mults=[0.5, 0.5]",), ("Duplicate trial", "width=0.5")),
+        (("methods.0={name: oats, width_mults: []}",), ("`width_mults`", "at least one")),
+        (("methods.0={name: oats, width_mults: [1, 0]}",), ("`width_mults`", "(0, 1]")),
+        (("methods.0={name: oats, width_mults: [1, 1]}",), ("`width_mults`", "repeat")),
+        (("methods.0={name: oats, width_mults: [0.3]}",), ("`width_mult` 0.3", "whole number")),
+        (("methods.0.width_mults=[1]",), ("key 'methods.0.width_mults'",)),
+        (("methods.0.lambda_sampling=steep",), ("`lambda_sampling`", "continuous", "random")),
+        (("methods.0.lambda_sampling=stepe",), ("lambda_sampling", "steep", "stepe")),
+        (("methods.0.zero_share=1",), ("`zero_share`", "(0, 1)")),
+        (
+            ("methods.0={name: oat, lambda_choices: [1], zero_share: 0.2}", "evaluate.lams=[1]"),
+            ("`zero_share`", "0 among"),
+        ),
+        (
+            ("methods.0.encoding=continuous", "methods.0.encoding_dim=7"),
+            ("`encoding_dim`", "even", "7"),
+        ),
+        (("evaluate.checkpoints=[averaged]",), ("`evaluate.checkpoints`", "`train.ema`")),
+        (("evaluate.checkpoints=[]",), ("`checkpoints`", "at least one")),
+        (("evaluate.checkpoints=[last, last]",), ("`checkpoints`", "once each")),
+        (("evaluate.checkpoints=[best]",), ("evaluate.checkpoints", "chosen", "best")),
+        (("train.ema=1",), ("`ema`", "(0, 1)")),
+        (("train.eps_warmup=3",), ("`eps_warmup`", "`epochs` (2)")),
+        (("train.clip_norm=0",), ("`clip_norm`", "above 0")),
+        (("train.label_smoothing=1",), ("`label_smoothing`", "[0, 1)")),
+        (("train.schedule=step",), ("train.schedule", "multistep", "step")),
+        (("train.milestones=[0.5, 2]",), ("`milestones`", "(0, 1)")),
+        (("train.gamma=0",), ("`gamma`", "(0, 1)")),
+    ],
+)
+def test_a_faulty_value_of_the_whole_method_gets_one_sentence(
+    overrides: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    _says(_fault(_good(), *overrides), words)
+
+
 def test_conditional_networks_are_judged_at_all_their_choices_unless_told() -> None:
     assert load_study(_good()).lams() == (0.0, 0.5, 1.0)
     assert load_study(_good(), ["evaluate.lams=[1, 0]"]).lams() == (0.0, 1.0)
@@ -266,8 +330,10 @@ def test_conditional_networks_are_judged_at_all_their_choices_unless_told() -> N
 def test_a_network_with_a_table_of_codes_is_not_judged_between_its_choices() -> None:
     said = _fault(_good(), "evaluate.lams=[0, 0.25]", "methods.0.encoding=onehot")
     _says(said, ("`evaluate.lams`", "lambda_choices", "onehot", "got 0.25"))
-    free = load_study(_good(), ["evaluate.lams=[0, 0.25]", "methods.0.encoding=none"])
-    assert free.lams() == (0.0, 0.25)
+    for encoding in ("none", "continuous"):
+        override = f"methods.0.encoding={encoding}"
+        free = load_study(_good(), ["evaluate.lams=[0, 0.25]", override])
+        assert free.lams() == (0.0, 0.25)
 
 
 def test_a_third_of_a_gpu_may_be_written_as_a_fraction() -> None:
@@ -323,6 +389,69 @@ def test_quickstart_is_the_study_of_the_readme() -> None:
     assert [m.beta for m in methods if isinstance(m, Trades)] == [1, 6]
     assert (study.data.name, study.attack.eps) == ("digits", 0.2)
     assert [attack.label for attack in study.attacks()] == ["pgd20"]
+
+
+PAPER = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "dropout"),
+    [
+        ("cifar10", "resnet34", 0.0),
+        ("svhn", "wrn-16-8", 0.3),
+        ("stl10", "wrn-40-2", 0.3),
+        ("cifar10-fast", "resnet18", 0.0),
+        ("svhn-fast", "wrn-16-4", 0.3),
+        ("stl10-fast", "wrn-40-2", 0.3),
+    ],
+)
+def test_studies_of_the_paper_have_its_methods_networks_and_attack(
+    name: str, network: str, dropout: float
+) -> None:
+    study = load_study(name)
+    assert study.data.name == name.removesuffix("-fast")
+    assert (study.model.name, study.model.dropout) == (network, dropout)
+    assert study.all_methods() == [
+        Oat(lambda_choices=PAPER),
+        Oats(lambda_choices=PAPER, width_mults=(0.5, 0.75, 1.0)),
+        *[PgdAt(lam) for lam in PAPER],
+        *[Trades(beta) for beta in (1.0, 3.0, 6.0)],
+    ]
+    assert study.seeds == ((0,) if name.endswith("-fast") else (0, 1, 2))
+    assert (study.attack.eps, study.attack.steps) == (8 / 255, 7)
+    assert study.attack.step == pytest.approx(10 / 255 / 7)
+    assert study.train.batch_size == (64 if "stl10" in name else 128)
+    assert (study.train.momentum, study.train.weight_decay) == (0.9, 5e-4)
+    if not name.endswith("-fast"):
+        assert study.train.schedule == "cosine"
+        assert set(study.evaluate.checkpoints) == set(study.train.rules())
+
+
+def test_splits_of_the_paper_hold_out_as_many_images_as_it_does() -> None:
+    assert round(50_000 * load_study("cifar10").data.val_fraction) == 5_000
+    assert round(73_257 * load_study("svhn").data.val_fraction) == 5_000
+    assert round(5_000 * load_study("stl10").data.val_fraction) == 500
+
+
+def test_ablations_change_what_they_are_named_after_and_nothing_else() -> None:
+    blocks = {name: load_study(f"ablation-{name}").all_methods() for name in ABLATIONS}
+    assert [m.dual_bn for m in blocks["dual-bn"] if isinstance(m, Oat)] == [True, False]
+    assert {m.encoding for m in blocks["encoding"] if isinstance(m, Oat)} == set(ENCODINGS)
+    for name, keys in ABLATIONS.items():
+        for method in blocks[name]:
+            changed = {
+                field.name
+                for field in fields(method)  # type: ignore[arg-type]
+                if getattr(method, field.name) != field.default
+            }
+            assert changed <= keys
+
+
+ABLATIONS = {
+    "dual-bn": {"dual_bn"},
+    "encoding": {"encoding"},
+    "lambda-set": {"encoding", "lambda_choices", "lambda_sampling"},
+}
 
 
 def _places(value: Any, place: str = "") -> list[str]:

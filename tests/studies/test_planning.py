@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oat.models import ModelConfig, relative_flops
 from studies import api, planning
 from studies.config import load_study
 from studies.planning import Plan, PlannedTrial, State, make_plan
@@ -296,7 +297,11 @@ DAMAGED: dict[str, tuple[str, Damage]] = {
             json.dumps(
                 {
                     "status": "done",
-                    "trained": {"model_bytes": (p.parent / "model.safetensors").stat().st_size},
+                    "trained": {
+                        "weights": {
+                            "last": {"bytes": (p.parent / "model.safetensors").stat().st_size}
+                        }
+                    },
                 }
             )
         ),
@@ -396,6 +401,90 @@ def test_the_longest_trials_come_first(tiny: dict[str, Any], tmp_path: Path) -> 
     assert [t.units for t in left] == sorted((t.units for t in left), reverse=True)
     assert left[0].label == "trades β=1"  # clean pass, attack, adversarial pass, and the KL's own
     assert left[-1].label == "pgd_at λ=0"  # no attack at all
+
+
+def test_oats_is_judged_at_every_width_lam_attack_and_rule(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    plan = _plan(
+        tiny,
+        tmp_path,
+        "methods=[{name: oats, lambda_choices: [0, 1], width_mults: [0.5, 1]}, "
+        "{name: pgd_at, lam: [0], width_mults: [0.5]}]",
+        "train.ema=0.9",
+        "evaluate.checkpoints=[averaged, last]",
+        "evaluate.attacks=[{steps: 1}, {steps: 2}]",
+    )
+    points = [[dict(p) for p in trial.job["points"]] for trial in plan.trials]
+    places = [
+        [(p["checkpoint_rule"], p["width_mult"], p["lam"], p["attack"]["steps"]) for p in some]
+        for some in points
+    ]
+    assert places[0] == list(itertools.product(["averaged", "last"], [1.0, 0.5], [0, 1], [1, 2]))
+    # a dedicated network is narrow by itself and runs at all of its width
+    assert places[1] == list(itertools.product(["averaged", "last"], [1.0], [None], [1, 2]))
+    keys = [point["point_key"] for some in points for point in some]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_width_costs_its_share_of_the_operations(tiny: dict[str, Any], tmp_path: Path) -> None:
+    blocks = "{name: pgd_at, lam: 0.5, width_mults: [0.5, 1]}, {name: oat}, {name: oats}"
+    narrow, full, oat, oats = _plan(tiny, tmp_path, f"methods=[{blocks}]").trials
+    network, shape = ModelConfig("resnet8", 4), (1, 8, 8)
+    half, most = (relative_flops(network, width, shape) for width in (0.5, 0.75))
+    assert 0.25 < half < 0.3
+    assert 0.5 < most < 0.6
+    assert narrow.units == pytest.approx(half * full.units)
+    assert narrow.judge_units == pytest.approx(half * full.judge_units)
+    assert oats.units == pytest.approx((1 + half + most) * oat.units)
+    assert oats.judge_units == pytest.approx((1 + half + most) * oat.judge_units)
+
+
+def test_another_width_is_another_network_and_full_width_the_default_one(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    keys = [
+        _keys(tiny, tmp_path, f"methods=[{{name: pgd_at, lam: 1{more}}}]")
+        for more in ("", ", width_mults: 1", ", width_mults: 0.5")
+    ]
+    assert keys[0] == keys[1] != keys[2]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.ema=0.9",
+        "train.label_smoothing=0.1",
+        "train.eps_warmup=1",
+        "train.clip_norm=1",
+        "train.schedule=onecycle",
+        "methods.0.lambda_choices=[0, 0.5]",
+        "methods.0.zero_share=0.4",
+        "methods.0.batchwise=true",
+        "methods.0.skip_clean_at_one=true",
+        "methods.0.encoding=continuous",
+    ],
+)
+def test_what_changes_the_weights_changes_the_key(
+    override: str, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    assert _keys(tiny, tmp_path, override)[0] != _keys(tiny, tmp_path)[0]
+
+
+def test_another_checkpoint_rule_is_judged_and_not_trained(
+    tiny: dict[str, Any], finished: Path
+) -> None:
+    plan = _plan(tiny, finished, "evaluate.checkpoints=[last, chosen]")
+    assert _states(plan) == dict.fromkeys(LABELS, "evaluate")
+
+
+def test_statistics_of_the_averaged_weights_are_counted(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    plain, averaged = _plan(tiny, tmp_path), _plan(tiny, tmp_path, "train.ema=0.9")
+    for one, other in zip(plain.trials, averaged.trials, strict=True):
+        # one epoch of eight steps, and as many batches for the statistics
+        assert other.units == pytest.approx(2 * one.units)
 
 
 def test_twice_the_epochs_cost_twice(tiny: dict[str, Any], tmp_path: Path) -> None:

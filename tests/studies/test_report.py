@@ -1,5 +1,6 @@
 import io
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,10 +14,22 @@ from rich.console import Console
 
 from studies import api
 from studies.comparison import Comparison
+from studies.config import load_study
 from studies.planning import Plan
-from studies.report import HEADINGS, front_rows, markdown, page, render, rows, terminal
+from studies.report import (
+    HEADINGS,
+    front_rows,
+    markdown,
+    page,
+    render,
+    rows,
+    series,
+    terminal,
+    variant_rows,
+)
 
-FILES = {"front.png", "front.svg", "index.html", "table.csv", "table.md", "cells.csv"}
+PICTURES = {"front.png", "front.svg"}
+FILES = {*PICTURES, "index.html", "table.csv", "table.md", "cells.csv", "fronts.csv"}
 EVIL = "<script>alert('x')</script>&\"<b>"
 
 
@@ -163,6 +176,75 @@ def test_markdown_has_the_same_rows(found: tuple[Comparison, Plan]) -> None:
     assert lines[-len(comparison.fronts) :] == [list(r.values()) for r in front_rows(comparison)]
     assert comparison.answer() in text
     assert all(note in text for note in comparison.notes)
+
+
+@pytest.fixture(scope="module")
+def along_widths(
+    tiny_file: Path, tmp_path_factory: pytest.TempPathFactory, train_all: Callable[..., None]
+) -> tuple[Comparison, Plan]:
+    """The comparison and the plan of a study with OAT, OATS and narrow dedicated models."""
+    blocks = (
+        "{name: oats, lambda_choices: [0, 1], width_mults: [0.5, 1]}",
+        "{name: oat, lambda_choices: [0, 1]}",
+        "{name: oat, lambda_choices: [0, 1], encoding: continuous}",
+        "{name: pgd_at, lam: 1, width_mults: [0.5, 1]}",
+    )
+    study = load_study(tiny_file, [f"methods=[{', '.join(blocks)}]"])
+    storage = tmp_path_factory.mktemp("along_widths")
+    train_all(study, storage)
+    return api.compare(api.points(study, storage=storage)), api.plan(study, storage=storage)
+
+
+def test_a_comparison_along_widths_names_the_width_everywhere(
+    along_widths: tuple[Comparison, Plan],
+) -> None:
+    comparison, plan = along_widths
+    assert sorted(row["dedicated"] for row in rows(comparison)) == [
+        "pgd_at λ=1 width=0.5",
+        *["pgd_at λ=1 width=1"] * 3,
+    ]
+    fronts = {row["front"]: row["ratio"] for row in front_rows(comparison)}
+    assert len(fronts) == 6
+    assert {name for name, ratio in fronts.items() if ratio} == set(comparison.ratios)
+    files = render(comparison, plan)
+    assert files.keys() == {*FILES, "variants.csv"}
+    shown = Page(files["index.html"].decode())
+    svg = " ".join(ElementTree.fromstring(files["front.svg"]).itertext())
+    for name in fronts:
+        assert name in shown.words
+        assert f"{name} (" in svg
+    names = {line.name for line in series(comparison.cells)}
+    assert names == set(fronts)
+
+
+def test_width_is_a_colour_and_variant_a_marker(along_widths: tuple[Comparison, Plan]) -> None:
+    lines = series(along_widths[0].cells)
+    for attribute, key in (("colour", "width_mult"), ("marker", "variant")):
+        seen = {(getattr(line, attribute), str(line.cells[key].iloc[0])) for line in lines}
+        assert len(seen) == len({of for _, of in seen}) == len({what for what, _ in seen})
+    assert all(line.cells["width_mult"].nunique() == 1 for line in lines)
+
+
+def test_variants_stand_beside_the_plainest_in_every_form(
+    along_widths: tuple[Comparison, Plan],
+) -> None:
+    comparison, plan = along_widths
+    texts = variant_rows(comparison)
+    assert [row["variant"] for row in texts] == [
+        f"{name} λ={lam} width={width}"
+        for name, lam, width in [
+            *[("oat encoding=continuous", lam, 1) for lam in (0, 1)],
+            *[("oats", lam, 1) for lam in (0, 1)],
+            *[("oats", lam, 0.5) for lam in (0, 1)],
+        ]
+    ]
+    assert [row["ΔRA"] == "" for row in texts] == [False] * 4 + [True] * 2
+    table = Page(page(comparison, plan)).tables[1]
+    assert table[1:] == [list(row.values()) for row in texts]
+    assert markdown(comparison).count("\n| oats λ=") == 4
+    lines, _ = _printed(comparison, 120)
+    for row in texts:
+        assert row["SA"] in " ".join(lines)
 
 
 def test_the_page_and_the_picture_escape_what_they_are_told(

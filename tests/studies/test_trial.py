@@ -16,15 +16,36 @@ from PIL import Image
 from baselines import PgdAt, Trades
 from oat.checkpoint import dumps
 from oat.data import load
-from oat.method import Method, Oat
+from oat.method import Method, Oat, Oats
 from studies.config import load_study
 from studies.planning import PlannedTrial, make_plan, trial_config
-from studies.records import digest, read_points, read_result, unseal
+from studies.records import digest, read_points, read_result, unseal, weights_file
 from studies.results import COLUMNS, frame, read_epochs, read_trial
 from studies.storage import LocalFolder
 from studies.trial import METHODS, describe, method_of, run_trial
 
 LABELS = ["oat lambda_choices=(0.0,1.0)", "pgd_at λ=0", "pgd_at λ=1", "trades β=1"]
+WIDE = (
+    "methods=[{name: oats, lambda_choices: [0, 1], width_mults: [0.5, 1], head_per_width: true}, "
+    "{name: pgd_at, lam: 1, width_mults: 0.5}, {name: trades, beta: 1, width_mults: [0.5]}, "
+    "{name: oat, lambda_choices: [0, 1], encoding: continuous, lambda_sampling: steep}]",
+    "train.ema=0.9",
+    "train.label_smoothing=0.1",
+    "train.eps_warmup=2",
+    "train.clip_norm=1",
+    "train.schedule=onecycle",
+    "evaluate.checkpoints=[last, averaged, chosen]",
+    "evaluate.lams=[0, 1]",
+)
+"""Overrides that switch on what the paper has beyond OAT, and what makes training better."""
+
+WIDE_LABELS = [
+    "oats lambda_choices=(0.0,1.0) width_mults=(0.5,1.0) head_per_width=True",
+    "pgd_at λ=1 width=0.5",
+    "trades β=1 width=0.5",
+    "oat lambda_choices=(0.0,1.0) lambda_sampling=steep encoding=continuous",
+]
+CASES = [(label, ()) for label in LABELS] + [(label, WIDE) for label in WIDE_LABELS]
 RANDOM = [LABELS[0], "pgd_at λ=1", "trades β=1"]
 """Trials of which each step draws from a generator of its own."""
 
@@ -93,6 +114,10 @@ ODD: list[Method] = [
     Oat(lambda_choices=(0.5,), encoding="none", film_init="paper"),
     PgdAt(),
     PgdAt(lam=0.1),
+    PgdAt(lam=0.1, width_mult=0.5),
+    Oats(),
+    Oats(width_mults=(0.25, 1.0), head_per_width=True, encoding="continuous", batchwise=True),
+    Oat(zero_share=0.5, encoding="none", lambda_sampling="uniform", skip_clean_at_one=True),
     Trades(),
     Trades(beta=1e-3),
 ]
@@ -111,7 +136,7 @@ def test_a_method_survives_the_config_the_wire_and_the_disk(
 
 def test_every_method_is_tried_here() -> None:
     assert {method.name for method in ODD} == METHODS.keys()
-    assert {label.split()[0] for label in LABELS} == METHODS.keys()
+    assert {label.split()[0] for label, _ in CASES} == METHODS.keys()
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -121,11 +146,11 @@ def test_a_job_is_plain_values(label: str, tiny: dict[str, Any], tmp_path: Path)
     assert pickle.loads(pickle.dumps(job)) == job
 
 
-@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize(("label", "overrides"), CASES)
 def test_every_method_keeps_the_contract_of_a_trial(
-    label: str, tiny: dict[str, Any], tmp_path: Path
+    label: str, overrides: tuple[str, ...], tiny: dict[str, Any], tmp_path: Path
 ) -> None:
-    trial = _trial(tiny, label, tmp_path, "train.epochs=2")
+    trial = _trial(tiny, label, tmp_path, "train.epochs=2", *overrides)
     folder = _place(trial, tmp_path)
     told: list[dict[str, Any]] = []
     outcome = run_trial(json.loads(json.dumps(trial.job)), folder, told.append)
@@ -133,7 +158,12 @@ def test_every_method_keeps_the_contract_of_a_trial(
     assert outcome["status"] == "done"
     assert outcome["run_key"] == trial.run_key
     assert unseal(folder.read("result.json")) == outcome
-    assert outcome["trained"]["weights"]["last"]["sha256"] == _weights(folder)
+    weights = outcome["trained"]["weights"]
+    rules = ["last", "averaged", "chosen"] if overrides else ["last", "chosen"]
+    assert list(weights) == rules
+    for rule, known in weights.items():
+        data = folder.read(weights_file(rule))
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (known["bytes"], known["sha256"])
     assert json.loads(folder.read("config.json")) == trial.job["config"]
 
     points = len(trial.job["points"])
@@ -163,6 +193,15 @@ def test_every_method_keeps_the_contract_of_a_trial(
     assert table["beta"].isna().all() == (not label.startswith("trades"))
     assert table["lam"].isna().all() == label.startswith("trades")
 
+    narrow = label.endswith("width=0.5")
+    widths = {0.5} if narrow else {0.5, 1.0} if label.startswith("oats") else {1.0}
+    assert set(table["width_mult"]) == widths
+    assert set(table["checkpoint_rule"]) == (set(rules) if overrides else {"last"})
+    for row in rows:
+        assert row["checkpoint_epoch"] == weights[row["checkpoint_rule"]]["epoch"]
+        # FiLM and batch norm cost nothing in the deployed network
+        assert row["in_situ_flops"] >= row["flops"]
+
     provenance = json.loads(folder.read("provenance.json"))
     assert torch.__version__.startswith(provenance["versions"]["torch"])
     assert provenance["versions"]["python"] == sys.version.split()[0]
@@ -179,6 +218,7 @@ def test_a_finished_trial_keeps_what_it_needs_and_no_more(
             "config.json",
             "correct.npz",
             "epochs.jsonl",
+            "model-chosen.safetensors",
             "model.safetensors",
             "points.jsonl",
             "provenance.json",
@@ -230,16 +270,25 @@ def test_a_trial_that_was_stopped_ends_as_if_it_had_not_been(
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize(
+    ("label", "overrides"), [(LABELS[0], ()), (WIDE_LABELS[0], WIDE), (WIDE_LABELS[3], WIDE)]
+)
 def test_a_trial_that_is_stopped_at_every_epoch_ends_all_the_same(
-    tiny: dict[str, Any], tmp_path: Path, undisturbed: Callable[..., Path]
+    label: str,
+    overrides: tuple[str, ...],
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    undisturbed: Callable[..., Path],
 ) -> None:
-    trial = _trial(tiny, LABELS[0], tmp_path, "train.epochs=3")
+    trial = _trial(tiny, label, tmp_path, "train.epochs=3", *overrides)
     folder, whole = _place(trial, tmp_path), _place(trial, undisturbed(trial))
     for kind in ("epoch", "epoch", "epoch", "point", "point"):
         with pytest.raises(KeyboardInterrupt):
             run_trial(trial.job, folder, Interrupt(kind, 1))
-    assert run_trial(trial.job, folder, _ignore)["status"] == "done"
-    assert _weights(folder) == _weights(whole)
+    outcome = run_trial(trial.job, folder, _ignore)
+    assert outcome["status"] == "done"
+    for rule in outcome["trained"]["weights"]:
+        assert folder.read(weights_file(rule)) == whole.read(weights_file(rule)), rule
     assert _numbers(trial, folder) == _numbers(trial, whole)
 
 
@@ -282,6 +331,27 @@ def test_a_corrupt_checkpoint_starts_the_trial_anew(
     assert [epoch["epoch"] for epoch in read_epochs(folder)] == [1, 2, 3]
 
 
+def test_weights_of_a_rule_judged_later_are_not_trained_again(
+    tiny: dict[str, Any], storage: Path
+) -> None:
+    added = "evaluate.checkpoints=[last, chosen]"
+    trial = _trial(tiny, "pgd_at λ=1", storage, added)
+    folder = _place(trial, storage)
+    assert trial.state == "evaluate"
+    told: list[dict[str, Any]] = []
+    before = read_result(folder)
+    outcome = run_trial(trial.job, folder, told.append)
+    assert [record["kind"] for record in told] == ["point"]
+    assert before is not None
+    assert outcome["trained"] == before["trained"]
+    last, chosen = _numbers(trial, folder)
+    # one epoch: both rules have the same weights
+    same = {"point_key", "checkpoint_rule"}
+    assert {k: v for k, v in last.items() if k not in same} == {
+        k: v for k, v in chosen.items() if k not in same
+    }
+
+
 def test_corrupt_weights_of_the_right_size_are_found_when_they_are_used(
     tiny: dict[str, Any], storage: Path
 ) -> None:
@@ -307,12 +377,19 @@ REPAIRABLE: dict[str, Callable[[LocalFolder], None]] = {
     "result without keys": lambda f: f.write(
         "result.json",
         json.dumps(
-            {"status": "done", "trained": {"model_bytes": f.size("model.safetensors")}}
+            {
+                "status": "done",
+                "trained": {"weights": {"last": {"bytes": f.size("model.safetensors")}}},
+            }
         ).encode(),
     ),
     "result missing": lambda f: f.remove("result.json"),
     "model cut": lambda f: f.write("model.safetensors", _cut(f.read("model.safetensors"))),
     "model missing": lambda f: f.remove("model.safetensors"),
+    "chosen cut": lambda f: f.write(
+        "model-chosen.safetensors", _cut(f.read("model-chosen.safetensors"))
+    ),
+    "chosen missing": lambda f: f.remove("model-chosen.safetensors"),
     "points cut": lambda f: f.write("points.jsonl", _cut(f.read("points.jsonl"))),
     "points no objects": lambda f: f.write("points.jsonl", b"[]\n"),
     "points missing": lambda f: f.remove("points.jsonl"),
