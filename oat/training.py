@@ -30,6 +30,9 @@ RULES: tuple[CheckpointRule, ...] = get_args(CheckpointRule)
 STATISTICS_BATCHES = 50
 """Batches from which the averaged weights take their batch norm statistics, at most."""
 
+LOSS_CHECK_STEPS = 50
+"""Steps between looks at the loss: each makes a GPU wait."""
+
 ONE_CYCLE_RISE, ONE_CYCLE_START = 0.3, 1 / 25
 """Share of the training in which the rate of ``onecycle`` rises, and where it starts."""
 
@@ -410,6 +413,8 @@ class Training:
                 group["lr"] = self.config.lr_at(self.epoch + step / steps)
             total += self._step(images, labels, attack)
             seen += len(images)
+            if step % LOSS_CHECK_STEPS == 0 and not bool(total.isfinite()):
+                break  # no use in the rest of the epoch
         return total.item() / steps, seen
 
     def _step(self, images: Tensor, labels: Tensor, attack: Attack) -> Tensor:

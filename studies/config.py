@@ -24,7 +24,7 @@ from oat.attacks import Attack
 from oat.data import DataConfig
 from oat.evaluation import EvaluationAttack
 from oat.lambdas import BY_VALUE, SAME_LAM, check_lam
-from oat.method import Method
+from oat.method import Method, Oat
 from oat.models import ModelConfig
 from oat.models.slimmable import scaled
 from oat.names import unknown
@@ -126,6 +126,8 @@ class Evaluate(BaseModel):
                 f"`checkpoints` must name {', '.join(RULES)} once each at most and at least one, "
                 f"got {list(self.checkpoints)}."
             )
+        if self.lams == ():
+            raise ValueError("`lams` must name at least one λ, got an empty list.")
         for lam in self.lams or ():
             check_lam(lam, "lams")
         return self
@@ -200,7 +202,20 @@ class Study(BaseModel):
             asked = method.conditioning()
             for width in (asked.base_width, *asked.widths):
                 scaled(self.model.first_width, width)
+            if isinstance(method, Oat) and method.dual_bn:
+                self._check_rows(method)
         return self
+
+    def _check_rows(self, method: Oat) -> None:
+        """Refuse batches of which one of two batch norms would see a single row."""
+        size = self.train.batch_size
+        zeros = method.sampler().num_zero_rows(size)
+        for rows, where in ((zeros, "= 0"), (size - zeros, "≠ 0")):
+            if rows == 1 and not method.batchwise:
+                raise ValueError(
+                    f"`train.batch_size` {size} leaves {method.name} 1 row with λ {where}, and a "
+                    "batch norm needs 2; raise it, or set `dual_bn: false`."
+                )
 
     def _check_lams(self, method: Method) -> None:
         conditioning = method.conditioning()

@@ -110,6 +110,7 @@ class Resampled:
             train_device_seconds=("train_device_seconds", "mean"),
             train_units=("train_units", "mean"),
             network_bytes=("network_bytes", "mean"),
+            flops=("flops", "first"),
             point_key=("point_key", "first"),
         ).reset_index()
         self.once = self.cells["method"].isin(ONCE).to_numpy()

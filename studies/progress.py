@@ -23,20 +23,36 @@ class _Row:
     label: str
     seed: int
     units: float
+    judge_units: float
+    points: int
     state: str
     epoch: int = 0
     epochs: int = 0
+    judged: int = 0
     sa: float | None = None
     ra: float | None = None
     images_per_second: float | None = None
     started: float = 0.0
 
     @property
-    def share(self) -> float:
-        """How much of the training is behind us."""
+    def cost(self) -> float:
+        """Units of the whole trial."""
+        return self.units + self.judge_units
+
+    @property
+    def behind(self) -> float:
+        """Units of the trial that are behind us."""
         if self.state == "done":
-            return 1.0
-        return self.epoch / self.epochs if self.epochs else 0.0
+            return self.cost
+        trained = self.epoch / self.epochs if self.epochs else 0.0
+        return trained * self.units + self.judged / self.points * self.judge_units
+
+    @property
+    def place(self) -> str:
+        """What the trial is at."""
+        if self.judged:
+            return f"judged {self.judged} of {self.points} points"
+        return f"epoch {self.epoch}/{self.epochs}"
 
 
 class Progress(Callback):  # type: ignore[misc]
@@ -51,7 +67,14 @@ class Progress(Callback):  # type: ignore[misc]
     def __init__(self, plan: Plan, console: Console, changed: Callable[[str], None]) -> None:
         self._console, self._changed = console, changed
         self._rows = {
-            t.run_key: _Row(t.label, t.seed, t.units, "waiting" if t.to_run else t.state)
+            t.run_key: _Row(
+                t.label,
+                t.seed,
+                0.0 if t.state == "evaluate" else t.units,
+                t.judge_units,
+                len(t.job["points"]),
+                "waiting" if t.to_run else t.state,
+            )
             for t in plan.trials
         }
         self._left = {t.run_key for t in plan.trials if t.to_run}
@@ -90,10 +113,11 @@ class Progress(Callback):  # type: ignore[misc]
                 row.sa, row.ra = result["sa_val"], result["ra_val"]
         else:
             row.state = "judging"
+            row.judged += 1
         self._changed(run_key_of(trial))
         self._show()
         if self._live is None and time.monotonic() - self._spoke > LINE_EVERY_SECONDS:
-            self._say(f"{row.label} seed {row.seed}: epoch {row.epoch}/{row.epochs}{_rates(row)}")
+            self._say(f"{row.label} seed {row.seed}: {row.place}{_rates(row)}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Take the end of a trial; whether it is a good one stands in its folder."""
@@ -140,8 +164,8 @@ class Progress(Callback):  # type: ignore[misc]
 
     def _time_left(self) -> str:
         rows = [self._rows[key] for key in self._left]
-        total = sum(row.units for row in rows)
-        behind = sum(row.units * row.share for row in rows)
+        total = sum(row.cost for row in rows)
+        behind = sum(row.behind for row in rows)
         if behind < SOONEST_ESTIMATE * total or behind == total:
             return ""
         seconds = (time.monotonic() - self._began) * (total - behind) / behind
@@ -151,7 +175,7 @@ class Progress(Callback):  # type: ignore[misc]
         ended = sum(self._rows[key].state == "done" for key in self._left)
         title = f"{ended} of {len(self._left)} trials{self._time_left()}"
         table = Table(title=title, title_justify="left")
-        for name in ("trial", "seed", "state", "epoch", "SA val", "RA val", "images/s"):
+        for name in ("trial", "seed", "state", "epoch", "judged", "SA val", "RA val", "images/s"):
             table.add_column(name, justify="left" if name in {"trial", "state"} else "right")
         for row in self._rows.values():
             table.add_row(
@@ -159,6 +183,7 @@ class Progress(Callback):  # type: ignore[misc]
                 str(row.seed),
                 row.state,
                 f"{row.epoch}/{row.epochs}" if row.epochs else "",
+                f"{row.judged}/{row.points}" if row.judged else "",
                 _percent(row.sa),
                 _percent(row.ra),
                 "" if row.images_per_second is None else f"{row.images_per_second:,.0f}",
