@@ -6,10 +6,13 @@ Source: Wang et al., NeurIPS 2020, section 3 and supplement.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+
+from oat.names import check_literals
 
 Encoding = Literal["none", "onehot", "dct", "random", "continuous"]
 Sampling = Literal["choices", "uniform", "steep"]
@@ -39,7 +42,7 @@ def check_lam(lam: float, name: str = "lam") -> None:
 
 
 def check_choices(choices: Sequence[float]) -> None:
-    """Refuse a λ set that is empty, repeats a value, or leaves [0, 1].
+    """Refuse a λ set that is empty, leaves [0, 1], or has values closer than `SAME_LAM`.
 
     Raises:
         ValueError: As above.
@@ -48,8 +51,17 @@ def check_choices(choices: Sequence[float]) -> None:
         raise ValueError("`lambda_choices` must name at least one λ, got an empty list.")
     for lam in choices:
         check_lam(lam, "lambda_choices")
-    if len(set(choices)) != len(choices):
-        raise ValueError(f"`lambda_choices` must not repeat a value, got {list(choices)}.")
+    ordered = sorted(choices)
+    for lam, following in pairwise(ordered):
+        if following - lam < SAME_LAM:
+            raise ValueError(
+                f"`lambda_choices` must not repeat a value, or have two closer than {SAME_LAM:g}, "
+                f"got {lam:g} and {following:g}."
+            )
+    if 0 < ordered[0] < SAME_LAM:
+        raise ValueError(
+            f"`lambda_choices` must be 0 or at least {SAME_LAM:g}, got {ordered[0]:g}."
+        )
 
 
 @dataclass(frozen=True)
@@ -93,10 +105,7 @@ class LambdaSampler:
 
     def __post_init__(self) -> None:
         check_choices(self.choices)
-        if self.sampling not in SAMPLINGS:
-            raise ValueError(
-                f"`lambda_sampling` must be one of {', '.join(SAMPLINGS)}, got '{self.sampling}'."
-            )
+        check_literals(self)
         if self.zero_share is None:
             return
         if 0 not in self.choices:
@@ -148,30 +157,35 @@ class LambdaSampler:
             Of N rows the first `num_zero_rows` have λ = 0; batch-wise, all or none.
         """
         device = generator.device
-        num_zero, draws = self.num_zero_rows(batch_size), 1
-        if not self.batchwise:
-            draws = batch_size - num_zero
-        elif torch.rand((), generator=generator, device=device) < self.share_of_zero(batch_size):
-            num_zero = batch_size
-        else:
-            num_zero = 0
-        if self.sampling == "choices":
-            values = torch.tensor(self.choices, device=device)
-            zero = self.choices.index(0) if 0 in self.choices else 0
-            others = torch.tensor([i for i in range(len(values)) if self.choices[i] != 0])
-            picks = torch.randint(max(1, len(others)), (draws,), generator=generator, device=device)
-            index = others.to(device)[picks] if len(others) else picks
-        else:
-            # 1 - u is in (0, 1]: no λ = 0 among the rows that are attacked
-            lams = 1 - torch.rand(draws, generator=generator, device=device)
-            lams = lams.square() if self.sampling == "steep" else lams
-            values, zero = torch.cat([torch.zeros(1, device=device), lams]), 0
-            index = torch.arange(1, draws + 1, device=device)
         if self.batchwise:
-            only = values[[zero]] if num_zero else values[index]
-            return RowLams(only, torch.zeros(batch_size, dtype=torch.long, device=device), num_zero)
-        zeros = torch.full((num_zero,), zero, device=device)
+            coin = torch.rand((), generator=generator, device=device)
+            num_zero = batch_size if coin < self.share_of_zero(batch_size) else 0
+            value = torch.zeros(1, device=device)
+            if not num_zero:
+                values, index = self._draw_others(1, generator)
+                value = values[index]
+            return RowLams(
+                value, torch.zeros(batch_size, dtype=torch.long, device=device), num_zero
+            )
+        num_zero = self.num_zero_rows(batch_size)
+        zeros = torch.zeros(num_zero, dtype=torch.long, device=device)
+        if num_zero == batch_size:
+            return RowLams(torch.zeros(1, device=device), zeros, num_zero)
+        values, index = self._draw_others(batch_size - num_zero, generator)
         return RowLams(values, torch.cat([zeros, index]), num_zero)
+
+    def _draw_others(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw λ ≠ 0: the values that may occur after a 0 in front, and which of them each is."""
+        device = generator.device
+        if self.sampling == "choices":
+            others = self._others
+            picks = torch.randint(len(others), (count,), generator=generator, device=device)
+            return torch.tensor([0.0, *others], device=device), 1 + picks
+        # 1 - u is in (0, 1]: no λ = 0 among the rows that are attacked
+        lams = 1 - torch.rand(count, generator=generator, device=device)
+        lams = lams.square() if self.sampling == "steep" else lams
+        zero = torch.zeros(1, device=device)
+        return torch.cat([zero, lams]), torch.arange(1, count + 1, device=device)
 
 
 def encoding_matrix(encoding: Encoding, dim: int) -> Tensor:
@@ -218,13 +232,11 @@ def sinusoids(lams: Tensor, dim: int) -> Tensor:
 
 
 def check_encoding(encoding: Encoding, dim: int, choices: Sequence[float]) -> None:
-    """Refuse an encoding that is unknown, or too short for the λ set.
+    """Refuse a code that is too short for the λ set.
 
     Raises:
         ValueError: As above.
     """
-    if encoding not in ENCODINGS:
-        raise ValueError(f"`encoding` must be one of {', '.join(ENCODINGS)}, got '{encoding}'.")
     if encoding == "continuous":
         if dim < 2 or dim % 2:
             raise ValueError(f"`encoding_dim` must be even for 'continuous', got {dim}.")
@@ -237,6 +249,8 @@ def check_encoding(encoding: Encoding, dim: int, choices: Sequence[float]) -> No
 
 class LambdaEncoding(nn.Module):
     """Maps λ to the vector that FiLM is conditioned on; its table is part of the checkpoint.
+
+    Codes are float32.
 
     Args:
         choices: The λ set the network is trained on.

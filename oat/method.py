@@ -18,6 +18,7 @@ from oat.lambdas import BY_VALUE, Encoding, LambdaSampler, RowLams, Sampling, ch
 from oat.models import Conditioning, ModelConfig, Network, relative_flops
 from oat.models.norm import Condition
 from oat.models.slimmable import check_widths
+from oat.names import check_literals
 
 
 class Method(Protocol):
@@ -136,6 +137,7 @@ class Oat:
     film_init: Literal["paper", "identity"] = "identity"
 
     def __post_init__(self) -> None:
+        check_literals(self)
         self.sampler()
         check_encoding(self.encoding, self.encoding_dim, self.lambda_choices)
         if self.lambda_sampling != "choices" and self.encoding not in BY_VALUE:
@@ -286,6 +288,8 @@ def oat_loss(
 
     if skip_clean_at_one:
         counted = (lam != 1).nonzero().squeeze(1)
+        if len(counted) == num_zero + 1:  # a batch norm needs two rows: one of weight 0 is a second
+            counted = torch.arange(len(lam), device=lam.device)
         clean = torch.zeros_like(lam)
         if len(counted):
             clean = clean.index_copy(0, counted, losses_of(images[counted], counted, num_zero))

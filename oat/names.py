@@ -1,7 +1,9 @@
 """The sentence for a name that nobody knows."""
 
 from collections.abc import Iterable
+from dataclasses import fields
 from difflib import get_close_matches
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
@@ -16,3 +18,19 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else "."
     return f"Unknown {kind} '{name}'{hint} Known: {', '.join(names)}."
+
+
+def check_literals(config: Any) -> None:
+    """Refuse a dataclass of which a field annotated with `Literal` has another value.
+
+    Raises:
+        ValueError: As above.
+    """
+    hints = get_type_hints(type(config))
+    for field in fields(config):
+        kind, value = hints[field.name], getattr(config, field.name)
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise ValueError(
+                f"`{field.name}` must be one of {', '.join(map(str, get_args(kind)))}, "
+                f"got '{value}'."
+            )

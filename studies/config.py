@@ -28,7 +28,7 @@ from oat.method import Method, Oat
 from oat.models import ModelConfig
 from oat.models.slimmable import scaled
 from oat.names import unknown
-from oat.training import RULES, CheckpointRule, TrainConfig
+from oat.recipe import RULES, CheckpointRule, TrainConfig
 from studies.errors import StudyError
 from studies.explain import explain
 from studies.trial import METHODS, describe

@@ -11,7 +11,7 @@ import torch
 from oat.evaluation import EVALUATION_SEED
 from oat.method import Method, training_cost
 from oat.models import build, flops, relative_flops
-from oat.training import images_seen
+from oat.recipe import images_seen
 from studies.config import Study
 from studies.records import ResultError, digest, read_failure, read_points, read_result
 from studies.storage import Folder

@@ -26,7 +26,8 @@ from oat.deploy import OperatingPoint
 from oat.evaluation import EvaluationAttack, Judged, evaluate_at
 from oat.method import Method, Oat, Oats, training_cost
 from oat.models import ModelConfig, Network, build, count_parameters, in_situ_cost, stored_bytes
-from oat.training import DivergenceError, TrainConfig, Training, images_seen
+from oat.recipe import TrainConfig, images_seen
+from oat.training import DivergenceError, Training
 from studies.records import (
     ResultError,
     git_revision,

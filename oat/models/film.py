@@ -18,8 +18,8 @@ class FiLM(nn.Module):
         channels: Channels C at full width.
         dim: Length E of the λ code.
         slices: Which outputs serve the first c channels: ``halves`` takes c of the C scales and
-            c of the C shifts, so that a channel has the same ones at every width; ``leading``
-            takes the first 2c outputs and splits those, as the published OATS does.
+            c of the C shifts, so that a channel reads the same outputs at every width;
+            ``leading`` takes the first 2c outputs and splits those, as the published OATS does.
         init: ``paper`` leaves torch's default initialisation, as the authors do; ``identity``
             starts with scale 1 and shift 0 for every λ (see docs/log.md for the measurement).
 

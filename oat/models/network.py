@@ -51,7 +51,9 @@ class ModelConfig:
         match = WIDE.fullmatch(self.name)
         if match is None and self.name not in STAGES:
             raise ValueError(unknown("model", self.name, EXAMPLES))
-        if match is not None and ((int(match[1]) - 4) % 6 or int(match[1]) < 10 or match[2] == "0"):
+        if match is not None and (
+            (int(match[1]) - 4) % 6 or int(match[1]) < 10 or int(match[2]) < 1
+        ):
             raise ValueError(
                 f"`name` wrn-D-K needs a depth D of 10, 16, 22, … and K of at least 1, "
                 f"got '{self.name}'."

@@ -8,9 +8,10 @@ from torch.nn import functional
 
 from baselines.pgd_at import PgdAt, pgd_at_loss
 from oat.attacks import Attack
+from oat.deploy import fold
 from oat.lambdas import RowLams
-from oat.method import Oat, cross_entropy_of, oat_loss
-from oat.models import ModelConfig, Network, build
+from oat.method import TRAIN_UNITS, Oat, cross_entropy_of, oat_loss, training_cost
+from oat.models import ModelConfig, Network, build, flops, relative_flops
 
 Batch = tuple[Tensor, Tensor]
 Passes = Callable[[Network], list[int]]
@@ -146,3 +147,93 @@ def test_dedicated_network_has_no_lambda() -> None:
 def test_lambda_outside_the_unit_interval_is_refused(lam: float) -> None:
     with pytest.raises(ValueError, match="`lam`"):
         PgdAt(lam)
+
+
+def _narrow(method: PgdAt, name: str = "resnet8") -> Network:
+    torch.manual_seed(3)
+    return build(
+        ModelConfig(name, 4), in_channels=3, num_classes=5, conditioning=method.conditioning()
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "width"), [("resnet8", 0.5), ("resnet8", 0.75), ("wrn-10-2", 0.5)]
+)
+def test_network_at_a_width_is_a_plain_one_with_that_share_of_the_channels(
+    name: str, width: float, batch: Batch, generator: torch.Generator
+) -> None:
+    method = PgdAt(0.5, width)
+    network = _narrow(method, name)
+    torch.manual_seed(3)
+    plain = build(ModelConfig(name, round(4 * width)), in_channels=3, num_classes=5)
+    for (key, value), (other, expected) in zip(
+        network.state_dict().items(), plain.state_dict().items(), strict=True
+    ):
+        assert key == other
+        assert torch.equal(value, expected), key
+    losses = [
+        pgd_at_loss(net, *batch, lam=0.5, attack=Attack(0.1, 2), generator=generator.manual_seed(1))
+        for net in (network, plain)
+    ]
+    assert torch.equal(losses[0], losses[1])
+    folded = fold(network, *method.operating_points([0.0])[0])
+    assert flops(folded, (3, 8, 8)) == flops(plain, (3, 8, 8))
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("width", [0.5, 1.0])
+def test_cost_is_that_of_the_passes_made_by_the_operations_of_the_width(
+    lam: float, width: float, batch: Batch, generator: torch.Generator, passes: Passes
+) -> None:
+    method, attack, model = PgdAt(lam, width), Attack(0.1, 3), ModelConfig("resnet8", 4)
+    network = _narrow(method)
+    sizes = passes(network)
+    trained: list[int] = []
+    network.register_forward_pre_hook(lambda _m, args: trained.append(len(args[0])))
+    list(method.losses(network, *batch, attack=attack, generator=generator))
+    units = (TRAIN_UNITS * sum(trained) + 2 * (sum(sizes) - sum(trained))) / 12
+    assert method.units(attack, 12) == {width: units}
+    cost = training_cost(method, attack, 12, model, (3, 8, 8))
+    assert cost == pytest.approx(units * relative_flops(model, width, (3, 8, 8)))
+    assert (cost < units) == (width < 1)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+def test_label_smoothing_is_torchs_and_the_attack_has_hard_labels(
+    lam: float, batch: Batch, generator: torch.Generator, randomise: Randomise
+) -> None:
+    start = randomise(_plain())
+    crafted = []
+    for smoothing in (0.0, 0.4):
+        network, twin = copy.deepcopy(start), copy.deepcopy(start)
+        inputs: list[Tensor] = []
+        network.register_forward_pre_hook(lambda _m, args, to=inputs: to.append(args[0].clone()))
+        loss = pgd_at_loss(
+            network,
+            *batch,
+            lam=lam,
+            attack=Attack(0.1, 3),
+            generator=generator.manual_seed(1),
+            label_smoothing=smoothing,
+        )
+        rows = [
+            functional.cross_entropy(
+                twin(images), batch[1], reduction="none", label_smoothing=smoothing
+            )
+            for images in inputs
+        ]
+        expected = rows[0] if len(rows) == 1 else (1 - lam) * rows[0] + lam * rows[1]
+        torch.testing.assert_close(loss, expected)
+        crafted.append(inputs[-1])
+    assert torch.equal(crafted[0], crafted[1])
+
+
+@pytest.mark.parametrize("width", [0.0, -0.5, 1.5, float("nan"), float("inf")])
+def test_width_outside_the_unit_interval_is_refused(width: float) -> None:
+    with pytest.raises(ValueError, match="`width_mult`"):
+        PgdAt(1.0, width)
+
+
+def test_width_that_leaves_no_whole_channel_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`width_mult` 0\.3 of 4 channels"):
+        _narrow(PgdAt(1.0, 0.3))

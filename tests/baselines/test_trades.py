@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 from torch.nn import functional
 
-from baselines.trades import Trades, kl_rows, trades_loss
+from baselines.trades import Trades, kl_rows, trades_attack, trades_loss
 from oat.attacks import Attack
-from oat.method import cross_entropy_of
-from oat.models import ModelConfig, Network, build
+from oat.method import TRAIN_UNITS, cross_entropy_of, training_cost
+from oat.models import ModelConfig, Network, build, relative_flops
 
 Batch = tuple[Tensor, Tensor]
 Passes = Callable[[Network], list[int]]
@@ -142,3 +142,95 @@ def test_dedicated_network_has_no_lambda() -> None:
 def test_beta_that_is_no_weight_is_refused(beta: float) -> None:
     with pytest.raises(ValueError, match="`beta`"):
         Trades(beta)
+
+
+def _narrow(method: Trades, name: str = "resnet8") -> Network:
+    torch.manual_seed(3)
+    return build(
+        ModelConfig(name, 4), in_channels=3, num_classes=5, conditioning=method.conditioning()
+    )
+
+
+@pytest.mark.parametrize(("name", "width"), [("resnet8", 0.5), ("wrn-10-2", 0.75)])
+def test_network_at_a_width_is_a_plain_one_with_that_share_of_the_channels(
+    name: str, width: float, batch: Batch, generator: torch.Generator
+) -> None:
+    network = _narrow(Trades(6.0, width), name)
+    torch.manual_seed(3)
+    plain = build(ModelConfig(name, round(4 * width)), in_channels=3, num_classes=5)
+    for value, expected in zip(
+        network.state_dict().values(), plain.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, expected)
+    losses = [
+        trades_loss(
+            net, *batch, beta=6.0, attack=Attack(0.1, 2), generator=generator.manual_seed(1)
+        )
+        for net in (network, plain)
+    ]
+    assert torch.equal(losses[0], losses[1])
+
+
+@pytest.mark.parametrize("beta", [0.0, 6.0])
+@pytest.mark.parametrize("width", [0.5, 1.0])
+def test_cost_is_that_of_the_passes_made_by_the_operations_of_the_width(
+    beta: float, width: float, batch: Batch, generator: torch.Generator, passes: Passes
+) -> None:
+    method, attack, model = Trades(beta, width), Attack(0.1, 3), ModelConfig("resnet8", 4)
+    network = _narrow(method)
+    sizes = passes(network)
+    trained: list[int] = []
+    network.register_forward_pre_hook(lambda _m, args: trained.append(len(args[0])))
+    list(method.losses(network, *batch, attack=attack, generator=generator))
+    clean = 12 if beta else 0  # the frozen clean probabilities take a forward pass alone
+    attacked = sum(sizes) - sum(trained) - clean
+    units = (TRAIN_UNITS * sum(trained) + clean + 2 * attacked) / 12
+    assert method.units(attack, 12) == {width: units}
+    cost = training_cost(method, attack, 12, model, (3, 8, 8))
+    assert cost == pytest.approx(units * relative_flops(model, width, (3, 8, 8)))
+
+
+def test_label_smoothing_is_torchs_and_reaches_neither_the_attack_nor_the_kl(
+    batch: Batch, generator: torch.Generator, randomise: Randomise
+) -> None:
+    start = randomise(_plain())
+    runs = []
+    for smoothing in (0.0, 0.4):
+        network = copy.deepcopy(start)
+        inputs: list[Tensor] = []
+        network.register_forward_pre_hook(lambda _m, args, to=inputs: to.append(args[0].clone()))
+        loss = trades_loss(
+            network,
+            *batch,
+            beta=3.0,
+            attack=Attack(0.1, 3),
+            generator=generator.manual_seed(1),
+            label_smoothing=smoothing,
+        )
+        runs.append((loss, inputs[1]))
+    assert torch.equal(runs[0][1], runs[1][1])
+    logits = copy.deepcopy(start)(batch[0])
+    hard, soft = (
+        functional.cross_entropy(logits, batch[1], reduction="none", label_smoothing=smoothing)
+        for smoothing in (0.0, 0.4)
+    )
+    torch.testing.assert_close(runs[1][0] - runs[0][0], soft - hard, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 10])
+@pytest.mark.parametrize("eps", [0.0, 1e-3, 0.031, 0.9])
+def test_inner_attack_reaches_as_far_as_the_published_one_but_crosses_the_ball_once_a_step_at_most(
+    steps: int, eps: float
+) -> None:
+    ours = trades_attack(Attack(eps=eps, steps=steps))
+    assert (ours.eps, ours.steps) == (eps, steps)
+    if eps:
+        assert ours.step == pytest.approx(min(0.07 / 0.031 * eps / steps, 2 * eps))
+    stated = Attack(eps=0.1, steps=steps, step_size=0.05)
+    assert trades_attack(stated) == stated
+
+
+@pytest.mark.parametrize("width", [0.0, -0.5, 1.5, float("nan")])
+def test_width_outside_the_unit_interval_is_refused(width: float) -> None:
+    with pytest.raises(ValueError, match="`width_mult`"):
+        Trades(6.0, width)

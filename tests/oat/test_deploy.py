@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from oat.deploy import condition, fold, specialize
+from oat.lambdas import Encoding
 from oat.method import cross_entropy_of
 from oat.models import Conditioning, ModelConfig, Network, build
 from oat.models.norm import Condition, Norm2d
@@ -183,3 +184,61 @@ def test_lambda_or_width_that_does_not_fit_is_refused(make: Callable[..., object
 def test_folding_at_a_width_that_was_not_trained_is_refused() -> None:
     with pytest.raises(ValueError, match="`width_mult`"):
         fold(_conditional(dual_bn=True, film_init="identity"), 0.3, 0.25)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn-10-1"])
+@pytest.mark.parametrize("encoding", ["none", "continuous"])
+@pytest.mark.parametrize("lam", [0.0, 1e-5, 0.123, 0.3, 1.0])
+def test_network_with_an_encoding_by_value_deploys_at_any_lambda(
+    name: str, encoding: Encoding, lam: float, batch: Batch, randomise: Randomise
+) -> None:
+    conditioning = Conditioning(
+        LAMS, encoding, 4, dual_bn=True, film_init="paper", widths=(1.0, 0.5)
+    )
+    model = randomise(
+        build(ModelConfig(name, 4), in_channels=3, num_classes=5, conditioning=conditioning)
+    )
+    for width in (1.0, 0.5):
+        expected = _logits_and_gradient(_at(model, lam, width), batch)
+        views = (fold(model, lam, width), specialize(model, condition(model, lam, width)))
+        for view in views:
+            for a, b in zip(_logits_and_gradient(view, batch), expected, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * b.abs().max().item())
+
+
+@pytest.mark.parametrize("lam", LAMS)
+def test_specialised_rows_of_every_width_are_those_of_one_lambda(
+    lam: float, batch: Batch, randomise: Randomise
+) -> None:
+    model = randomise(_conditional(dual_bn=True, film_init="paper", name="wrn-10-1")).double()
+    images = batch[0].double()
+    place = LAMS.index(lam)
+    assert model.encoding is not None
+    for width in (1.0, 0.5):
+        index = torch.full((12,), place)
+        zeros = None if lam == 0 else 0
+        view = specialize(model, Condition(model.encoding.table, index, zeros, width))
+        torch.testing.assert_close(view(images), _at(model, lam, width)(images))
+
+
+def test_network_of_a_base_width_folds_to_its_own_channels(
+    batch: Batch, randomise: Randomise
+) -> None:
+    conditioning = Conditioning(LAMS, encoding_dim=4, widths=(1.0, 0.5), base_width=0.5)
+    model = randomise(
+        build(ModelConfig("resnet8", 8), in_channels=3, num_classes=5, conditioning=conditioning)
+    )
+    for width, channels in ((1.0, 4), (0.5, 2)):
+        folded = fold(model, 0.3, width)
+        assert folded.config.first_width == channels
+        expected = _at(model, 0.3, width)(batch[0])
+        atol = 1e-4 * expected.abs().max().item()
+        torch.testing.assert_close(folded(batch[0]), expected, rtol=1e-4, atol=atol)
+
+
+def test_folding_and_specialising_draw_no_random_number(randomise: Randomise) -> None:
+    model = randomise(_conditional(dual_bn=True, film_init="paper", name="wrn-10-1"))
+    state = torch.get_rng_state()
+    fold(model, 0.3, 0.5)
+    specialize(model, condition(model, 0.3, 0.5))
+    assert torch.equal(torch.get_rng_state(), state)

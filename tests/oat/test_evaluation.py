@@ -18,7 +18,7 @@ from oat.evaluation import (
     evaluate_at,
     validate,
 )
-from oat.method import Oat
+from oat.method import Oat, Oats
 from oat.models import ModelConfig, Network, build, flops, stored_bytes
 
 Randomise = Callable[[Network], Network]
@@ -264,3 +264,23 @@ def test_attack_is_named_by_its_steps_and_crosses_the_ball_by_itself() -> None:
 def test_evaluation_attack_refuses_values_out_of_range_by_name(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"`{key}`"):
         EvaluationAttack(**{key: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("widths", [(0.5, 1.0), (0.5, 0.25)])
+def test_validation_of_oats_is_the_mean_over_lambdas_and_widths(
+    widths: tuple[float, ...], randomise: Randomise
+) -> None:
+    method = Oats(lambda_choices=(0.0, 0.3, 1.0), encoding_dim=4, width_mults=widths)
+    network = _network(method, randomise)
+    split, attack = _images(), EvaluationAttack(steps=2, eps=0.01)
+    points = [OperatingPoint(lam, width) for lam in (0.0, 0.3) for width in widths]
+    judged = [evaluate_at(network, point, split, attack) for point in points]
+    for one in judged:
+        plain = fold(network, *one.point)
+        assert one.flops == flops(plain, (1, 8, 8))
+        assert one.deployed_bytes == stored_bytes(plain)
+    bytes_of = {one.point.width_mult: one.deployed_bytes for one in judged}
+    assert bytes_of[min(widths)] < bytes_of[max(widths)] < stored_bytes(network)
+    sa, ra = validate(network, method, [0.0, 0.3], split, attack)
+    assert sa == pytest.approx(sum(one.correctness.sa for one in judged) / 4)
+    assert ra == pytest.approx(sum(one.correctness.ra for one in judged) / 4)

@@ -61,3 +61,31 @@ def test_rows_are_modulated_by_their_own_code() -> None:
 def test_unknown_init_is_refused() -> None:
     with pytest.raises(ValueError, match=r"`film_init`.*'zero'"):
         FiLM(6, 4, init="zero")
+
+
+@pytest.mark.parametrize("channels", [1, 3, 6])
+def test_film_at_a_width_is_one_of_that_size_with_the_leading_weights(channels: int) -> None:
+    film, small = FiLM(6, 4, init="paper"), FiLM(channels, 4, init="paper")
+    n = 2 * channels
+    with torch.no_grad():
+        small.hidden.weight.copy_(film.hidden.weight[:n])
+        small.hidden.bias.copy_(film.hidden.bias[:n])
+        for part in (slice(0, 6), slice(6, 12)):
+            to = slice(0, channels) if part.start == 0 else slice(channels, n)
+            small.out.weight[to] = film.out.weight[part][:channels, :n]
+            small.out.bias[to] = film.out.bias[part][:channels]
+    code = torch.randn(5, 4)
+    for ours, expected in zip(film(code, channels), small(code, channels), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_width_half_uses_no_scale_or_shift_of_a_channel_that_it_leaves_out() -> None:
+    film = FiLM(6, 4, init="paper")
+    code = torch.randn(5, 4)
+    expected = film(code, 3)
+    with torch.no_grad():
+        for start in (3, 9):
+            film.out.weight[start : start + 3] = float("nan")
+            film.out.bias[start : start + 3] = float("nan")
+    for ours, theirs in zip(film(code, 3), expected, strict=True):
+        assert torch.equal(ours, theirs)

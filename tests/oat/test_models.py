@@ -1,10 +1,14 @@
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
 
+from oat.deploy import condition, fold, specialize
+from oat.lambdas import Encoding
 from oat.models import (
     Conditioning,
     ModelConfig,
@@ -12,6 +16,8 @@ from oat.models import (
     build,
     count_parameters,
     flops,
+    in_situ_cost,
+    relative_flops,
     stored_bytes,
 )
 from oat.models.network import STAGES
@@ -204,3 +210,216 @@ def test_parameters_bytes_and_flops_of_a_small_network_as_counted_by_hand() -> N
     assert stored_bytes(network) == 4 * (weights + 4 * channels + head) + counters
     multiply_adds = sum(i * o * k * k * s * s for i, o, k, s in convolutions) + 8 * 5
     assert flops(network, (3, 8, 8)) == 2 * multiply_adds
+
+
+@pytest.mark.parametrize(
+    ("name", "dropout", "plain", "conditional"),
+    [
+        ("resnet34", 0.0, 21.28, 33.36),
+        ("wrn-16-8", 0.3, 10.96, 16.23),
+        ("wrn-40-2", 0.3, 2.24, 3.89),
+    ],
+)
+def test_published_sizes_plain_and_with_film_and_dual_batch_norm(
+    name: str, dropout: float, plain: float, conditional: float
+) -> None:
+    film = Conditioning((0.0, 0.1, 0.2, 0.3, 0.4, 1.0), encoding_dim=128, dual_bn=True)
+    for conditioning, published in ((Conditioning(), plain), (film, conditional)):
+        with torch.device("meta"):
+            network = build(
+                ModelConfig(name, dropout=dropout),
+                in_channels=3,
+                num_classes=10,
+                conditioning=conditioning,
+            )
+        assert round(count_parameters(network) / 1e6, 2) == published
+
+
+def test_published_size_of_wrn_34_10() -> None:
+    with torch.device("meta"):
+        network = build(ModelConfig("wrn-34-10"), in_channels=3, num_classes=10)
+    assert round(count_parameters(network) / 1e6, 2) == 46.16
+
+
+BUILT = [
+    ModelConfig("resnet18", 2),
+    ModelConfig("resnet34", 2),
+    ModelConfig("resnet50", 2),
+    ModelConfig("wrn-16-8", 2, dropout=0.3),
+    ModelConfig("wrn-40-2", 2, dropout=0.3),
+    ModelConfig("wrn-34-10", 2),
+]
+
+
+@pytest.mark.parametrize("config", BUILT, ids=lambda config: config.name)
+@pytest.mark.parametrize("lams", [(), LAMS])
+@pytest.mark.parametrize("widths", [(1.0,), (0.5, 1.0)])
+def test_every_family_trains_and_judges_plain_conditional_and_slimmable(
+    config: ModelConfig, lams: tuple[float, ...], widths: tuple[float, ...]
+) -> None:
+    conditioning = Conditioning(lams, encoding_dim=4, dual_bn=bool(lams), widths=widths)
+    network = build(config, in_channels=1, num_classes=7, conditioning=conditioning)
+    images = torch.rand(4, 1, 16, 16)
+    code = network.encoding(0.3) if network.encoding is not None else None
+    for width in widths:
+        logits = network(images, code, num_zero_lam=2 if lams else None, width_mult=width)
+        assert logits.shape == (4, 7)
+        logits.square().sum().backward()
+        folded = fold(network, 0.3 if lams else None, width)
+        network.eval()
+        expected = network(images, code, num_zero_lam=0 if lams else None, width_mult=width)
+        network.train()
+        atol = 1e-4 * expected.abs().max().item()
+        torch.testing.assert_close(folded(images), expected, rtol=1e-4, atol=atol)
+    if widths == (1.0,):
+        assert all(p.grad is not None for p in network.parameters())
+
+
+@pytest.mark.parametrize("size", [8, 9, 28, 32, 64, 96])
+@pytest.mark.parametrize("name", ["resnet18", "resnet20", "wrn-10-2"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_may_have_any_side_from_8_to_96(name: str, size: int, channels: int) -> None:
+    conditioning = Conditioning(LAMS, encoding_dim=4, dual_bn=True, widths=(0.5, 1.0))
+    network = build(
+        ModelConfig(name, 2), in_channels=channels, num_classes=5, conditioning=conditioning
+    )
+    images = torch.rand(4, channels, size, size)
+    assert network.encoding is not None
+    for width in (0.5, 1.0):
+        logits = network(images, network.encoding(1.0), num_zero_lam=2, width_mult=width)
+        assert logits.shape == (4, 5)
+        assert fold(network, 1.0, width)(images).isfinite().all()
+
+
+@pytest.mark.parametrize(("name", "depth"), [("wrn-16-8", 16), ("wrn-40-2", 40), ("wrn-34-10", 34)])
+def test_depth_in_the_name_of_a_wide_network_counts_its_convolutions(name: str, depth: int) -> None:
+    with torch.device("meta"):
+        network = build(ModelConfig(name, 1), in_channels=3, num_classes=5)
+    assert sum(isinstance(module, nn.Conv2d) for module in network.modules()) == depth
+
+
+def test_dropout_acts_in_training_only_and_never_in_a_frozen_view(
+    batch: tuple[Tensor, Tensor], randomise: Randomise
+) -> None:
+    network = randomise(
+        build(ModelConfig("wrn-10-1", 4, dropout=0.5), in_channels=3, num_classes=5)
+    )
+    torch.manual_seed(1)
+    first, second = network(batch[0]), network(batch[0])
+    torch.manual_seed(1)
+    assert torch.equal(network(batch[0]), first)
+    assert not torch.allclose(first, second)
+    state = torch.get_rng_state()
+    view = specialize(network, condition(network, None))
+    assert torch.equal(view(batch[0]), view(batch[0]))
+    torch.testing.assert_close(view(batch[0]), network.eval()(batch[0]), rtol=1e-4, atol=1e-4)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_last_norm_of_a_wide_network_has_no_film_but_all_others_do() -> None:
+    for key, module in _conditional(name="wrn-10-2").named_modules():
+        if isinstance(module, Norm2d):
+            assert (module.film is None) == (key == "last_norm"), key
+
+
+def _wide_parts(base: int, widen: int) -> list[tuple[int, int, int, int]]:
+    """List (inputs, outputs, kernel, side of the output) of the convolutions of a wrn-10."""
+    parts = [(3, base, 3, 8)]
+    channels = base
+    for stage, side in enumerate((8, 4, 2)):
+        out = base * widen << stage
+        parts += [(channels, out, 3, side), (out, out, 3, side)]
+        parts += [(channels, out, 1, side)] if channels != out else []
+        channels = out
+    return parts
+
+
+@pytest.mark.parametrize("width", [1.0, 0.75, 0.5])
+@pytest.mark.parametrize("heads", [True, False])
+def test_cost_in_place_of_a_wide_network_at_a_width_as_counted_by_hand(
+    width: float, heads: bool
+) -> None:
+    conditioning = Conditioning(
+        LAMS, encoding_dim=6, dual_bn=True, widths=(1.0, 0.75, 0.5), head_per_width=heads
+    )
+    network = build(
+        ModelConfig("wrn-10-2", 4), in_channels=3, num_classes=5, conditioning=conditioning
+    )
+    base = round(4 * width)
+    parts = _wide_parts(base, 2)
+    weights = sum(i * o * k * k for i, o, k, _ in parts)
+    with_film = [base, *(base * 2 << s for s in (0, 0, 1, 1, 2))]
+    norms = [*with_film, base * 8]
+    hidden, out = sum(2 * c * 6 for c in with_film), sum(4 * c * c for c in with_film)
+    film = hidden + out + sum(4 * c for c in with_film)
+    head = base * 8 * 5
+    cost = in_situ_cost(network, (3, 8, 8), width)
+    assert cost.parameters == weights + 4 * sum(norms) + film + head + 5
+    multiply_adds = sum(i * o * k * k * s * s for i, o, k, s in parts) + hidden + out + head
+    assert cost.flops == 2 * multiply_adds
+    assert flops(network, (3, 8, 8), width) == cost.flops
+    assert flops(fold(network, 0.3, width), (3, 8, 8)) == 2 * (multiply_adds - hidden - out)
+
+
+@pytest.mark.parametrize("encoding", ["none", "continuous", "random"])
+def test_cost_in_place_draws_nothing_and_leaves_the_network_as_it_was(encoding: Encoding) -> None:
+    conditioning = Conditioning(LAMS, encoding=encoding, encoding_dim=4, widths=(1.0, 0.5))
+    network = build(
+        ModelConfig("resnet8", 4), in_channels=3, num_classes=5, conditioning=conditioning
+    )
+    state = torch.get_rng_state()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    cost = in_situ_cost(network, (3, 8, 8), 0.5)
+    flops(network, (3, 8, 8), 0.5)
+    assert network.training
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    narrow = replace(conditioning, widths=(1.0,), base_width=0.5)
+    alone = build(ModelConfig("resnet8", 4), in_channels=3, num_classes=5, conditioning=narrow)
+    assert cost == in_situ_cost(alone, (3, 8, 8))
+    assert cost.parameters == count_parameters(alone)
+
+
+@pytest.mark.parametrize("config", [ModelConfig("resnet8", 4), ModelConfig("wrn-10-2", 4)])
+@pytest.mark.parametrize("width", [0.25, 0.5, 0.75, 1.0])
+def test_relative_operations_are_those_of_networks_built_at_both_widths(
+    config: ModelConfig, width: float
+) -> None:
+    full, narrow = (
+        build(config, in_channels=3, num_classes=10, conditioning=Conditioning(base_width=w))
+        for w in (1.0, width)
+    )
+    expected = flops(narrow, (3, 8, 8)) / flops(full, (3, 8, 8))
+    assert relative_flops(config, width, (3, 8, 8)) == expected
+    assert width**2 <= expected <= width
+
+
+def test_reloaded_network_keeps_its_encoding_matrix(
+    batch: tuple[Tensor, Tensor], randomise: Randomise
+) -> None:
+    torch.manual_seed(1)
+    saved = randomise(_conditional(widths=(1.0, 0.5)))
+    torch.manual_seed(2)
+    loaded = _conditional(widths=(1.0, 0.5))
+    assert saved.encoding is not None
+    assert loaded.encoding is not None
+    assert not torch.equal(saved.encoding.table, loaded.encoding.table)
+    loaded.load_state_dict(saved.state_dict())
+    for lam in LAMS:
+        for width in (1.0, 0.5):
+            ours, theirs = (fold(net, lam, width)(batch[0]) for net in (loaded, saved))
+            assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["wrn-15-2", "wrn-4-2", "wrn-16-0", "wrn-16-00", "wrn-16-2x"])
+def test_wide_network_that_cannot_be_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        ModelConfig(name)
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, math.nan])
+def test_dropout_out_of_range_or_in_a_resnet_is_refused(dropout: float) -> None:
+    with pytest.raises(ValueError, match="`dropout`"):
+        ModelConfig("wrn-16-2", dropout=dropout)
+    with pytest.raises(ValueError, match="`dropout`"):
+        ModelConfig("resnet8", dropout=0.3)

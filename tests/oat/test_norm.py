@@ -193,3 +193,37 @@ def test_freezing_touches_neither_statistics_nor_mode() -> None:
     pair.freeze(cond)(torch.randn(5, 6, 8, 8, dtype=torch.float64))
     _assert_same_state(pair, before)
     assert all(module.training for module in pair.modules())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("widths", [(0.5, 0.75, 1.0), (1.0, 0.5), (0.25,)])
+def test_norm_at_a_width_is_a_dual_batch_norm_of_that_size_bit_for_bit(
+    training: bool, widths: tuple[float, ...]
+) -> None:
+    norm = Norm2d(8, widths=widths, dual=True).train(training)
+    _shake(norm)
+    for place, width in enumerate(widths):
+        before = copy.deepcopy(norm)
+        alone = copy.deepcopy(norm.bn[place])
+        x = torch.randn(6, round(8 * width), 3, 3)
+        assert torch.equal(norm(x, Condition(num_zero_lam=2, width_mult=width)), alone(x, 2))
+        for i, (changed, unchanged) in enumerate(zip(norm.bn, before.bn, strict=True)):
+            _assert_same_state(changed, alone if i == place else unchanged)
+
+
+@pytest.mark.parametrize("dual", [True, False])
+@pytest.mark.parametrize("film_dim", [0, 3])
+@pytest.mark.parametrize("width", [1.0, 0.5])
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_frozen_lone_norm_equals_itself_in_eval_mode(
+    dual: bool, film_dim: int, width: float, name: str
+) -> None:
+    norm = Norm2d(4, widths=(1.0, 0.5), dual=dual, film_dim=film_dim).double().eval()
+    _shake(norm)
+    cond = replace(CONDITIONS[name], width_mult=width)
+    assert cond.lam_code is not None
+    cond = replace(cond, lam_code=cond.lam_code.double())
+    x = torch.randn(5, round(4 * width), 3, 3, dtype=torch.float64)
+    frozen = norm.freeze(cond)
+    torch.testing.assert_close(frozen(x), norm(x, cond))
+    torch.testing.assert_close(norm(x, replace(cond, frozen={norm: frozen})), norm(x, cond))

@@ -1,0 +1,148 @@
+"""How a network is trained: what every method of a study has in common."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from oat.attacks import Attack
+from oat.names import check_literals
+
+CheckpointRule = Literal["last", "averaged", "chosen"]
+"""Which weights of a training are judged.
+
+``last`` are those after the last epoch; ``averaged`` their exponential moving average, with batch
+norm statistics of its own; ``chosen`` those of the epoch with the best mean of SA and RA on the
+held-out images, over all operating points.
+"""
+
+RULES: tuple[CheckpointRule, ...] = get_args(CheckpointRule)
+STATISTICS_BATCHES = 50
+"""Batches from which the averaged weights take their batch norm statistics, at most."""
+
+ONE_CYCLE_RISE, ONE_CYCLE_START = 0.3, 1 / 25
+"""Share of the training in which the rate of ``onecycle`` rises, and where it starts."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained; the same for every method of a study.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images a step; the last, smaller batch of an epoch is left out.
+        optimizer: ``sgd``.
+        lr: Learning rate at the start.
+        momentum: Of SGD.
+        weight_decay: Of every parameter.
+        schedule: ``cosine`` by epoch to 0; ``multistep`` by `gamma` at each of `milestones`;
+            ``onecycle``, which rises from a 25th of `lr` in the first 30 % of the training and
+            falls to 0, by step and both as a cosine; or ``constant``.
+        milestones: Where ``multistep`` lowers the rate, as shares of the training in (0, 1).
+        gamma: Factor by which it does, in (0, 1).
+        label_smoothing: Of the cross-entropy that is minimised, in [0, 1); attacks and
+            validation have hard labels.
+        eps_warmup: Epochs in which the radius of the training attack grows, by as much each, to
+            the full one; 0 for none. It keeps training from being caught by masked gradients.
+        clip_norm: Largest norm of the gradient of all parameters; None does not clip.
+        ema: Decay of the exponential moving average of the weights, by step, in (0, 1); in the
+            first steps it is lower. None keeps no average.
+        precision: ``float32``, ``bfloat16`` (autocast), or ``auto``: bfloat16 on a GPU that has
+            it. Logits, losses and attack gradients with respect to images are float32.
+        val_every: Epochs between validations; the last epoch is always validated.
+        val_images: Held-out images used for it, at most.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    epochs: int = 200
+    batch_size: int = 128
+    optimizer: Literal["sgd"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["cosine", "multistep", "onecycle", "constant"] = "cosine"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    gamma: float = 0.1
+    label_smoothing: float = 0.0
+    eps_warmup: int = 0
+    clip_norm: float | None = None
+    ema: float | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    val_every: int = 1
+    val_images: int = 512
+
+    def __post_init__(self) -> None:
+        check_literals(self)
+        for key in ("epochs", "batch_size", "val_every", "val_images"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"`{key}` must be at least 1, got {getattr(self, key)}.")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"`lr` must be a finite number above 0, got {self.lr:g}.")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"`momentum` must be in [0, 1), got {self.momentum:g}.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(
+                f"`weight_decay` must be a finite number of at least 0, got {self.weight_decay:g}."
+            )
+        if not all(0 < share < 1 for share in self.milestones):
+            raise ValueError(
+                f"`milestones` must be shares of the training in (0, 1), got "
+                f"{list(self.milestones)}."
+            )
+        for key in ("gamma", "ema"):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < 1:
+                raise ValueError(f"`{key}` must be in (0, 1), got {value:g}.")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"`label_smoothing` must be in [0, 1), got {self.label_smoothing:g}.")
+        if not 0 <= self.eps_warmup <= self.epochs:
+            raise ValueError(
+                f"`eps_warmup` must be from 0 to `epochs` ({self.epochs}), got {self.eps_warmup}."
+            )
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
+            raise ValueError(
+                f"`clip_norm` must be a finite number above 0, got {self.clip_norm:g}."
+            )
+
+    def lr_at(self, epoch: float) -> float:
+        """Return the learning rate after so many epochs; only ``onecycle`` changes within one."""
+        if self.schedule == "constant":
+            return self.lr
+        if self.schedule == "onecycle":
+            return self.lr * self._one_cycle(epoch / self.epochs)
+        share = math.floor(epoch) / self.epochs
+        if self.schedule == "multistep":
+            return self.lr * self.gamma ** sum(share >= milestone for milestone in self.milestones)
+        return 0.5 * self.lr * (1 + math.cos(math.pi * share))
+
+    def _one_cycle(self, share: float) -> float:
+        """Return the rate as a share of the highest (Smith and Topin, 2018)."""
+        if share < ONE_CYCLE_RISE:
+            risen = 0.5 * (1 - math.cos(math.pi * share / ONE_CYCLE_RISE))
+            return ONE_CYCLE_START + (1 - ONE_CYCLE_START) * risen
+        return 0.5 * (1 + math.cos(math.pi * (share - ONE_CYCLE_RISE) / (1 - ONE_CYCLE_RISE)))
+
+    def attack_at(self, epoch: int, attack: Attack) -> Attack:
+        """Return the training attack of an epoch, counted from 0, as the warm-up has it."""
+        if epoch >= self.eps_warmup:
+            return attack
+        grown = (epoch + 1) / self.eps_warmup
+        step = attack.step_size if attack.step_size == "auto" else grown * attack.step_size
+        return replace(attack, eps=grown * attack.eps, step_size=step)
+
+    def rules(self) -> tuple[CheckpointRule, ...]:
+        """Return the checkpoint rules that a training leaves weights for."""
+        return tuple(rule for rule in RULES if rule != "averaged" or self.ema is not None)
+
+
+def steps_per_epoch(num_images: int, batch_size: int) -> int:
+    """Count the steps of an epoch: whole batches, or one of all images if there are fewer."""
+    return max(1, num_images // batch_size)
+
+
+def images_seen(train: TrainConfig, num_images: int) -> int:
+    """Count the images that a training passes over, those for statistics included."""
+    steps = steps_per_epoch(num_images, train.batch_size)
+    own = 0 if train.ema is None else min(STATISTICS_BATCHES, steps)
+    return (steps * train.epochs + own) * min(train.batch_size, num_images)
