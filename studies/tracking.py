@@ -330,7 +330,8 @@ class Tracker:
         texts = {k: row[k] for k in row if COLUMNS.get(k) == "str"}
         texts |= {k: row[k] for k in ("lam", "beta", "width_mult", "seed", "eps")}
         tags = {"oat.run_key": row["run_key"], "oat.point_key": row["point_key"]}
-        name = f"{row['method']} {sign}={lam:g} seed={row['seed']} {row['attack']}"
+        name = f"{row['method']} {sign}={lam:g} width={row['width_mult']:g} seed={row['seed']}"
+        name += f" {row['checkpoint_rule']} {row['attack']}"
         run_id = self._create("point", row["point_key"], name, trial_run, texts, tags)
         numbers = {k: row[k] for k in row if COLUMNS.get(k) != "str" and row[k] is not None}
         self._log(run_id, numbers, 0)

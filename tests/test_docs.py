@@ -47,7 +47,7 @@ def test_the_study_file_of_the_readme_is_a_valid_one(tmp_path: Path) -> None:
     text = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert text is not None
     (tmp_path / "study.yaml").write_text(text[1])
-    assert len(load_study(str(tmp_path / "study.yaml")).all_methods()) == 10
+    assert len(load_study(str(tmp_path / "study.yaml")).all_methods()) == 13
 
 
 def test_the_readme_names_every_preset_and_command() -> None:
