@@ -30,6 +30,7 @@ from oat.recipe import TrainConfig, images_seen
 from oat.training import DivergenceError, Training
 from studies.records import (
     ResultError,
+    digest,
     git_revision,
     read_points,
     read_result,
@@ -213,8 +214,8 @@ def _train(
     for rule, kept in training.kept().items():
         data_of = _model_bytes(kept.state)
         folder.write(weights_file(rule), data_of)
-        digest = hashlib.sha256(data_of).hexdigest()
-        weights[rule] = {"epoch": kept.epoch, "sha256": digest, "bytes": len(data_of)}
+        sha256 = hashlib.sha256(data_of).hexdigest()
+        weights[rule] = {"epoch": kept.epoch, "sha256": sha256, "bytes": len(data_of)}
     size = min(training.config.batch_size, len(dataset.train))
     cost = training_cost(
         method, training.attack, size, ModelConfig(**config["model"]), dataset.image_shape
@@ -279,25 +280,43 @@ def _judge(
 ) -> None:
     """Judge the operating points that the folder lacks; write each as it is finished."""
     rows, correct = read_points(folder, trained["training_id"])
-    have = {row["point_key"] for row in rows}
+    have = {row["point_key"]: row for row in rows}
+    judged = {
+        _judgement(point, trained): have[point["point_key"]]
+        for point in job["points"]
+        if point["point_key"] in have
+    }
     left = [point for point in job["points"] if point["point_key"] not in have]
     for rule, points in groupby(left, key=lambda point: point["checkpoint_rule"]):
         weights = read_weights(folder, trained, rule)
         model = _network(job["config"], method, dataset, weights)
         for point in points:
-            found = evaluate_at(
-                model,
-                OperatingPoint(point["lam"], point["width_mult"]),
-                dataset.test.head(point["images"]),
-                EvaluationAttack(**point["attack"]),
-                batch_size=point["batch_size"],
-            )
-            row = _row(job, point, method, model, dataset, trained, found)
+            key, same = point["point_key"], judged.get(_judgement(point, trained))
+            if same is None:
+                found = evaluate_at(
+                    model,
+                    OperatingPoint(point["lam"], point["width_mult"]),
+                    dataset.test.head(point["images"]),
+                    EvaluationAttack(**point["attack"]),
+                    batch_size=point["batch_size"],
+                )
+                row = _row(job, point, method, model, dataset, trained, found)
+                clean, robust = found.correctness.clean.numpy(), found.correctness.robust.numpy()
+            else:
+                row = {**same, "point_key": key, "checkpoint_rule": rule}
+                row["checkpoint_epoch"] = trained["weights"][rule]["epoch"]
+                clean, robust = (correct[f"{same['point_key']}.{k}"] for k in ("clean", "robust"))
             rows.append(row)
-            correct[f"{row['point_key']}.clean"] = found.correctness.clean.numpy()
-            correct[f"{row['point_key']}.robust"] = found.correctness.robust.numpy()
+            judged[_judgement(point, trained)] = row
+            correct |= {f"{key}.clean": clean, f"{key}.robust": robust}
             write_points(folder, rows, correct)
             report({"kind": "point", "sa": row["sa"], "ra": row["ra"]})
+
+
+def _judgement(point: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
+    """Return what two points of the same weights have in common; they have the same numbers."""
+    what = {k: v for k, v in point.items() if k not in {"point_key", "checkpoint_rule"}}
+    return digest({**what, "weights": trained["weights"][point["checkpoint_rule"]]["sha256"]})
 
 
 def _row(

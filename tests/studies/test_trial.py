@@ -332,7 +332,7 @@ def test_a_corrupt_checkpoint_starts_the_trial_anew(
 
 
 def test_weights_of_a_rule_judged_later_are_not_trained_again(
-    tiny: dict[str, Any], storage: Path
+    tiny: dict[str, Any], storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     added = "evaluate.checkpoints=[last, chosen]"
     trial = _trial(tiny, "pgd_at λ=1", storage, added)
@@ -340,12 +340,14 @@ def test_weights_of_a_rule_judged_later_are_not_trained_again(
     assert trial.state == "evaluate"
     told: list[dict[str, Any]] = []
     before = read_result(folder)
+    # one epoch: both rules have the same weights, which are not judged twice
+    monkeypatch.setattr("studies.trial.evaluate_at", None)
     outcome = run_trial(trial.job, folder, told.append)
+    assert outcome["status"] == "done", outcome
     assert [record["kind"] for record in told] == ["point"]
     assert before is not None
     assert outcome["trained"] == before["trained"]
     last, chosen = _numbers(trial, folder)
-    # one epoch: both rules have the same weights
     same = {"point_key", "checkpoint_rule"}
     assert {k: v for k, v in last.items() if k not in same} == {
         k: v for k, v in chosen.items() if k not in same
