@@ -185,7 +185,8 @@ def compare(
     ] = None,
     attack: Annotated[str | None, typer.Option(help="RA under this attack.")] = None,
     checkpoint: Annotated[
-        str | None, typer.Option(help="Weights to compare: last, averaged or chosen.")
+        str | None,
+        typer.Option(help="last, averaged or chosen; else the first of the study's own."),
     ] = None,
     margin: Annotated[float, typer.Option(help="How much worse is free, as a fraction.")] = 0.01,
     force: Annotated[bool, typer.Option(help="Compare different settings all the same.")] = False,
@@ -193,11 +194,14 @@ def compare(
 ) -> None:
     """Compare one model for every trade-off with one retrained for each."""
     from studies import api
+    from studies.config import load_study
     from studies.report import render
 
     chosen = overrides or ()
     frames = [api.points(name, storage=storage, overrides=chosen) for name in studies]
     points = pd.concat(frames, ignore_index=True).drop_duplicates("point_key", ignore_index=True)
+    if checkpoint is None:  # as `oat run` does
+        checkpoint = load_study(studies[0], chosen).evaluate.checkpoints[0]
     result = api.compare(points, attack=attack, checkpoint=checkpoint, margin=margin, force=force)
     if to is not None:
         current = api.plan(studies[0], storage=storage, overrides=chosen)

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from oat.lambdas import SAME_LAM
 from studies.errors import ComparisonError
-from studies.frontier import hypervolume, pareto_mask
-from studies.intervals import LEVEL, Interval, Resampled, quantiles
+from studies.fronts import measure_fronts
+from studies.intervals import LEVEL, Interval, Resampled
 from studies.results import correctness
 
 MARGIN = 0.01
@@ -35,16 +34,17 @@ class Comparison:
 
     Attributes:
         attack: The attack that RA is under.
-        checkpoint: The weights that were judged; see `oat.training.CheckpointRule`.
+        checkpoint: The weights that were judged; see `oat.recipe.CheckpointRule`.
         table: A row for each dedicated operating point, with OAT's beside it: SA, RA, their
             differences (OAT minus dedicated) with intervals, the verdict, the training time.
         variants: A row for each operating point of every variant of OAT but the plainest, with its
             differences from that one at the same λ and width.
         reference: The plainest variant; None if there are not two.
         cells: A row for each operating point: SA and RA, mean over seeds, with intervals.
-        fronts: A row for each variant at each width, and one for all dedicated models of that
-            width together: models, operating points, hypervolume with interval, training time,
-            bytes; for OAT, ``ratio`` is its hypervolume over that of the dedicated models.
+        fronts: A row for each variant at each width (and over all, where there are several), and
+            one for all dedicated models there: models, operating points, hypervolume with
+            interval, training time, bytes; for OAT, ``ratio`` is its hypervolume over that of
+            the dedicated models. The rows of OATS at its widths have one and the same model.
         verdict: ``free``, ``better``, ``not free`` or ``undecided``, over the whole table.
         margin: How much worse still counts as free.
         notes: What a reader must know: seeds, missing cells, unpaired intervals.
@@ -121,7 +121,7 @@ def compare(
         attack: Which attack's RA to use; None is the one that leaves least RA, of those
             at the radius of training (``pgd20@0.05`` is at another).
         checkpoint: Which weights to compare; None is the last where all models were judged with
-            those.
+            those, else the first rule in the alphabet that all were judged with.
         margin: How much worse, as a fraction, still counts as free.
         force: Compare points of different settings all the same.
 
@@ -140,13 +140,17 @@ def compare(
         raise ComparisonError(f"No point was judged by '{chosen}'; there are {', '.join(attacks)}.")
     points = points[points["attack"] == chosen]
     points = points.sort_values("point_key", ignore_index=True)
-    points = points.assign(variant=_short_names(points))
+    names = _short_names(points)
+    points = points.assign(variant=points["variant"].map(names))
+    notes += [f"'{name}' is '{variant}'." for variant, name in names.items() if name != variant]
     notes += _check_comparable(points, force)
     draws = Resampled(points, correctness(points))
     notes += draws.notes
     cells = draws.cells
     table = _table(cells, draws, margin)
     reference, variants = _variants(cells, draws)
+    fronts = measure_fronts(draws, points)
+    notes += _unequal_note(fronts)
     notes += _width_note(table, draws, margin) + _missing_note(cells, draws)
     return Comparison(
         chosen,
@@ -155,7 +159,7 @@ def compare(
         variants,
         reference,
         cells,
-        _fronts(cells, draws, points),
+        fronts,
         _overall(table),
         margin,
         notes,
@@ -181,16 +185,16 @@ def _one_checkpoint(points: pd.DataFrame, rule: str | None) -> tuple[pd.DataFram
     return kept, [f"{lost['run_key'].nunique()} models ({names}) have no '{rule}' weights."]
 
 
-def _short_names(points: pd.DataFrame) -> pd.Series:
+def _short_names(points: pd.DataFrame) -> dict[str, str]:
     """Name variants by their method and those options in which its variants differ."""
-    names = {}
+    names: dict[str, str] = {}
     for _, variants in points.groupby("method")["variant"].unique().items():
         options = {variant: variant.split()[1:] for variant in variants}
         common = set.intersection(*(set(chosen) for chosen in options.values()))
         for variant, chosen in options.items():
             odd = [option for option in chosen if option not in common]
             names[variant] = " ".join([variant.split()[0], *odd])
-    return points["variant"].map(names)
+    return names
 
 
 def _strongest(points: pd.DataFrame) -> str:
@@ -212,6 +216,19 @@ def _width_note(table: pd.DataFrame, draws: Resampled, margin: float) -> list[st
         f"about ±{100 * half:.1f} points, which is more than the margin: use more test images or "
         "seeds to decide."
     ]
+
+
+def _unequal_note(fronts: pd.DataFrame) -> list[str]:
+    """Say so where a hypervolume ratio is between fronts of unequally many points."""
+    for _, here in fronts.groupby("width_mult", dropna=False):
+        ours = set(here.loc[here["ratio"].notna(), "operating_points"])
+        theirs = here.loc[here["ratio"].isna(), "operating_points"].max()
+        if any(count != theirs for count in ours):
+            return [
+                "The hypervolume ratios set fronts of unequally many operating points side by "
+                "side: a front of more points has more area even where no shared point is better."
+            ]
+    return []
 
 
 def _missing_note(cells: pd.DataFrame, draws: Resampled) -> list[str]:
@@ -334,72 +351,3 @@ def _variants(cells: pd.DataFrame, draws: Resampled) -> tuple[str | None, pd.Dat
                 row |= {f"d_{name}_high": found.high}
         rows.append(row)
     return reference, pd.DataFrame(rows)
-
-
-def front_name(variant: str, width_mult: float, several: bool) -> str:
-    """Name a front: the variant, with its width where there are several."""
-    return f"{variant} width={width_mult:g}" if several else variant
-
-
-def _fronts(cells: pd.DataFrame, draws: Resampled, points: pd.DataFrame) -> pd.DataFrame:
-    """Measure the front of each variant, and of all dedicated models together, at each width."""
-    runs = points.drop_duplicates(["run_key", "width_mult"])
-    widths = sorted(cells["width_mult"].unique(), reverse=True)
-    rows: list[dict[str, Any]] = []
-    for width in widths:
-        here = (cells["width_mult"] == width).to_numpy()
-        groups = {
-            name: np.flatnonzero(here & (cells["variant"] == name))
-            for name in cells.loc[here, "variant"].unique()
-        }
-        dedicated = np.flatnonzero(here & ~draws.once)
-        if len({cells["variant"].iloc[i] for i in dedicated}) > 1:
-            groups["all dedicated"] = dedicated
-        for name, members in groups.items():
-            once = bool(draws.once[members[0]])
-            own = runs[
-                runs["variant"].isin(cells["variant"].iloc[members]) & (runs["width_mult"] == width)
-            ]
-            rows.append(
-                {
-                    "front": front_name(name, width, len(widths) > 1),
-                    "width_mult": width,
-                    **_front(cells, draws, members, own),
-                    **_ratio(cells, draws, members, dedicated if once else members[:0]),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def _front(
-    cells: pd.DataFrame, draws: Resampled, members: NDArray[np.int64], own: pd.DataFrame
-) -> dict[str, Any]:
-    """Measure one front, and what its models cost."""
-    low, high = quantiles(draws.hypervolumes(members))
-    front = cells[["sa", "ra"]].to_numpy()[members]
-    seeds = own["seed"].nunique()
-    return {
-        "models": len(own) / seeds,
-        "operating_points": len(members),
-        "on_front": int(pareto_mask(front).sum()),
-        "hypervolume": hypervolume(front),
-        "hypervolume_low": low,
-        "hypervolume_high": high,
-        "device_seconds": own["train_device_seconds"].sum() / seeds,
-        "train_units": own["train_units"].sum() / seeds,
-        "network_bytes": own["network_bytes"].sum() / seeds,
-    }
-
-
-def _ratio(
-    cells: pd.DataFrame, draws: Resampled, ours: NDArray[np.int64], theirs: NDArray[np.int64]
-) -> dict[str, float]:
-    """Return the hypervolume of one front over another's; NaN where that has no area."""
-    keys = ("ratio", "ratio_low", "ratio_high")
-    values = cells[["sa", "ra"]].to_numpy()
-    samples = draws.hypervolumes(theirs)
-    if not len(theirs) or not samples.all() or not hypervolume(values[theirs]):
-        return dict.fromkeys(keys, np.nan)
-    low, high = quantiles(draws.hypervolumes(ours) / samples)
-    value = hypervolume(values[ours]) / hypervolume(values[theirs])
-    return dict(zip(keys, (value, float(low), float(high)), strict=True))

@@ -1,8 +1,9 @@
 """Intervals of accuracies, of their differences, and of what is computed from many of them.
 
-One model, or two models on the same images: closed forms. Several seeds, and whole fronts: one
-joint bootstrap, in which test images are drawn once for all points and seeds are drawn where
-there are several.
+One model, or two models on the same images: closed forms. Several seeds, and whole fronts: joint
+draws, in which test images are resampled once for all points, and where there are several seeds
+every network is moved by the luck of its training. With two or three seeds nobody knows one
+network's spread, so it is pooled over all networks of the study, and drawn from Student's t.
 """
 
 from dataclasses import dataclass
@@ -93,6 +94,7 @@ class Resampled:
         once: Which cells belong to a model that serves every λ, shape (cells,).
         seeds: The seeds there are.
         samples: SA and RA of each cell under each draw, shape (`RESAMPLES`, cells, 2).
+        spread: Standard deviation of SA and RA between trainings, pooled; None with one seed.
         notes: What a reader must know of the intervals.
     """
 
@@ -115,16 +117,20 @@ class Resampled:
         ).reset_index()
         self.once = self.cells["method"].isin(ONCE).to_numpy()
         place = grouped.ngroup().to_numpy()
-        self.samples = self._resample(points, place, correct)
+        rng = np.random.default_rng(0)
+        self.samples = self._resample(points, place, correct, rng)
+        self.spread: tuple[float, float] | None = None
+        self._add_trainings(points, place, rng)
         self._intervals()
-        if len(self.seeds) == 1:
-            self.notes.append("1 seed: the intervals cover the test images, not the training.")
 
     def _resample(
-        self, points: pd.DataFrame, place: NDArray[np.int64], correct: Correct
+        self,
+        points: pd.DataFrame,
+        place: NDArray[np.int64],
+        correct: Correct,
+        rng: np.random.Generator,
     ) -> NDArray[np.float64]:
-        """Return SA and RA of each cell, shape (`RESAMPLES`, cells, 2)."""
-        rng = np.random.default_rng(0)
+        """Return SA and RA of each cell on drawn images, mean over its seeds, (R, cells, 2)."""
         images = int(points["images"].iloc[0])
         paired = [
             f"{key}.clean" in correct and len(correct[f"{key}.clean"]) == images
@@ -154,10 +160,40 @@ class Resampled:
                 f"No per-image results for {len(lone)} of {len(points)} points "
                 f"({', '.join(sorted(set(lone['variant'])))}): their intervals are unpaired."
             )
-        return _seed_bootstrap(by_seed, rng)
+        return np.asarray(np.nanmean(by_seed, axis=2))
+
+    def _add_trainings(
+        self, points: pd.DataFrame, place: NDArray[np.int64], rng: np.random.Generator
+    ) -> None:
+        """Move every network in each draw by what its seeds may have had of luck.
+
+        All cells of a once-for-all network move together.
+        """
+        if len(self.seeds) == 1:
+            self.notes.append("1 seed: the intervals cover the test images, not the training.")
+            return
+        values = np.full((len(self.cells), len(self.seeds), 2), np.nan)
+        for cell, row in zip(place, points.itertuples(), strict=True):
+            values[cell, self.seeds.index(row.seed)] = row.sa, row.ra
+        networks = np.where(self.once, self.cells["variant"], np.arange(len(self.cells)))
+        _, network = np.unique(networks.astype(str), return_inverse=True)
+        pooled, freedom = pooled_variance(values, network)
+        if not freedom:
+            return
+        seeds = self.cells["seeds"].to_numpy()
+        luck = rng.standard_t(freedom, size=(RESAMPLES, network.max() + 1, 2)) * np.sqrt(pooled)
+        moved = self.samples + luck[:, network] / np.sqrt(seeds)[None, :, None]
+        self.samples = moved.clip(0, 1)
+        self.spread = float(np.sqrt(pooled[0])), float(np.sqrt(pooled[1]))
+        sa, ra = (100 * deviation for deviation in self.spread)
+        self.notes.append(
+            f"{len(self.seeds)} seeds: trainings of one setting differ by {sa:.1f} points in SA, "
+            f"{ra:.1f} in RA (standard deviation, pooled over {network.max() + 1} settings, "
+            f"{freedom} degrees of freedom)."
+        )
 
     def _intervals(self) -> None:
-        """Add intervals to the cells: Wilson's for one model, the bootstrap over seeds."""
+        """Add intervals to the cells: Wilson's for one model, else those of the draws."""
         for k, name in enumerate(("sa", "ra")):
             low, high = quantiles(self.samples[:, :, k])
             for i, cell in self.cells.iterrows():
@@ -193,19 +229,29 @@ def _image_bootstrap(right: NDArray[np.float32], rng: np.random.Generator) -> ND
     return rates
 
 
-def _seed_bootstrap(by_seed: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Average (R, cells, seeds, 2) over drawn seeds, those a cell lacks left out."""
-    resamples, _, seeds, _ = by_seed.shape
-    if seeds == 1:
-        return by_seed[:, :, 0]
-    weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
-    have = np.isfinite(by_seed[..., 0])
-    share = weights[:, None, :] * have
-    # a draw that misses all seeds of an incomplete cell uses what there is
-    share = np.where(share.sum(axis=2, keepdims=True) > 0, share, have)
-    share = share / share.sum(axis=2, keepdims=True)
-    mean: NDArray[np.float64] = np.nansum(by_seed * share[..., None], axis=2)
-    return mean
+def pooled_variance(
+    values: NDArray[np.float64], network: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], int]:
+    """Pool the variance between seeds over networks, in which cells of one network count once.
+
+    Args:
+        values: Of each cell under each seed, NaN where there is none, shape (cells, seeds, 2).
+        network: Which network a cell is of, from 0, shape (cells,).
+
+    Returns:
+        The variance of each of the two values, and the degrees of freedom; zeros if no cell has
+        two seeds.
+    """
+    total, freedom = np.zeros(2), 0
+    for number in range(network.max() + 1):
+        own = values[network == number]
+        seeds = np.isfinite(own[..., 0]).sum(axis=1)
+        own = own[seeds > 1]
+        if len(own):
+            least = int(seeds[seeds > 1].min()) - 1
+            total += least * np.nanvar(own, axis=1, ddof=1).mean(axis=0)
+            freedom += least
+    return (total / freedom if freedom else total), freedom
 
 
 def quantiles(samples: NDArray[np.float64]) -> NDArray[np.float64]:

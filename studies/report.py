@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from studies.comparison import Comparison, front_name
+from studies.comparison import Comparison
+from studies.fronts import front_name
 from studies.intervals import LEVEL, ONCE
 from studies.planning import Plan
 from studies.progress import duration

@@ -383,6 +383,7 @@ def test_a_narrow_model_is_set_beside_the_same_width_of_oats(tmp_path: Path) -> 
     expected = {
         "oats width=1": 800 * 400 / (820 * 410),
         "oats width=0.5": 700 * 300 / (740 * 360),
+        "oats all widths": 800 * 400 / (820 * 410),
     }
     assert ratios == pytest.approx(expected)
     for name in expected:
@@ -392,10 +393,12 @@ def test_a_narrow_model_is_set_beside_the_same_width_of_oats(tmp_path: Path) -> 
         "pgd_at width=1",
         "oats width=0.5",
         "pgd_at width=0.5",
+        "oats all widths",
+        "pgd_at all widths",
     ]
-    # the one super-network is the price of each of its fronts
-    assert result.fronts["models"].tolist() == [1, 1, 1, 1]
-    assert result.fronts["device_seconds"].tolist() == [1, 1, 1, 1]
+    # the one super-network is the price of each of its fronts, and of all of them
+    assert result.fronts["models"].tolist() == [1, 1, 1, 1, 1, 2]
+    assert result.fronts["device_seconds"].tolist() == [1, 1, 1, 1, 1, 2]
 
 
 def test_a_width_that_oats_was_not_judged_at_is_left_out_with_a_note() -> None:
@@ -441,8 +444,17 @@ def test_a_variant_is_named_by_what_tells_it_from_the_others() -> None:
     both = compare(_bare(*pair, lone))
     assert both.reference == "oat"
     assert set(both.cells["variant"]) == {"oat", "oat encoding=dct", "pgd_at"}
+    assert "'oat encoding=dct' is 'oat lambda_choices=(0.0,1.0) encoding=dct'." in both.notes
     assert len(both.table) == 2
     assert "of 2 comparisons" in both.answer()
+
+
+def test_ratios_of_fronts_with_unequally_many_points_come_with_a_warning() -> None:
+    pairs = [m for lam in (0.0, 1.0) for m in _pair(100, (80, 40), (80, 40), lam)]
+    more = replace(pairs[0], lam=0.5)
+    told = [any("unequally many" in note for note in compare(_bare(*models)).notes)
+            for models in (pairs, [*pairs, more])]  # fmt: skip
+    assert told == [False, True]
 
 
 def _rules(*rules: str, robust: int) -> list[Model]:
