@@ -38,7 +38,7 @@ def attack_times(side: int, width: int, batch: int, rounds: int) -> dict[str, fl
     method, attack = Oat(), Attack(eps=0.1, steps=7)
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.rand(batch, 1, side, side), torch.randint(10, (batch,))
-    index = LambdaSampler(method.lambda_choices[1:]).draw(batch, generator=generator).index + 1
+    index = LambdaSampler(method.lambda_choices[1:]).draw(batch, generator=generator).index
     row_loss = cross_entropy_of(labels)
 
     def network(layout: torch.memory_format) -> tuple[Callable[[], object], Callable[[], object]]:

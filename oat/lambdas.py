@@ -41,27 +41,25 @@ def check_lam(lam: float, name: str = "lam") -> None:
         )
 
 
-def check_choices(choices: Sequence[float]) -> None:
+def check_choices(choices: Sequence[float], name: str = "lambda_choices") -> None:
     """Refuse a λ set that is empty, leaves [0, 1], or has values closer than `SAME_LAM`.
 
     Raises:
         ValueError: As above.
     """
     if not choices:
-        raise ValueError("`lambda_choices` must name at least one λ, got an empty list.")
+        raise ValueError(f"`{name}` must name at least one λ, got an empty list.")
     for lam in choices:
-        check_lam(lam, "lambda_choices")
+        check_lam(lam, name)
     ordered = sorted(choices)
     for lam, following in pairwise(ordered):
         if following - lam < SAME_LAM:
             raise ValueError(
-                f"`lambda_choices` must not repeat a value, or have two closer than {SAME_LAM:g}, "
+                f"`{name}` must not repeat a value, or have two closer than {SAME_LAM:g}, "
                 f"got {lam:g} and {following:g}."
             )
     if 0 < ordered[0] < SAME_LAM:
-        raise ValueError(
-            f"`lambda_choices` must be 0 or at least {SAME_LAM:g}, got {ordered[0]:g}."
-        )
+        raise ValueError(f"`{name}` must be 0 or at least {SAME_LAM:g}, got {ordered[0]:g}.")
 
 
 @dataclass(frozen=True)
@@ -106,6 +104,11 @@ class LambdaSampler:
     def __post_init__(self) -> None:
         check_choices(self.choices)
         check_literals(self)
+        if self.sampling != "choices" and not self._others:
+            raise ValueError(
+                f"`lambda_sampling` '{self.sampling}' needs a λ above 0 among `lambda_choices`, "
+                f"got {list(self.choices)}."
+            )
         if self.zero_share is None:
             return
         if 0 not in self.choices:

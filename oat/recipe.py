@@ -31,7 +31,7 @@ class TrainConfig:
         epochs: Passes over the training images.
         batch_size: Images a step; the last, smaller batch of an epoch is left out.
         optimizer: ``sgd``.
-        lr: Learning rate at the start.
+        lr: Learning rate: the highest, which all schedules but ``onecycle`` start at.
         momentum: Of SGD.
         weight_decay: Of every parameter.
         schedule: ``cosine`` by epoch to 0; ``multistep`` by `gamma` at each of `milestones`;
@@ -74,9 +74,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_literals(self)
-        for key in ("epochs", "batch_size", "val_every", "val_images"):
+        for key in ("epochs", "val_every", "val_images"):
             if getattr(self, key) < 1:
                 raise ValueError(f"`{key}` must be at least 1, got {getattr(self, key)}.")
+        if self.batch_size < 2:  # a batch norm has no variance of one row
+            raise ValueError(f"`batch_size` must be at least 2, got {self.batch_size}.")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"`lr` must be a finite number above 0, got {self.lr:g}.")
         if not 0 <= self.momentum < 1:

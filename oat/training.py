@@ -3,15 +3,14 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from oat.attacks import Attack
 from oat.data import DataConfig, Dataset, augment, unit
@@ -76,21 +75,6 @@ class Kept:
     state: dict[str, Tensor]
 
 
-def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Return the update of an exponential moving average, as `AveragedModel` takes it.
-
-    After t updates the decay is ``min(decay, (1 + t) / (10 + t))``, so that the average of a
-    short training is not the initial weights.
-    """
-
-    def update(averaged: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
-        t = float(updates)
-        now = min(decay, (1 + t) / (10 + t))
-        torch._foreach_lerp_(averaged, current, 1 - now)
-
-    return update
-
-
 class Training:
     """A network in training and everything that its next epoch depends on.
 
@@ -139,11 +123,7 @@ class Training:
             momentum=train.momentum,
             weight_decay=train.weight_decay,
         )
-        self.averaged = (
-            None
-            if train.ema is None
-            else AveragedModel(self.model, multi_avg_fn=moving_average(train.ema))
-        )
+        self.averaged = None if train.ema is None else copy.deepcopy(self.model)
         self.best: tuple[float, Kept] | None = None
         self.seed = seed
         self.epoch = 0
@@ -155,6 +135,11 @@ class Training:
         if self.config.precision == "auto":
             return self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         return self.config.precision == "bfloat16"
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return steps_per_epoch(len(self.dataset.train), self.config.batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training needs, as tensors (not copies) and plain values."""
@@ -201,11 +186,12 @@ class Training:
         started = time.perf_counter()
         weights: dict[CheckpointRule, Kept] = {"last": Kept(self.epoch, self._copied_weights())}
         if self.averaged is not None:
-            network = copy.deepcopy(self.averaged.module)
-            assert isinstance(network, Network)
+            network = copy.deepcopy(self.averaged)
             self._take_statistics(network)
             weights["averaged"] = Kept(self.epoch, network.state_dict())
         weights["chosen"] = self.best[1]
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         self.device_seconds += time.perf_counter() - started
         return weights
 
@@ -267,8 +253,7 @@ class Training:
         assert self.data.flip is not None
         split, size = self.dataset.train, min(self.config.batch_size, len(self.dataset.train))
         order = torch.randperm(len(split), generator=generator, device=self.device)
-        steps = steps_per_epoch(len(split), size)
-        for rows in torch.split(order[: steps * size], size):
+        for rows in torch.split(order[: self.steps * size], size):
             images = unit(split.images[rows])
             images = augment(images, self.data.crop, self.data.flip, generator=generator)
             yield images.contiguous(memory_format=torch.channels_last), split.labels[rows]
@@ -288,14 +273,13 @@ class Training:
     def _train(self) -> tuple[float, int]:
         """Pass over the training images once; return the mean loss and how many were seen."""
         attack = self.config.attack_at(self.epoch, self.attack)
-        total = torch.zeros((), device=self.device)
-        steps = steps_per_epoch(len(self.dataset.train), self.config.batch_size)
-        seen = 0
+        total, steps, seen = torch.zeros((), device=self.device), self.steps, 0
         self.model.train()
         for step, (images, labels) in enumerate(self._batches(self.generator)):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.config.lr_at(self.epoch + step / steps)
             total += self._step(images, labels, attack)
+            self._average(self.epoch * steps + step)
             seen += len(images)
             if step % LOSS_CHECK_STEPS == 0 and not bool(total.isfinite()):
                 break  # no use in the rest of the epoch
@@ -312,9 +296,21 @@ class Training:
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
         return total
+
+    @torch.no_grad()
+    def _average(self, updates: int) -> None:
+        """Bring the moving average up to date, after so many earlier updates.
+
+        The decay is ``min(ema, (1 + t) / (10 + t))`` after t updates, so that the average of a
+        short training is not the initial weights.
+        """
+        if self.averaged is None or self.config.ema is None:
+            return
+        decay = min(self.config.ema, (1 + updates) / (10 + updates)) if updates else 0.0
+        averaged: list[Tensor] = list(self.averaged.parameters())
+        current: list[Tensor] = list(self.model.parameters())
+        torch._foreach_lerp_(averaged, current, 1 - decay)
 
     @torch.no_grad()
     def _take_statistics(self, model: Network) -> None:
@@ -323,10 +319,15 @@ class Training:
         Every branch sees what it would see in training, clean and adversarial, at every width;
         the statistics are the plain mean over the batches. Nothing of the training changes.
         """
-        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        for own, raw in zip(model.buffers(), self.model.buffers(), strict=True):
+            own.copy_(raw)  # they serve the attack of the first batch, which then replaces them
+        norms = [
+            module
+            for module in model.modules()
+            if isinstance(module, nn.BatchNorm2d) and module.num_batches_tracked
+        ]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
-            # the old statistics serve the attack of the first batch, which then replaces them
             norm.momentum = None
             assert norm.num_batches_tracked is not None
             norm.num_batches_tracked.zero_()
@@ -334,7 +335,12 @@ class Training:
         generator = torch.Generator(self.device).manual_seed(self.seed)
         with self._fork_rng():
             torch.manual_seed(self.seed)  # for dropout
-            for images, labels in islice(self._batches(generator), STATISTICS_BATCHES):
+            epochs = (self._batches(generator) for _ in range(self.config.epochs))
+            wanted = min(STATISTICS_BATCHES, self.steps)
+            for done, (images, labels) in enumerate(chain.from_iterable(epochs)):
+                # a branch that few batches take, as one λ for a batch makes it, may need more
+                if done >= wanted and all(norm.num_batches_tracked for norm in norms):
+                    break
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
                     for _ in self._losses(model, images, labels, self.attack, generator):
                         pass

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, create_model, 
 from oat.attacks import Attack
 from oat.data import DataConfig
 from oat.evaluation import EvaluationAttack
-from oat.lambdas import BY_VALUE, SAME_LAM, check_lam
+from oat.lambdas import BY_VALUE, SAME_LAM, check_choices
 from oat.method import Method, Oat
 from oat.models import ModelConfig
 from oat.models.slimmable import scaled
@@ -102,7 +102,7 @@ class Evaluate(BaseModel):
     Attributes:
         lams: λ to judge conditional networks at; None is the union of their own choices.
         attacks: Attacks, each judged apart.
-        checkpoints: Which weights of each training; see `oat.training.CheckpointRule`. The first
+        checkpoints: Which weights of each training; see `oat.recipe.CheckpointRule`. The first
             is what `oat run` reports.
         images: Use only the first so many test images; None is all of them.
         batch_size: Images at a time.
@@ -126,10 +126,8 @@ class Evaluate(BaseModel):
                 f"`checkpoints` must name {', '.join(RULES)} once each at most and at least one, "
                 f"got {list(self.checkpoints)}."
             )
-        if self.lams == ():
-            raise ValueError("`lams` must name at least one λ, got an empty list.")
-        for lam in self.lams or ():
-            check_lam(lam, "lams")
+        if self.lams is not None:
+            check_choices(self.lams, "lams")
         return self
 
 
@@ -188,8 +186,9 @@ class Study(BaseModel):
             raise ValueError("`seeds` must name at least one seed, got an empty list.")
         if bad := [seed for seed in self.seeds if not 0 <= seed < 2**31]:
             raise ValueError(f"`seeds` must be from 0 to 2147483647, got {bad[0]}.")
-        listed = [describe(method) for method in self.all_methods()]
-        for what, count in Counter([*listed, *(f"seed {seed}" for seed in self.seeds)]).items():
+        methods = [(describe(m), count) for m, count in Counter(self.all_methods()).items()]
+        seeds = [(f"seed {seed}", count) for seed, count in Counter(self.seeds).items()]
+        for what, count in methods + seeds:
             if count > 1:
                 raise ValueError(f"Duplicate trial: {what} is listed {count} times.")
         if missing := sorted(set(self.evaluate.checkpoints) - set(self.train.rules())):
@@ -219,13 +218,24 @@ class Study(BaseModel):
 
     def _check_lams(self, method: Method) -> None:
         conditioning = method.conditioning()
-        if not conditioning.lambda_choices or conditioning.encoding in BY_VALUE:
+        known = conditioning.lambda_choices
+        if not known:
             return
+        union = " (the union of all λ sets, as `evaluate.lams` is not given)"
+        came = "" if self.evaluate.lams is not None else union
         for lam in self.lams():
-            if not any(abs(lam - known) < SAME_LAM for known in conditioning.lambda_choices):
+            listed = any(abs(lam - other) < SAME_LAM for other in known)
+            if conditioning.encoding not in BY_VALUE and not listed:
                 raise ValueError(
                     f"`evaluate.lams` must be among the `lambda_choices` of {method.name} with the "
-                    f"encoding '{conditioning.encoding}', got {lam:g}."
+                    f"encoding '{conditioning.encoding}', got {lam:g}{came}."
+                )
+            trained = 0 in known if lam == 0 else any(other != 0 for other in known)
+            if conditioning.dual_bn and not trained:
+                where = "λ = 0" if lam == 0 else "λ above 0"
+                raise ValueError(
+                    f"`evaluate.lams` has {lam:g}{came}, but {method.name} never trains its batch "
+                    f"norm of {where} with the `lambda_choices` {list(known)}."
                 )
 
     def all_methods(self) -> list[Method]:

@@ -135,6 +135,25 @@ def read_result(folder: Folder) -> dict[str, Any] | None:
     return result
 
 
+def read_trained(folder: Folder) -> dict[str, Any] | None:
+    """Read ``trained.json``, of a trial that was stopped between training and its result.
+
+    None where there is none. So its weights are not made a second time, which on a GPU would not
+    be the same ones, bit for bit.
+
+    Raises:
+        ResultError: It is damaged, or weights that it stands for are missing.
+    """
+    try:
+        trained = unseal(folder.read("trained.json"))
+    except FileNotFoundError:
+        return None
+    for rule in trained["weights"]:
+        if folder.size(weights_file(rule)) is None:
+            raise ResultError(f"'{folder.uri}/{weights_file(rule)}' is missing.")
+    return trained
+
+
 def weights_file(rule: str) -> str:
     """Return the name of the file that holds the weights of a checkpoint rule."""
     return "model.safetensors" if rule == "last" else f"model-{rule}.safetensors"

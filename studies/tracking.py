@@ -29,6 +29,7 @@ from studies.planning import Plan, PlannedTrial
 from studies.records import ResultError, digest, read_result
 from studies.results import COLUMNS, frame, read_epochs, read_trial
 from studies.storage import Folder
+from studies.trial import RESULTS_VERSION
 
 log = logging.getLogger("oat.tracking")
 
@@ -330,7 +331,7 @@ class Tracker:
         texts = {k: row[k] for k in row if COLUMNS.get(k) == "str"}
         texts |= {k: row[k] for k in ("lam", "beta", "width_mult", "seed", "eps")}
         tags = {"oat.run_key": row["run_key"], "oat.point_key": row["point_key"]}
-        name = f"{row['method']} {sign}={lam:g} width={row['width_mult']:g} seed={row['seed']}"
+        name = f"{row['variant']} {sign}={lam:g} width={row['width_mult']:g} seed={row['seed']}"
         name += f" {row['checkpoint_rule']} {row['attack']}"
         run_id = self._create("point", row["point_key"], name, trial_run, texts, tags)
         numbers = {k: row[k] for k in row if COLUMNS.get(k) != "str" and row[k] is not None}
@@ -355,9 +356,13 @@ class Tracker:
                 log.info("closed the orphaned run %s", run.info.run_id)
 
     def points(self) -> pd.DataFrame:
-        """Return all points of the experiment, as `studies.results.frame` makes them."""
+        """Return all points of the experiment, as `studies.results.frame` makes them.
+
+        Those of an earlier `RESULTS_VERSION` are left out: they cannot be compared.
+        """
         rows = []
-        for run in self._search("tags.`oat.kind` = 'point' and attributes.status = 'FINISHED'"):
+        where = "tags.`oat.kind` = 'point' and attributes.status = 'FINISHED'"
+        for run in self._search(f"{where} and metrics.results_version = {RESULTS_VERSION}"):
             values = {**run.data.params, **run.data.metrics}
             rows.append({name: values.get(name) for name in COLUMNS})
         return frame(rows)

@@ -34,6 +34,7 @@ from studies.records import (
     git_revision,
     read_points,
     read_result,
+    read_trained,
     read_weights,
     weights_file,
     write_lines,
@@ -125,8 +126,8 @@ def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[st
     outcome = {"run_key": job["run_key"], **outcome}
     write_result(folder, name, outcome)
     if name == "result.json":
-        folder.remove("failure.json")
-        folder.remove("checkpoint")
+        for passing in ("failure.json", "checkpoint", "trained.json"):
+            folder.remove(passing)
     return outcome
 
 
@@ -162,6 +163,7 @@ def _train_and_judge(
     if trained is None:
         trained = _train(job, method, data, dataset, folder, report)
         write_provenance(folder, dataset, device, started)
+        write_result(folder, "trained.json", trained)
     _judge(job, method, dataset, trained, folder, report)
     return {"status": "done", "trained": trained}
 
@@ -173,11 +175,13 @@ def _already_trained(folder: Folder) -> dict[str, Any] | None:
         ResultError: Its record or its weights are not those that were written.
     """
     earlier = read_result(folder)
-    if earlier is None or earlier["status"] != "done":
-        return None
-    trained: dict[str, Any] = earlier["trained"]
-    for rule in trained["weights"]:
-        read_weights(folder, trained, rule)
+    if earlier is None:
+        trained = read_trained(folder)
+    else:
+        trained = earlier["trained"] if earlier["status"] == "done" else None
+    if trained is not None:
+        for rule in trained["weights"]:
+            read_weights(folder, trained, rule)
     return trained
 
 

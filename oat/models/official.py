@@ -92,6 +92,10 @@ def load_official(
 
 def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Find the state dict, and drop DataParallel's prefix."""
+    if not isinstance(state, Mapping):
+        raise OfficialError(
+            f"A checkpoint must be a mapping of names to tensors, got {type(state).__name__}."
+        )
     for key in ("model", "state_dict"):
         if isinstance(state.get(key), Mapping):
             state = state[key]
@@ -154,7 +158,10 @@ def _config(weights: Mapping[str, Tensor]) -> ModelConfig:
             raise OfficialError(
                 f"A WRN has three stages of as many blocks each, the state dict has {blocks}."
             )
-        first = next(w for n, w in weights.items() if re.match(r"(bundle|block)1\..*conv1\.w", n))
+        inner = (w for n, w in weights.items() if re.match(r"(bundle|block)1\..*conv1\.w", n))
+        first = next(inner, None)
+        if first is None:
+            raise OfficialError("The state dict is cut off: its first stage has no `conv1.weight`.")
         return ModelConfig(f"wrn-{6 * blocks[0] + 4}-{first.shape[0] // width}", width)
     bottleneck = any(re.search(r"\.conv3\.weight$", name) for name in weights)
     for name, stages in STAGES.items():

@@ -146,6 +146,12 @@ def test_what_does_not_fit_is_named(randomise: Randomise) -> None:
         load_official({**state, name: torch.ones(2, 2)}, encoding=net.encoding.table)
     with pytest.raises(OfficialError, match="none of the networks"):
         load_official({"weight": torch.ones(2)})
+    with pytest.raises(OfficialError, match="mapping of names to tensors, got list"):
+        load_official([1])  # type: ignore[arg-type]
+    wide = theirs(_network("wrn-10-2", PLAIN, randomise))
+    cut = {key: tensor for key, tensor in wide.items() if key != "bundle1.0.conv1.weight"}
+    with pytest.raises(OfficialError, match=r"first stage has no `conv1\.weight`"):
+        load_official(cut)
 
 
 def _by_rule(name: str) -> dict[str, Tensor]:

@@ -562,8 +562,7 @@ def test_averaged_statistics_are_the_plain_mean_over_the_batches_of_the_averaged
     training = _training("standard", ema=0.7, data=STILL, model=MODEL)
     list(training.epochs())
     assert training.averaged is not None
-    network = copy.deepcopy(training.averaged.module)
-    assert isinstance(network, Network)
+    network = copy.deepcopy(training.averaged)
     network.train()
     images = training.dataset.train.images
     order = torch.randperm(96, generator=torch.Generator().manual_seed(training.seed))
@@ -693,7 +692,7 @@ def test_epochs_that_are_not_validated_are_never_chosen(monkeypatch: pytest.Monk
     assert training.kept()["chosen"].epoch == 2
 
 
-@pytest.mark.parametrize(("images", "batch"), [(96, 32), (20, 32), (100, 1)])
+@pytest.mark.parametrize(("images", "batch"), [(96, 32), (20, 32), (120, 2)])
 def test_images_that_a_training_passes_over_are_counted(images: int, batch: int) -> None:
     config = TrainConfig(epochs=3, batch_size=batch)
     steps = max(1, images // batch)

@@ -89,7 +89,7 @@ OUT_OF_RANGE = [
     ("attack.steps=0", ("attack", "`steps`", "at least 1", "got 0")),
     ("train.epochs=0", ("train", "`epochs`", "at least 1", "got 0")),
     ("train.epochs=-3", ("train", "`epochs`", "at least 1", "got -3")),
-    ("train.batch_size=0", ("train", "`batch_size`", "at least 1", "got 0")),
+    ("train.batch_size=0", ("train", "`batch_size`", "at least 2", "got 0")),
     ("train.lr=0", ("train", "`lr`", "above 0", "got 0")),
     ("train.lr=.inf", ("train", "`lr`", "finite", "got inf")),
     ("model.width=0", ("model", "`width`", "at least 1", "got 0")),
@@ -297,6 +297,26 @@ def test_oats_is_a_block_of_its_own_with_the_keys_of_oat() -> None:
         (("methods.0.lambda_sampling=stepe",), ("lambda_sampling", "steep", "stepe")),
         (("methods.0.zero_share=1",), ("`zero_share`", "(0, 1)")),
         (
+            (
+                "methods.0={name: oat, lambda_choices: [0.1, 1], encoding: continuous}",
+                "evaluate.lams=[0, 1]",
+            ),
+            ("`evaluate.lams` has 0,", "oat never trains its batch norm of λ = 0"),
+        ),
+        (
+            ("methods.0={name: oat, lambda_choices: [0], encoding: none}", "evaluate.lams=[0, 1]"),
+            ("`evaluate.lams` has 1,", "never trains its batch norm of λ above 0"),
+        ),
+        (
+            ("methods.1={name: oats, width_mults: [1]}",),
+            ("got 0.1 (the union of all λ sets, as `evaluate.lams` is not given)",),
+        ),
+        (("evaluate.lams=[0, 1e-9, 1]",), ("`lams`", "closer than 1e-06")),
+        (
+            ("methods.0={name: oat, lambda_choices: [0], encoding: none, lambda_sampling: steep}",),
+            ("`lambda_sampling` 'steep'", "above 0"),
+        ),
+        (
             ("methods.0={name: oat, lambda_choices: [1], zero_share: 0.2}", "evaluate.lams=[1]"),
             ("`zero_share`", "0 among"),
         ),
@@ -323,6 +343,16 @@ def test_a_faulty_value_of_the_whole_method_gets_one_sentence(
     overrides: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     _says(_fault(_good(), *overrides), words)
+
+
+def test_values_that_only_look_the_same_are_no_duplicates() -> None:
+    study = load_study(_good(), ["methods.1.lam=[0.12345671, 0.12345672]"])
+    assert len(study.all_methods()) == 5
+
+
+def test_one_batch_norm_serves_a_lam_that_was_not_trained() -> None:
+    block = "methods.0={name: oat, lambda_choices: [0.1, 1], encoding: continuous, dual_bn: false}"
+    assert load_study(_good(), [block, "evaluate.lams=[0, 1]"]).lams() == (0.0, 1.0)
 
 
 def test_conditional_networks_are_judged_at_all_their_choices_unless_told() -> None:
@@ -367,7 +397,7 @@ def test_every_preset_loads_by_its_file_name_and_comes_back_from_its_dump(
     eps=st.floats(1e-6, 1),
     lr=st.floats(1e-9, 1e9),
     beta=st.floats(0, 1e30),
-    lams=st.lists(st.floats(0, 1), min_size=1, max_size=5, unique=True),
+    lams=st.lists(st.integers(0, 999).map(lambda n: n / 999), min_size=1, max_size=5, unique=True),
     seeds=st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=3, unique=True),
 )
 def test_any_study_comes_back_from_its_dump(

@@ -354,6 +354,34 @@ def test_weights_of_a_rule_judged_later_are_not_trained_again(
     }
 
 
+def test_a_trial_stopped_while_it_is_judged_keeps_its_weights(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = _trial(tiny, WIDE_LABELS[0], tmp_path, "train.epochs=2", *WIDE)
+    folder = _place(trial, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(trial.job, folder, Interrupt("point", 2))
+    before = {name: folder.read(name) for name in folder.names() if name.endswith("safetensors")}
+    assert len(before) == 3
+    monkeypatch.setattr("studies.trial.Training", None)  # whoever trains now, fails
+    assert run_trial(trial.job, folder, _ignore)["status"] == "done"
+    assert {name: folder.read(name) for name in before} == before
+    assert "trained.json" not in folder.names()
+
+
+@pytest.mark.parametrize("name", ["trained.json", "model-averaged.safetensors"])
+def test_a_damaged_trial_stopped_while_it_is_judged_starts_anew(
+    name: str, tiny: dict[str, Any], tmp_path: Path, undisturbed: Callable[..., Path]
+) -> None:
+    trial = _trial(tiny, WIDE_LABELS[0], tmp_path, "train.epochs=2", *WIDE)
+    folder, whole = _place(trial, tmp_path), _place(trial, undisturbed(trial))
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(trial.job, folder, Interrupt("point", 2))
+    folder.write(name, _flipped(folder.read(name)))
+    assert run_trial(trial.job, folder, _ignore)["status"] == "done"
+    assert _numbers(trial, folder) == _numbers(trial, whole)
+
+
 def test_corrupt_weights_of_the_right_size_are_found_when_they_are_used(
     tiny: dict[str, Any], storage: Path
 ) -> None:
