@@ -268,6 +268,10 @@ def test_every_sampler_fills_the_batch_with_its_zeros_first(
     seed: int,
 ) -> None:
     zero_share = zero_share if 0 in choices else None
+    if sampling != "choices" and choices == (0.0,):
+        with pytest.raises(ValueError, match="needs a λ above 0"):
+            LambdaSampler(choices, sampling, zero_share, batchwise)
+        return
     sampler = LambdaSampler(choices, sampling, zero_share, batchwise)
     rows = sampler.draw(batch_size, generator=torch.Generator().manual_seed(seed))
     lams = rows.rows()

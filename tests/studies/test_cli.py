@@ -146,7 +146,11 @@ def test_plan_as_json(oat: Oat, study: Path, finished: Path) -> None:
     ]
     assert {trial["resources"]["cpu"] for trial in trials} == {2}
     assert all(trial["device_hours"] > 0 for trial in trials)
-    assert trials[2]["config"]["method"] == {"name": "pgd_at", "lam": 0.5}
+    assert trials[2]["config"]["method"] == {
+        "name": "pgd_at",
+        "lam": 0.5,
+        "width_mult": 1.0,
+    }
     assert said.json["foreign"] == [api.plan(study).trials[2].run_key]
 
 

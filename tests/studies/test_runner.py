@@ -138,7 +138,7 @@ def _weights(plan: Plan, storage: Path) -> dict[str, str]:
     return {
         trial.run_key: json.loads((_place(storage, trial.run_key) / "result.json").read_text())[
             "trained"
-        ]["model_sha256"]
+        ]["weights"]["last"]["sha256"]
         for trial in plan.trials
     }
 
@@ -173,6 +173,7 @@ def test_one_command_leaves_results_an_index_and_a_report(ran: Ran) -> None:
     assert len(outcome.comparison.table) == 3
     assert outcome.report.keys() == {
         "front.png", "front.svg", "index.html", "table.csv", "table.md", "cells.csv",
+        "fronts.csv",
     }  # fmt: skip
     assert all(Path(uri).stat().st_size > 0 for uri in outcome.report.values())
     _one_run_a_key(outcome.plan, ran.storage)
