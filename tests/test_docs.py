@@ -24,7 +24,7 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 
 def _shown_commands() -> list[str]:
     blocks = [
-        block
+        block.replace("\\\n", " ")
         for page in PAGES
         for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
     ]
