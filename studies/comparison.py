@@ -140,9 +140,9 @@ def compare(
         raise ComparisonError(f"No point was judged by '{chosen}'; there are {', '.join(attacks)}.")
     points = points[points["attack"] == chosen]
     points = points.sort_values("point_key", ignore_index=True)
-    names = _short_names(points)
+    names, shared = _short_names(points)
     points = points.assign(variant=points["variant"].map(names))
-    notes += [f"'{name}' is '{variant}'." for variant, name in names.items() if name != variant]
+    notes += shared
     notes += _check_comparable(points, force)
     draws = Resampled(points, correctness(points))
     notes += draws.notes
@@ -185,16 +185,23 @@ def _one_checkpoint(points: pd.DataFrame, rule: str | None) -> tuple[pd.DataFram
     return kept, [f"{lost['run_key'].nunique()} models ({names}) have no '{rule}' weights."]
 
 
-def _short_names(points: pd.DataFrame) -> dict[str, str]:
-    """Name variants by their method and those options in which its variants differ."""
+def _short_names(points: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
+    """Name variants by their method and those options in which its variants differ.
+
+    Returns:
+        The names by variant, and notes that say what the variants of a method have in common.
+    """
     names: dict[str, str] = {}
-    for _, variants in points.groupby("method")["variant"].unique().items():
+    notes = []
+    for method, variants in points.groupby("method")["variant"].unique().items():
         options = {variant: variant.split()[1:] for variant in variants}
-        common = set.intersection(*(set(chosen) for chosen in options.values()))
+        shared = set.intersection(*(set(chosen) for chosen in options.values()))
+        if shared:
+            notes.append(f"'{method}' stands for {method} with {', '.join(sorted(shared))}.")
         for variant, chosen in options.items():
-            odd = [option for option in chosen if option not in common]
+            odd = [option for option in chosen if option not in shared]
             names[variant] = " ".join([variant.split()[0], *odd])
-    return names
+    return names, notes
 
 
 def _strongest(points: pd.DataFrame) -> str:

@@ -444,7 +444,7 @@ def test_a_variant_is_named_by_what_tells_it_from_the_others() -> None:
     both = compare(_bare(*pair, lone))
     assert both.reference == "oat"
     assert set(both.cells["variant"]) == {"oat", "oat encoding=dct", "pgd_at"}
-    assert "'oat encoding=dct' is 'oat lambda_choices=(0.0,1.0) encoding=dct'." in both.notes
+    assert "'oat' stands for oat with lambda_choices=(0.0,1.0)." in both.notes
     assert len(both.table) == 2
     assert "of 2 comparisons" in both.answer()
 
