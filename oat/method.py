@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from oat.attacks import Attack, RowLoss, perturb
 from oat.deploy import OperatingPoint, specialize
-from oat.lambdas import BY_VALUE, Encoding, LambdaSampler, RowLams, Sampling, check_encoding
+from oat.encodings import BY_VALUE, Encoding, check_encoding
+from oat.lambdas import LambdaSampler, RowLams, Sampling
 from oat.models import Conditioning, ModelConfig, Network, relative_flops
 from oat.models.norm import Condition
 from oat.models.slimmable import check_widths
@@ -112,7 +113,7 @@ class Oat:
             ``choices`` need an encoding by value.
         zero_share: Share of rows with λ = 0; see there.
         batchwise: Whether a batch has one λ; see there.
-        encoding: How λ becomes a vector; see `oat.lambdas.LambdaEncoding`.
+        encoding: How λ becomes a vector; see `oat.encodings.LambdaEncoding`.
         encoding_dim: Length of that vector; ignored by ``none``.
         dual_bn: Whether λ = 0 has batch norms of its own.
         skip_clean_at_one: Whether rows with λ = 1 skip the clean pass. Its weight is 0 there,

@@ -22,8 +22,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, create_model, 
 
 from oat.attacks import Attack
 from oat.data import DataConfig
+from oat.encodings import BY_VALUE
 from oat.evaluation import EvaluationAttack
-from oat.lambdas import BY_VALUE, SAME_LAM, check_choices
+from oat.lambdas import SAME_LAM, check_choices
 from oat.method import Method, Oat
 from oat.models import ModelConfig
 from oat.models.slimmable import scaled

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from oat.lambdas import Encoding, LambdaEncoding
+from oat.encodings import Encoding, LambdaEncoding
 from oat.models.norm import Affine2d, Condition, ConvNorm, FrozenOp, Norm2d
 from oat.models.slimmable import HeadPerWidth, SlimmableLinear
 from oat.names import unknown
@@ -84,7 +84,7 @@ class Conditioning:
 
     Attributes:
         lambda_choices: The λ set; empty for a network without λ.
-        encoding: How λ becomes a vector; see `oat.lambdas`.
+        encoding: How λ becomes a vector; see `oat.encodings`.
         encoding_dim: Length of that vector.
         dual_bn: Whether λ = 0 has batch norms of its own.
         film_init: Initialisation of FiLM; see `oat.models.film.FiLM`.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oat.lambdas import ENCODINGS, encoding_matrix
+from oat.encodings import ENCODINGS, encoding_matrix
 from oat.models.network import STAGES, Conditioning, ModelConfig, Network
 from oat.models.resnet import BOTTLENECKS, ResNet
 from oat.models.wide_resnet import WideResNet

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from oat.attacks import Attack, perturb
 from oat.deploy import condition, fold, specialize
-from oat.lambdas import Encoding, RowLams
+from oat.encodings import Encoding
+from oat.lambdas import RowLams
 from oat.method import TRAIN_UNITS, Oat, Oats, cross_entropy_of, oat_loss, training_cost
 from oat.models import ModelConfig, Network, build, relative_flops
 from oat.models.slimmable import HeadPerWidth, SlimmableConv2d

@@ -8,7 +8,7 @@ import torchvision
 from torch import Tensor, nn
 
 from oat.deploy import condition, fold, specialize
-from oat.lambdas import Encoding
+from oat.encodings import Encoding
 from oat.models import (
     Conditioning,
     ModelConfig,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines import PgdAt, Trades
-from oat.lambdas import ENCODINGS
+from oat.encodings import ENCODINGS
 from oat.method import Oat, Oats
 from studies.config import Study, load_study, presets
 from studies.errors import StudyError
