@@ -169,9 +169,6 @@ class Resampled:
 
         All cells of a once-for-all network move together.
         """
-        if len(self.seeds) == 1:
-            self.notes.append("1 seed: the intervals cover the test images, not the training.")
-            return
         values = np.full((len(self.cells), len(self.seeds), 2), np.nan)
         for cell, row in zip(place, points.itertuples(), strict=True):
             values[cell, self.seeds.index(row.seed)] = row.sa, row.ra
@@ -179,6 +176,10 @@ class Resampled:
         _, network = np.unique(networks.astype(str), return_inverse=True)
         pooled, freedom = pooled_variance(values, network)
         if not freedom:
+            setting = "" if len(self.seeds) == 1 else " a setting"
+            self.notes.append(
+                f"1 seed{setting}: the intervals cover the test images, not the training."
+            )
             return
         seeds = self.cells["seeds"].to_numpy()
         luck = rng.standard_t(freedom, size=(RESAMPLES, network.max() + 1, 2)) * np.sqrt(pooled)
@@ -193,11 +194,11 @@ class Resampled:
         )
 
     def _intervals(self) -> None:
-        """Add intervals to the cells: Wilson's for one model, else those of the draws."""
+        """Add intervals to the cells: those of the draws, Wilson's where no seeds tell a spread."""
         for k, name in enumerate(("sa", "ra")):
             low, high = quantiles(self.samples[:, :, k])
             for i, cell in self.cells.iterrows():
-                if cell["seeds"] == 1:
+                if self.spread is None:
                     low[i], high[i] = wilson(cell[name], cell["images"])
             self.cells[f"{name}_low"], self.cells[f"{name}_high"] = low, high
 
@@ -209,7 +210,7 @@ class Resampled:
         """Return cell ``i`` minus cell ``j`` in SA (``k`` = 0) or RA (1)."""
         name, kind = (("sa", "clean"), ("ra", "robust"))[k]
         one, other = self.cells.iloc[i], self.cells.iloc[j]
-        if len(self.seeds) > 1:
+        if self.spread is not None:
             low, high = quantiles(self.samples[:, i, k] - self.samples[:, j, k])
             return Interval(float(one[name] - other[name]), float(low), float(high))
         both = [self._correct.get(f"{cell['point_key']}.{kind}") for cell in (one, other)]

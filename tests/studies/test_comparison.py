@@ -552,6 +552,22 @@ def test_one_seed_is_named_as_such() -> None:
     )
 
 
+def test_settings_of_one_seed_each_are_named_as_such_though_the_seeds_differ() -> None:
+    oat, dedicated = _pair(100, (80, 40), (80, 40))
+    result = compare(_bare(oat, replace(dedicated, seed=1)))
+    assert any(note.startswith("1 seed a setting") for note in result.notes)
+    assert not any(note.startswith("2 seeds") for note in result.notes)
+
+
+def test_a_setting_of_one_seed_has_the_spread_that_others_tell() -> None:
+    oat, dedicated = _pair(1000, (900, 500), (880, 500))
+    again = replace(oat, seed=1, clean=_first(800, 1000))
+    cells = compare(_bare(oat, again, dedicated)).cells.set_index("variant")
+    low, high = wilson(0.88, 1000)
+    # two trainings of OAT lie 10 points apart: so may two of the other
+    assert cells["sa_high"]["pgd_at"] - cells["sa_low"]["pgd_at"] > 2 * (high - low)
+
+
 def test_a_seed_that_one_side_lacks_is_left_out_of_its_mean() -> None:
     oat, dedicated = _pair(1000, (900, 500), (880, 500))
     again = replace(oat, seed=1, clean=_first(800, 1000))
