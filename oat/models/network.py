@@ -1,6 +1,7 @@
 """What every network of ours offers, whatever its family."""
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -108,7 +109,7 @@ class Conditioning:
     folded: bool = False
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A classifier of images in [0, 1] that may be conditioned on λ and width.
 
     Inputs are not normalised, as in the published code. Subclasses define `logits`.
@@ -194,9 +195,9 @@ class Network(nn.Module):
             film_slices=self.conditioning.film_slices,
         )
 
+    @abstractmethod
     def logits(self, images: Tensor, cond: Condition) -> Tensor:
         """Compute logits of shape (N, ``num_classes``) under a condition."""
-        raise NotImplementedError(f"{type(self).__name__} must define `logits`.")
 
     def forward(
         self,
