@@ -10,7 +10,7 @@ from torch import Tensor
 from oat.attacks import Attack, perturb
 from oat.deploy import OperatingPoint, specialize
 from oat.lambdas import check_lam
-from oat.method import TRAIN_UNITS, attack_units, cross_entropy_of
+from oat.method import Work, cross_entropy_of
 from oat.models import Conditioning, Network
 from oat.models.norm import Condition
 from oat.models.slimmable import check_width
@@ -65,11 +65,10 @@ class PgdAt:
         """Return the only one: the network is not conditioned."""
         return [OperatingPoint(None)]
 
-    def units(self, attack: Attack, batch_size: int) -> dict[float, float]:
+    def work(self, attack: Attack, batch_size: int) -> dict[float, Work]:
         """Clean pass if λ < 1, attack and adversarial pass if λ > 0."""
-        clean = TRAIN_UNITS if self.lam < 1 else 0.0
-        adv = attack_units(attack) + TRAIN_UNITS if self.lam > 0 else 0.0
-        return {self.width_mult: clean + adv}
+        passes = (self.lam < 1) + (self.lam > 0)
+        return {self.width_mult: Work(passes, attacked=attack.steps if self.lam > 0 else 0)}
 
 
 def pgd_at_loss(

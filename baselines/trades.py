@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from oat.attacks import Attack, perturb
 from oat.deploy import OperatingPoint, specialize
-from oat.method import TRAIN_UNITS, attack_units, cross_entropy_of
+from oat.method import Work, cross_entropy_of
 from oat.models import Conditioning, Network
 from oat.models.norm import Condition
 from oat.models.slimmable import check_width
@@ -69,10 +69,10 @@ class Trades:
         """Return the only one: the network is not conditioned."""
         return [OperatingPoint(None)]
 
-    def units(self, attack: Attack, batch_size: int) -> dict[float, float]:
+    def work(self, attack: Attack, batch_size: int) -> dict[float, Work]:
         """Clean pass; if β > 0 the frozen clean probabilities, attack and adversarial pass."""
-        adv = 1 + attack_units(attack) + TRAIN_UNITS if self.beta > 0 else 0.0
-        return {self.width_mult: TRAIN_UNITS + adv}
+        adversarial = Work(2, attacked=attack.steps, frozen=1)
+        return {self.width_mult: adversarial if self.beta > 0 else Work(1)}
 
 
 def trades_attack(attack: Attack) -> Attack:

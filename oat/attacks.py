@@ -11,10 +11,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 LogitsFn = Callable[[Tensor], Tensor]
 RowLoss = Callable[[Tensor], Tensor]
 Start = Literal["uniform", "gaussian", "none"]
+Loss = Literal["ce", "cw", "dlr"]
 
 
 @dataclass(frozen=True)
@@ -92,25 +94,49 @@ def start_point(images: Tensor, eps: float, start: Start, generator: torch.Gener
     return images + noise
 
 
-def ascend(
-    logits_fn: LogitsFn, row_loss: RowLoss, images: Tensor, step: float
-) -> tuple[Tensor, Tensor]:
-    """Take one signed gradient step that raises the summed loss.
+def row_loss(loss: Loss, labels: Tensor) -> RowLoss:
+    """Return the function from logits (N, K) to what an attack ascends, in float32.
+
+    ``ce`` is the cross-entropy; ``cw`` the margin ``max_{j != y} z_j - z_y`` (Carlini and Wagner,
+    2017); ``dlr`` that margin over the distance of the largest from the third largest logit, which
+    scaling the logits does not change (Croce and Hein, 2020, equation 6; needs three classes).
+
+    Args:
+        loss: Which of them.
+        labels: Class indices, shape (N,).
+    """
+
+    def margin(logits: Tensor) -> Tensor:
+        others = logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+        return others - logits.gather(1, labels[:, None]).squeeze(1)
+
+    def dlr(logits: Tensor) -> Tensor:
+        top = logits.topk(3, dim=1).values
+        return margin(logits) / (top[:, 0] - top[:, 2] + 1e-12)
+
+    def cross_entropy(logits: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, labels, reduction="none")
+
+    chosen = {"ce": cross_entropy, "cw": margin, "dlr": dlr}[loss]
+    return lambda logits: chosen(logits.float())
+
+
+def gradient(logits_fn: LogitsFn, row_loss: RowLoss, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Differentiate the summed loss by the images; no other gradient is touched.
 
     Args:
         logits_fn: Maps images (N, C, H, W) to logits (N, K); its rows must be independent.
         row_loss: Maps logits to one loss a row, shape (N,).
-        images: Current iterate.
-        step: Step length in pixel units.
+        images: Where.
 
     Returns:
-        The next iterate before projection, and the logits of the current one, detached.
+        The gradient, and the logits there, detached.
     """
     with torch.enable_grad():
         images = images.detach().requires_grad_()
         logits = logits_fn(images).float()
         (grad,) = torch.autograd.grad(row_loss(logits).sum(), images)
-    return images.detach() + step * grad.sign(), logits.detach()
+    return grad, logits.detach()
 
 
 def perturb(
@@ -140,6 +166,6 @@ def perturb(
     lower, upper = ball(images, attack.eps)
     images_adv = start_point(images, attack.eps, start, generator).clamp(lower, upper)
     for _ in range(attack.steps):
-        images_adv, _ = ascend(logits_fn, row_loss, images_adv, attack.step)
-        images_adv = images_adv.clamp(lower, upper)
+        grad, _ = gradient(logits_fn, row_loss, images_adv)
+        images_adv = (images_adv + attack.step * grad.sign()).clamp(lower, upper)
     return images_adv

@@ -1,65 +1,21 @@
 """Clean and robust accuracy of each operating point, with the correctness of each image."""
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from oat.attacks import ascend, ball, check_eps, start_point
+from oat.adversaries import EXTRA, EvaluationAttack, Fgsm, Pgd, Transfer, check_classes
+from oat.attacks import Attack, LogitsFn, ball, gradient, perturb, row_loss, start_point
+from oat.autoattack import Ensemble, Progress
 from oat.data import Split, unit
 from oat.deploy import OperatingPoint, fold
-from oat.method import Method, cross_entropy_of
+from oat.method import Method
 from oat.models import Network, flops, stored_bytes
 
 EVALUATION_SEED = 20
-"""Seed of the attack's random starts; the same for every model, so that points are paired."""
-
-
-@dataclass(frozen=True)
-class EvaluationAttack:
-    """White-box attack that a finished model is judged by.
-
-    An image counts as robust only if no iterate of the attack, from the random start to the last
-    step, is misclassified. This is never kinder than looking at the last iterate alone.
-
-    Attributes:
-        name: ``pgd``.
-        steps: Gradient steps, at least 1.
-        step_size: Length of a step in pixel units; ``auto`` is ``2.5 * eps / steps``.
-        eps: Radius in pixel units; None is that of the study's ``attack``.
-
-    Raises:
-        ValueError: A value is out of its range.
-    """
-
-    name: Literal["pgd"] = "pgd"
-    steps: int = 20
-    step_size: float | Literal["auto"] = "auto"
-    eps: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"`steps` must be at least 1, got {self.steps}.")
-        if self.eps is not None:
-            check_eps(self.eps)
-        if self.step_size != "auto" and not self.step_size > 0:
-            raise ValueError(f"`step_size` must be `auto` or above 0, got {self.step_size:g}.")
-
-    @property
-    def label(self) -> str:
-        """Name for tables, such as ``pgd20``."""
-        return f"{self.name}{self.steps}"
-
-    def radius(self) -> float:
-        """Return ``eps``, which must have been resolved."""
-        assert self.eps is not None, "the study's eps has been filled in"
-        return self.eps
-
-    def step(self) -> float:
-        """Return the length of one step in pixel units."""
-        return 2.5 * self.radius() / self.steps if self.step_size == "auto" else self.step_size
+"""Seed of the attacks' random starts; the same for every model, so that points are paired."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +24,13 @@ class Correctness:
 
     Attributes:
         clean: Correct on the image itself, bool (N,).
-        robust: Correct there and on every iterate of the attack, bool (N,).
+        robust: Correct there and under the attack, bool (N,).
+        warnings: What the attack said of its own reliability.
     """
 
     clean: Tensor
     robust: Tensor
+    warnings: tuple[str, ...] = ()
 
     @property
     def sa(self) -> float:
@@ -86,65 +44,143 @@ class Correctness:
 
 
 def evaluate(
-    logits_fn: Callable[[Tensor], Tensor],
+    logits_fn: LogitsFn,
     split: Split,
     attack: EvaluationAttack,
     *,
     batch_size: int = 500,
+    surrogates: Sequence[LogitsFn] = (),
+    progress: Progress | None = None,
 ) -> Correctness:
     """Judge one frozen network on one split.
 
     Images already misclassified, and those already broken, are dropped from further steps. The
-    random start of an image depends on its place in the split and on ``batch_size`` only.
+    random start of an image in a white-box attack depends on its place in the split and on
+    ``batch_size`` only, and the first start does not depend on how many there are.
 
     Args:
         logits_fn: Maps images (N, C, H, W) in [0, 1] to logits; rows independent.
         split: Images and labels, on the device of the network.
-        attack: What to judge by.
+        attack: What to judge by; its ``images`` is the caller's to heed.
         batch_size: Images at a time.
+        surrogates: Networks to craft images on besides: those at other λ, or for `Transfer` the
+            only ones. Their last iterates count.
+        progress: Where AutoAttack and Square keep what they have done, to go on from there.
 
     Returns:
         Correctness of each image, on the CPU.
+
+    Raises:
+        ValueError: The attack does not fit the network's classes, or a package is missing.
     """
-    device = split.images.device
-    generator = torch.Generator(device).manual_seed(EVALUATION_SEED)
+    ensemble = None
+    if isinstance(attack, EXTRA):
+        ensemble = Ensemble(logits_fn, attack, split.images.device, EVALUATION_SEED, progress)
+    starts = _generators(attack, split.images.device)
     clean, robust = [], []
+    for images, labels in _batches(split, batch_size):
+        with torch.no_grad():
+            logits = logits_fn(images)
+        check_classes(attack, logits.shape[1])
+        right = logits.argmax(dim=1) == labels
+        clean.append(right)
+        if ensemble is not None:
+            robust.append(ensemble.survivors(images, labels, right))
+        else:
+            robust.append(_survivors(logits_fn, surrogates, attack, images, labels, right, starts))
+    said = ensemble.warnings() if ensemble is not None else ()
+    return Correctness(torch.cat(clean).cpu(), torch.cat(robust).cpu(), said)
+
+
+def _batches(split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     for images, labels in zip(
-        torch.split(split.images, batch_size), torch.split(split.labels, batch_size), strict=True
+        torch.split(split.images, size), torch.split(split.labels, size), strict=True
     ):
-        was_right, stays_right = _judge(logits_fn, unit(images), labels, attack, generator)
-        clean.append(was_right)
-        robust.append(stays_right)
-    return Correctness(torch.cat(clean).cpu(), torch.cat(robust).cpu())
+        yield unit(images), labels
 
 
-def _judge(
-    logits_fn: Callable[[Tensor], Tensor],
+def _generators(attack: EvaluationAttack, device: torch.device) -> list[torch.Generator]:
+    """Return a source of random starts for each start; the first is the same for any number."""
+    count = attack.restarts if isinstance(attack, Pgd) else 1
+    return [torch.Generator(device).manual_seed(EVALUATION_SEED + i) for i in range(count)]
+
+
+def _survivors(
+    logits_fn: LogitsFn,
+    surrogates: Sequence[LogitsFn],
+    attack: EvaluationAttack,
     images: Tensor,
     labels: Tensor,
-    attack: EvaluationAttack,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    eps, step = attack.radius(), attack.step()
-    with torch.no_grad():
-        clean = logits_fn(images).argmax(dim=1) == labels
-    start = start_point(images, eps, "uniform", generator)
-    robust = clean.clone()
-    alive = clean.nonzero().squeeze(1)
-    lower, upper = ball(images[alive], eps)
+    right: Tensor,
+    starts: Sequence[torch.Generator],
+) -> Tensor:
+    """Return which images of a batch withstand a gradient attack, bool (N,)."""
+    alive = right.nonzero().squeeze(1)
+    if isinstance(attack, Pgd):
+        for generator in starts:
+            start = start_point(images, attack.radius(), "uniform", generator)
+            alive = _climb(logits_fn, attack, images, labels, alive, start)
+    elif isinstance(attack, Fgsm):
+        alive = _climb(logits_fn, attack, images, labels, alive, images)
+    for surrogate in surrogates:
+        alive = _shown(logits_fn, surrogate, attack, images, labels, alive, starts[0])
+    robust = torch.zeros_like(right)
+    robust[alive] = True
+    return robust
+
+
+def _climb(
+    logits_fn: LogitsFn,
+    attack: Pgd | Fgsm,
+    images: Tensor,
+    labels: Tensor,
+    alive: Tensor,
+    start: Tensor,
+) -> Tensor:
+    """Ascend the loss from a start; return the indices of images that no iterate broke."""
+    steps, momentum = (attack.steps, attack.momentum) if isinstance(attack, Pgd) else (1, 0.0)
+    lower, upper = ball(images[alive], attack.radius())
     images_adv, targets = start[alive].clamp(lower, upper), labels[alive]
-    for _ in range(attack.steps):
+    velocity = torch.zeros_like(images_adv) if momentum else None
+    for _ in range(steps):
         if not len(alive):
-            break
-        stepped, logits = ascend(logits_fn, cross_entropy_of(targets), images_adv, step)
+            return alive
+        direction, logits = gradient(logits_fn, row_loss(attack.loss, targets), images_adv)
+        if velocity is not None:
+            size = direction.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
+            direction = velocity = momentum * velocity + direction / size
+        images_adv = (images_adv + attack.step() * direction.sign()).clamp(lower, upper)
         keep = logits.argmax(dim=1) == targets
-        robust[alive[~keep]] = False
         alive, targets, lower, upper = alive[keep], targets[keep], lower[keep], upper[keep]
-        images_adv = stepped[keep].clamp(lower, upper)
-    if len(alive):
-        with torch.no_grad():
-            robust[alive] = logits_fn(images_adv).argmax(dim=1) == targets
-    return clean, robust
+        images_adv = images_adv[keep]
+        velocity = velocity[keep] if velocity is not None else None
+    return alive[_right(logits_fn, images_adv, targets)]
+
+
+def _shown(
+    logits_fn: LogitsFn,
+    surrogate: LogitsFn,
+    attack: EvaluationAttack,
+    images: Tensor,
+    labels: Tensor,
+    alive: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return the indices of images that withstand what was crafted on another network."""
+    assert isinstance(attack, Pgd | Transfer), "other attacks have no surrogates"
+    if not len(alive):
+        return alive
+    loss = row_loss(attack.loss if isinstance(attack, Pgd) else "ce", labels[alive])
+    how = Attack(attack.radius(), attack.steps, attack.step() or "auto")
+    images_adv = perturb(surrogate, loss, images[alive], how, generator=generator)
+    return alive[_right(logits_fn, images_adv, labels[alive])]
+
+
+@torch.no_grad()
+def _right(logits_fn: LogitsFn, images: Tensor, labels: Tensor) -> Tensor:
+    if not len(images):
+        return torch.zeros(0, dtype=torch.bool, device=images.device)
+    return logits_fn(images).argmax(dim=1) == labels
 
 
 @dataclass(frozen=True)
@@ -173,6 +209,8 @@ def evaluate_at(
     attack: EvaluationAttack,
     *,
     batch_size: int = 500,
+    surrogates: Sequence[LogitsFn] = (),
+    progress: Progress | None = None,
 ) -> Judged:
     """Fold a network at one λ and width and judge what would be deployed; the attacker knows λ."""
     plain = fold(model, *point)
@@ -180,7 +218,9 @@ def evaluate_at(
     return Judged(
         point,
         attack,
-        evaluate(plain, split, attack, batch_size=batch_size),
+        evaluate(
+            plain, split, attack, batch_size=batch_size, surrogates=surrogates, progress=progress
+        ),
         flops(plain, (channels, height, width)),
         stored_bytes(plain),
     )

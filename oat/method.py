@@ -6,7 +6,7 @@ A method is a frozen config and one function from a batch to a loss. The dedicat
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -59,13 +59,37 @@ class Method(Protocol):
         """Return where the trained network can be run, if it is to be judged at these λ."""
         ...
 
-    def units(self, attack: Attack, batch_size: int) -> Mapping[float, float]:
-        """Estimate the cost of training on one image.
+    def work(self, attack: Attack, batch_size: int) -> Mapping[float, "Work"]:
+        """Count what training on one image takes.
 
         Returns:
-            Forward passes by the width they run at, as a share of the configured channels.
+            By the width that it runs at, as a share of the configured channels.
         """
         ...
+
+
+class Work(NamedTuple):
+    """Passes of one image through a network, at one width; means over a batch.
+
+    Attributes:
+        trained: Training passes: a forward, and a backward to inputs and weights.
+        attacked: Steps of attacks: a forward, and a backward to the inputs.
+        frozen: Forward passes alone.
+    """
+
+    trained: float
+    attacked: float = 0.0
+    frozen: float = 0.0
+
+    @property
+    def units(self) -> float:
+        """Cost in forward passes."""
+        return 3 * self.trained + 2 * self.attacked + self.frozen
+
+    @property
+    def gradients(self) -> float:
+        """Gradient evaluations."""
+        return self.trained + self.attacked
 
 
 def training_cost(
@@ -79,8 +103,8 @@ def training_cost(
 
     A pass at a width counts as its share of the operations; FiLM's are not counted.
     """
-    units = method.units(attack, batch_size)
-    return sum(n * relative_flops(model, width, image_shape) for width, n in units.items())
+    work = method.work(attack, batch_size)
+    return sum(w.units * relative_flops(model, width, image_shape) for width, w in work.items())
 
 
 def cross_entropy_of(labels: Tensor, label_smoothing: float = 0.0) -> RowLoss:
@@ -88,15 +112,6 @@ def cross_entropy_of(labels: Tensor, label_smoothing: float = 0.0) -> RowLoss:
     return lambda logits: functional.cross_entropy(
         logits.float(), labels, reduction="none", label_smoothing=label_smoothing
     )
-
-
-def attack_units(attack: Attack) -> float:
-    """Cost of an attack: a forward and a backward to the inputs for each step."""
-    return 2.0 * attack.steps
-
-
-TRAIN_UNITS = 3.0
-"""Cost of a training pass: a forward, and a backward to inputs and weights."""
 
 
 @dataclass(frozen=True)
@@ -203,13 +218,14 @@ class Oat:
         widths = sorted(self.widths, reverse=True)
         return [OperatingPoint(lam, width) for width in widths for lam in lams]
 
-    def units(self, attack: Attack, batch_size: int) -> dict[float, float]:
+    def work(self, attack: Attack, batch_size: int) -> dict[float, Work]:
         """Clean pass on all rows, attack and adversarial pass on those with λ ≠ 0."""
         sampler = self.sampler()
         attacked = 1 - sampler.share_of_zero(batch_size)
         skipped = sampler.share_of_one(batch_size) if self.skip_clean_at_one else 0.0
-        cost = TRAIN_UNITS * (1 - skipped) + attacked * (attack_units(attack) + TRAIN_UNITS)
-        return dict.fromkeys(self.widths, cost)
+        return dict.fromkeys(
+            self.widths, Work(1 - skipped + attacked, attacked=attacked * attack.steps)
+        )
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from oat.adversaries import Pgd
 from oat.attacks import Attack
 from oat.data import DataConfig, Dataset, augment, unit
-from oat.evaluation import EvaluationAttack, validate
+from oat.evaluation import validate
 from oat.method import Method
 from oat.models import ModelConfig, Network, build
 from oat.recipe import STATISTICS_BATCHES, CheckpointRule, TrainConfig, steps_per_epoch
@@ -212,7 +213,7 @@ class Training:
                 self.method,
                 self.val_lams,
                 self.dataset.val.head(self.config.val_images),
-                EvaluationAttack(steps=self.attack.steps, eps=self.attack.eps),
+                Pgd(steps=self.attack.steps, eps=self.attack.eps),
             )
             self._keep_best(0.5 * (sa_val + ra_val))
         return EpochRecord(

@@ -10,7 +10,7 @@ from baselines.pgd_at import PgdAt, pgd_at_loss
 from oat.attacks import Attack
 from oat.deploy import fold
 from oat.lambdas import RowLams
-from oat.method import TRAIN_UNITS, Oat, cross_entropy_of, oat_loss, training_cost
+from oat.method import Oat, cross_entropy_of, oat_loss, training_cost
 from oat.models import ModelConfig, Network, build, flops, relative_flops
 
 Batch = tuple[Tensor, Tensor]
@@ -133,9 +133,9 @@ def test_oat_at_one_constant_lambda_equals_pgd_at(
 
 def test_cost_of_a_training_image() -> None:
     attack = Attack(steps=7)
-    assert PgdAt(0.5).units(attack, 128) == {1.0: 20}  # 3 clean, 14 attack, 3 adversarial
-    assert PgdAt(0.0).units(attack, 128) == {1.0: 3}
-    assert PgdAt(1.0, 0.5).units(attack, 128) == {0.5: 17}
+    assert PgdAt(0.5).work(attack, 128)[1.0].units == 20  # 3 clean, 14 attack, 3 adversarial
+    assert PgdAt(0.0).work(attack, 128)[1.0].units == 3
+    assert PgdAt(1.0, 0.5).work(attack, 128)[0.5].units == 17
 
 
 def test_dedicated_network_has_no_lambda() -> None:
@@ -191,8 +191,8 @@ def test_cost_is_that_of_the_passes_made_by_the_operations_of_the_width(
     trained: list[int] = []
     network.register_forward_pre_hook(lambda _m, args: trained.append(len(args[0])))
     list(method.losses(network, *batch, attack=attack, generator=generator))
-    units = (TRAIN_UNITS * sum(trained) + 2 * (sum(sizes) - sum(trained))) / 12
-    assert method.units(attack, 12) == {width: units}
+    units = (3 * sum(trained) + 2 * (sum(sizes) - sum(trained))) / 12
+    assert method.work(attack, 12)[width].units == units
     cost = training_cost(method, attack, 12, model, (3, 8, 8))
     assert cost == pytest.approx(units * relative_flops(model, width, (3, 8, 8)))
     assert (cost < units) == (width < 1)

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from baselines.trades import Trades, kl_rows, trades_attack, trades_loss
 from oat.attacks import Attack
-from oat.method import TRAIN_UNITS, cross_entropy_of, training_cost
+from oat.method import cross_entropy_of, training_cost
 from oat.models import ModelConfig, Network, build, relative_flops
 
 Batch = tuple[Tensor, Tensor]
@@ -129,8 +129,8 @@ def test_at_radius_zero_the_loss_is_cross_entropy(
 
 def test_cost_of_a_training_image() -> None:
     attack = Attack(steps=10)
-    assert Trades(0.0).units(attack, 128) == {1.0: 3}
-    assert Trades(6.0).units(attack, 128) == {1.0: 3 + 1 + 20 + 3}
+    assert Trades(0.0).work(attack, 128)[1.0].units == 3
+    assert Trades(6.0).work(attack, 128)[1.0].units == 3 + 1 + 20 + 3
 
 
 def test_dedicated_network_has_no_lambda() -> None:
@@ -184,8 +184,8 @@ def test_cost_is_that_of_the_passes_made_by_the_operations_of_the_width(
     list(method.losses(network, *batch, attack=attack, generator=generator))
     clean = 12 if beta else 0  # the frozen clean probabilities take a forward pass alone
     attacked = sum(sizes) - sum(trained) - clean
-    units = (TRAIN_UNITS * sum(trained) + clean + 2 * attacked) / 12
-    assert method.units(attack, 12) == {width: units}
+    units = (3 * sum(trained) + clean + 2 * attacked) / 12
+    assert method.work(attack, 12)[width].units == units
     cost = training_cost(method, attack, 12, model, (3, 8, 8))
     assert cost == pytest.approx(units * relative_flops(model, width, (3, 8, 8)))
 

@@ -14,7 +14,7 @@ from oat.attacks import Attack, perturb
 from oat.deploy import condition, fold, specialize
 from oat.encodings import Encoding
 from oat.lambdas import RowLams
-from oat.method import TRAIN_UNITS, Oat, Oats, cross_entropy_of, oat_loss, training_cost
+from oat.method import Oat, Oats, cross_entropy_of, oat_loss, training_cost
 from oat.models import ModelConfig, Network, build, relative_flops
 from oat.models.slimmable import HeadPerWidth, SlimmableConv2d
 
@@ -170,7 +170,7 @@ def test_gradient_of_a_step_reaches_every_parameter(
 
 
 def test_published_cost_of_a_training_image() -> None:
-    assert Oat().units(Attack(steps=7), 128)[1.0] == pytest.approx(17.1, abs=0.05)
+    assert Oat().work(Attack(steps=7), 128)[1.0].units == pytest.approx(17.1, abs=0.05)
 
 
 def test_network_is_asked_for_what_the_method_says() -> None:
@@ -570,9 +570,9 @@ def test_estimated_cost_is_that_of_the_passes_made(
     list(method.losses(network, *batch, attack=attack, generator=generator))
     trained = sum(len(images) for images, _ in calls)
     attacked = sum(sizes) - trained
-    units = method.units(attack, 12)
+    units = {width: w.units for width, w in method.work(attack, 12).items()}
     assert units.keys() == set(method.widths)
-    assert sum(units.values()) * 12 == pytest.approx(TRAIN_UNITS * trained + 2 * attacked)
+    assert sum(units.values()) * 12 == pytest.approx(3 * trained + 2 * attacked)
 
 
 @pytest.mark.parametrize("batchwise", [True, False])
@@ -582,15 +582,15 @@ def test_estimated_cost_is_the_mean_over_draws(batchwise: bool, generator: torch
     for _ in range(draws):
         lam = method.sampler().draw(12, generator=generator).rows()
         attacked, clean = (lam != 0).double().mean().item(), (lam != 1).double().mean().item()
-        total += TRAIN_UNITS * (clean + attacked) + 2 * attack.steps * attacked
-    assert method.units(attack, 12)[1.0] == pytest.approx(total / draws, rel=0.05)
+        total += 3 * (clean + attacked) + 2 * attack.steps * attacked
+    assert method.work(attack, 12)[1.0].units == pytest.approx(total / draws, rel=0.05)
 
 
 def test_cost_of_training_weighs_each_width_by_its_operations() -> None:
     model, attack, shape = ModelConfig("resnet8", 4), Attack(steps=3), (3, 8, 8)
     wide = training_cost(_oats(width_mults=(1.0,)), attack, 12, model, shape)
     both = training_cost(_oats(width_mults=(1.0, 0.5)), attack, 12, model, shape)
-    assert wide == pytest.approx(_oats().units(attack, 12)[1.0])
+    assert wide == pytest.approx(_oats().work(attack, 12)[1.0].units)
     assert both == pytest.approx(wide * (1 + relative_flops(model, 0.5, shape)))
 
 

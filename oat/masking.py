@@ -1,0 +1,116 @@
+"""Numbers that tell an honest robust accuracy from one that rests on masked gradients.
+
+They are judged, and named, in `studies.masking`. Sources: Athalye et al., ICML 2018, section 3.1;
+Carlini et al., On Evaluating Adversarial Robustness, 2019.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oat.adversaries import Pgd
+from oat.attacks import LogitsFn, ball, gradient, row_loss
+from oat.data import Split, unit
+from oat.evaluation import EVALUATION_SEED, evaluate
+
+STEPS = 20
+RESTARTS = 5
+DRAWS = 20
+LARGE_EPS = 0.5
+"""Radius at which every image can be made uniformly grey, so that nothing can be robust."""
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What a frozen network does under attacks of which the outcome is known beforehand.
+
+    Accuracies are fractions of the images; those under attack are by PGD of 20 steps with one
+    start unless it says otherwise.
+
+    Attributes:
+        images: How many images.
+        sa: Without an attack.
+        ra: At ``eps``.
+        ra_restarts: At ``eps`` with 5 starts, of which the first is that of ``ra``.
+        ra_noise: Under 20 draws of noise: uniform in the ball, and of its corners, in turns.
+        ra_eps_0: At radius 0, where it must be ``sa``.
+        ra_eps_2x: At twice ``eps``, at most 0.5.
+        ra_eps_4x: At four times ``eps``, at most 0.5.
+        ra_eps_half: At radius 0.5, where it must be near 0.
+        zero_gradients: Share of the correctly classified images at which every component of the
+            cross-entropy's gradient is exactly 0.
+    """
+
+    images: int
+    sa: float
+    ra: float
+    ra_restarts: float
+    ra_noise: float
+    ra_eps_0: float
+    ra_eps_2x: float
+    ra_eps_4x: float
+    ra_eps_half: float
+    zero_gradients: float
+
+
+def check_masking(
+    logits_fn: LogitsFn, split: Split, eps: float, *, batch_size: int = 500
+) -> Checks:
+    """Put a frozen network through the checks.
+
+    Args:
+        logits_fn: Maps images (N, C, H, W) in [0, 1] to logits; rows independent.
+        split: Images and labels, on the device of the network.
+        eps: Radius that it is judged at, in pixel units.
+        batch_size: Images at a time.
+    """
+
+    def ra(radius: float, restarts: int = 1) -> float:
+        attack = Pgd(eps=min(radius, LARGE_EPS), steps=STEPS, restarts=restarts)
+        return evaluate(logits_fn, split, attack, batch_size=batch_size).ra
+
+    plain = evaluate(logits_fn, split, Pgd(eps=eps, steps=STEPS), batch_size=batch_size)
+    noisy, zero = _noise(logits_fn, split, eps, batch_size)
+    return Checks(
+        images=len(split),
+        sa=plain.sa,
+        ra=plain.ra,
+        ra_restarts=ra(eps, RESTARTS),
+        ra_noise=noisy,
+        ra_eps_0=ra(0.0),
+        ra_eps_2x=ra(2 * eps),
+        ra_eps_4x=ra(4 * eps),
+        ra_eps_half=ra(LARGE_EPS),
+        zero_gradients=zero,
+    )
+
+
+def _noise(logits_fn: LogitsFn, split: Split, eps: float, batch_size: int) -> tuple[float, float]:
+    """Return RA under noise, and the share of right images without any gradient."""
+    generator = torch.Generator(split.images.device).manual_seed(EVALUATION_SEED)
+    right = withstood = flat = 0
+    for first in range(0, len(split), batch_size):
+        images = unit(split.images[first : first + batch_size])
+        labels = split.labels[first : first + batch_size]
+        grad, logits = gradient(logits_fn, row_loss("ce", labels), images)
+        robust = logits.argmax(dim=1) == labels
+        right += int(robust.sum())
+        flat += int((robust & (grad == 0).flatten(1).all(dim=1)).sum())
+        robust &= _withstands_noise(logits_fn, images, labels, eps, generator)
+        withstood += int(robust.sum())
+    return withstood / len(split), flat / max(right, 1)
+
+
+@torch.no_grad()
+def _withstands_noise(
+    logits_fn: LogitsFn, images: Tensor, labels: Tensor, eps: float, generator: torch.Generator
+) -> Tensor:
+    lower, upper = ball(images, eps)
+    robust = torch.ones_like(labels, dtype=torch.bool)
+    for draw in range(DRAWS):
+        noise = torch.empty_like(images).uniform_(-1, 1, generator=generator)
+        noise = noise.sign() if draw % 2 else noise
+        noisy = (images + eps * noise).clamp(lower, upper)
+        robust &= logits_fn(noisy).argmax(dim=1) == labels
+    return robust
