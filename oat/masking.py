@@ -19,6 +19,8 @@ RESTARTS = 5
 DRAWS = 20
 LARGE_EPS = 0.5
 """Radius at which every image can be made uniformly grey, so that nothing can be robust."""
+PASSES = 2 * STEPS * (RESTARTS + 2) + DRAWS
+"""Cost for a robust image, in forward passes; at the larger radii images fall early."""
 
 
 @dataclass(frozen=True)

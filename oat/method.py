@@ -107,6 +107,11 @@ def training_cost(
     return sum(w.units * relative_flops(model, width, image_shape) for width, w in work.items())
 
 
+def training_gradients(method: Method, attack: Attack, batch_size: int) -> float:
+    """Return the gradient evaluations of training on one image, those at every width."""
+    return sum(work.gradients for work in method.work(attack, batch_size).values())
+
+
 def cross_entropy_of(labels: Tensor, label_smoothing: float = 0.0) -> RowLoss:
     """Return the function from logits (N, K) to the cross-entropy of each row, in float32."""
     return lambda logits: functional.cross_entropy(

@@ -13,7 +13,8 @@ import pandas as pd
 from oat.lambdas import SAME_LAM
 from studies.errors import ComparisonError
 from studies.fronts import measure_fronts
-from studies.intervals import LEVEL, Interval, Resampled
+from studies.intervals import LEVEL, Interval
+from studies.resampling import Resampled
 from studies.results import correctness
 
 MARGIN = 0.01

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, create_model, model_validator
 
+from oat.adversaries import ATTACKS, AnyAttack, EvaluationAttack, Pgd, Transfer
 from oat.attacks import Attack
 from oat.data import DataConfig
 from oat.encodings import BY_VALUE
-from oat.evaluation import EvaluationAttack
 from oat.lambdas import SAME_LAM, check_choices
 from oat.method import Method, Oat
 from oat.models import ModelConfig
@@ -32,7 +32,7 @@ from oat.names import unknown
 from oat.recipe import RULES, CheckpointRule, TrainConfig
 from studies.errors import StudyError
 from studies.explain import explain
-from studies.trial import METHODS, describe
+from studies.methods import METHODS, describe
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
 SWEPT: dict[str, dict[str, str]] = {
@@ -44,7 +44,7 @@ SWEPT: dict[str, dict[str, str]] = {
 FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
 GPU_SHARES = (0.0, 0.25, 1 / 3, 0.5)
 
-for _block in (Attack, DataConfig, EvaluationAttack, ModelConfig, TrainConfig):
+for _block in (Attack, DataConfig, ModelConfig, TrainConfig, *ATTACKS.values()):
     # pydantic's own attribute for the settings of a standard dataclass
     setattr(_block, "__pydantic_config__", STRICT)  # noqa: B010 -- mypy has no such attribute
 
@@ -105,15 +105,18 @@ class Evaluate(BaseModel):
         attacks: Attacks, each judged apart.
         checkpoints: Which weights of each training; see `oat.recipe.CheckpointRule`. The first
             is what `oat run` reports.
-        images: Use only the first so many test images; None is all of them.
+        images: Use only the first so many test images; None is all of them. An attack may have
+            fewer, of its own.
+        masking_images: Test images of the checks for masked gradients; 0 makes none.
         batch_size: Images at a time.
     """
 
     model_config = STRICT
     lams: tuple[float, ...] | None = None
-    attacks: tuple[EvaluationAttack, ...] = (EvaluationAttack(),)
+    attacks: tuple[Annotated[AnyAttack, Discriminator("name")], ...] = (Pgd(),)
     checkpoints: tuple[CheckpointRule, ...] = ("last",)
     images: int | None = Field(None, ge=1)
+    masking_images: int = Field(100, ge=0)
     batch_size: int = Field(500, ge=1)
 
     @model_validator(mode="after")
@@ -122,6 +125,13 @@ class Evaluate(BaseModel):
             raise ValueError("`attacks` must name at least one attack, got an empty list.")
         if len(set(self.attacks)) < len(self.attacks):
             raise ValueError("`attacks` must not repeat an attack.")
+        names = Counter((attack.label, attack.eps) for attack in self.attacks)
+        for (label, _), count in names.items():
+            if count > 1:
+                raise ValueError(
+                    f"`attacks` has {count} attacks named '{label}', which differ in `images` "
+                    "alone; keep one."
+                )
         if not self.checkpoints or len(set(self.checkpoints)) < len(self.checkpoints):
             raise ValueError(
                 f"`checkpoints` must name {', '.join(RULES)} once each at most and at least one, "
@@ -196,6 +206,12 @@ class Study(BaseModel):
             raise ValueError(
                 f"`evaluate.checkpoints` '{missing[0]}' needs `train.ema`, the decay of the "
                 "average (such as 0.999)."
+            )
+        dedicated = sum(not method.conditioning().lambda_choices for method in self.all_methods())
+        if dedicated < 2 and any(isinstance(a, Transfer) for a in self.evaluate.attacks):
+            raise ValueError(
+                "`evaluate.attacks` 'transfer' needs at least two dedicated models (pgd_at, "
+                f"trades), so that each has another to be attacked from; got {dedicated}."
             )
         for method in self.all_methods():
             self._check_lams(method)
@@ -354,8 +370,9 @@ def _known_keys(path: Sequence[str | int], data: Any) -> list[str]:
             return list(METHOD_BLOCKS[data["methods"][i]["name"]].model_fields)
         case ["evaluate"]:
             return list(Evaluate.model_fields)
-        case ["evaluate", "attacks", *_]:
-            return [field.name for field in dataclasses.fields(EvaluationAttack)]
+        case ["evaluate", "attacks", int(i), *_]:
+            kind = ATTACKS[data["evaluate"]["attacks"][i]["name"]]
+            return [field.name for field in dataclasses.fields(kind)]
         case ["resources"]:
             return list(Resources.model_fields)
     blocks: dict[Any, Any] = {

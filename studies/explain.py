@@ -68,9 +68,9 @@ def _sentence(
         )
     if kind == "union_tag_invalid":
         tags = [tag.strip().strip("'") for tag in fault["ctx"]["expected_tags"].split(",")]
-        return f"`{where}.name`: " + unknown("method", str(fault["ctx"]["tag"]), tags)
+        return f"`{where}.name`: " + unknown(_what(path), str(fault["ctx"]["tag"]), tags)
     if kind == "union_tag_not_found":
-        return f"`{where}.name` is required: the name of a method."
+        return f"`{where}.name` is required: the name of the {_what(path)}."
     if kind in {"missing", "missing_argument"}:
         return f"`{where}` is required."
     if kind == "value_error":
@@ -78,6 +78,11 @@ def _sentence(
         return f"In `{where}`: {said}" if where else said
     wants = " or ".join(dict.fromkeys(_wants(f) for f in faults))
     return f"`{where}` must be {wants}, got {fault['input']!r}."
+
+
+def _what(path: Path) -> str:
+    """Return what the entries of a list of named blocks are: a method, an attack."""
+    return str(path[-2]).removesuffix("s")
 
 
 def _wants(fault: Any) -> str:

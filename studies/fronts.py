@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from studies.frontier import hypervolume, pareto_mask
-from studies.intervals import Resampled, quantiles
+from studies.resampling import Resampled, quantiles
 
 ALL_WIDTHS = "all widths"
 RATIO = ("ratio", "ratio_low", "ratio_high")

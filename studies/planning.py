@@ -8,14 +8,17 @@ from typing import Any, Literal
 
 import torch
 
+from oat.adversaries import EvaluationAttack, Pgd, Transfer
 from oat.evaluation import EVALUATION_SEED
+from oat.lambdas import SAME_LAM
+from oat.masking import PASSES as MASKING_PASSES
 from oat.method import Method, training_cost
 from oat.models import build, flops, relative_flops
 from oat.recipe import images_seen
 from studies.config import Study
-from studies.records import ResultError, digest, read_failure, read_points, read_result
+from studies.methods import RESULTS_VERSION, describe
+from studies.records import ResultError, digest, read_checks, read_failure, read_points, read_result
 from studies.storage import Folder
-from studies.trial import RESULTS_VERSION, describe
 
 State = Literal["done", "evaluate", "unfinished", "missing", "failed", "damaged", "diverged"]
 TO_RUN: frozenset[State] = frozenset({"evaluate", "unfinished", "missing", "failed", "damaged"})
@@ -168,25 +171,87 @@ def _lists(values: dict[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
-def _points(study: Study, method: Method, run_key: str) -> list[dict[str, Any]]:
+def _points(study: Study, method: Method, run_key: str, seed: int) -> list[dict[str, Any]]:
     """List the operating points to judge, each with a key over all that decides its numbers."""
     points = []
     for rule in study.evaluate.checkpoints:
         for lam, width_mult in method.operating_points(study.lams()):
             for attack in study.attacks():
+                settings = _attack_settings(attack)
                 what = {
                     "checkpoint_rule": rule,
                     "lam": lam,
                     "width_mult": width_mult,
-                    "attack": asdict(attack),
-                    "images": study.evaluate.images,
+                    "attack": settings,
+                    "images": _fewest(attack.images, study.evaluate.images),
                     "batch_size": study.evaluate.batch_size,
+                    **_surrogates(study, attack, lam, run_key, seed),
                 }
                 key = digest({"run_key": run_key, "seed": EVALUATION_SEED, **what})
                 # RA at another radius than that of training is told apart by name
                 odd = "" if attack.eps == study.attack.eps else f"@{attack.eps:.4g}"
-                points.append({"point_key": key, "attack_label": attack.label + odd, **what})
+                shared = {"seed": EVALUATION_SEED, **settings, "batch": what["batch_size"]}
+                points.append(
+                    {
+                        "point_key": key,
+                        "attack_label": attack.label + odd,
+                        "attack_settings": digest(shared),
+                        **what,
+                    }
+                )
     return points
+
+
+def _attack_settings(attack: EvaluationAttack) -> dict[str, Any]:
+    """Return what decides an attack; of its options those at their default are left out.
+
+    So an option that a later release adds changes no key. Steps and step size are older than
+    this rule and always there.
+    """
+    always = {"name", "eps", "steps", "step_size"}
+    return {
+        field.name: getattr(attack, field.name)
+        for field in fields(attack)
+        if field.name != "images"
+        and (field.name in always or getattr(attack, field.name) != field.default)
+    }
+
+
+def _fewest(*counts: int | None) -> int | None:
+    return min((count for count in counts if count is not None), default=None)
+
+
+def _surrogates(
+    study: Study, attack: EvaluationAttack, lam: float | None, run_key: str, seed: int
+) -> dict[str, Any]:
+    """Name what else images are crafted on: the same network at other λ, or other trials."""
+    if isinstance(attack, Pgd) and attack.every_lam and lam is not None:
+        return {"other_lams": [other for other in study.lams() if abs(other - lam) >= SAME_LAM]}
+    if isinstance(attack, Transfer):
+        dedicated = [m for m in study.all_methods() if not m.conditioning().lambda_choices]
+        keys = (digest(_key_of(study, method, seed)) for method in dedicated)
+        return {"sources": sorted(key for key in keys if key != run_key)}
+    return {}
+
+
+def _checks(study: Study, method: Method, run_key: str) -> list[dict[str, Any]]:
+    """List the operating points to check for masked gradients, each with a key."""
+    if not study.evaluate.masking_images:
+        return []
+    checks = []
+    for rule in study.evaluate.checkpoints:
+        for lam, width_mult in method.operating_points(study.lams()):
+            what = {
+                "checkpoint_rule": rule,
+                "lam": lam,
+                "width_mult": width_mult,
+                "eps": study.attack.eps,
+                "images": _fewest(study.evaluate.masking_images, study.evaluate.images),
+                "batch_size": study.evaluate.batch_size,
+            }
+            key = digest({"run_key": run_key, "seed": EVALUATION_SEED, "check": what})
+            checks.append({"check_key": key, **what})
+    return checks
 
 
 def make_plan(study: Study, folder: Folder) -> Plan:
@@ -225,7 +290,9 @@ def _plan_trial(
         "run_key": run_key,
         "config": config,
         "budget": digest({k: v for k, v in key.items() if k not in {"method", "seed"}}),
-        "points": _points(study, method, run_key),
+        "points": _points(study, method, run_key, seed),
+        "checks": _checks(study, method, run_key),
+        "siblings": folder.sub("trials").uri,
         "data": {"root": _absolute(study.data.root), "download": study.data.download},
         "resources": study.resources.model_dump(),
     }
@@ -245,9 +312,12 @@ def _state(folder: Folder, job: Mapping[str, Any]) -> tuple[State, str | None, f
         return "diverged", result["error"], None
     seconds = result["trained"]["device_seconds"] if result else None
     if result is not None:
-        rows, _ = read_points(folder, result["trained"]["training_id"])
+        training_id = result["trained"]["training_id"]
+        rows, _ = read_points(folder, training_id)
         have = {row["point_key"] for row in rows}
-        if all(point["point_key"] in have for point in job["points"]):
+        have |= {check["check_key"] for check in read_checks(folder, training_id)}
+        wanted = [p["point_key"] for p in job["points"]] + [c["check_key"] for c in job["checks"]]
+        if have.issuperset(wanted):
             return "done", None, seconds
     if (failure := read_failure(folder)) is not None:
         return "failed", failure, seconds
@@ -269,14 +339,17 @@ def _units(study: Study, method: Method) -> tuple[float, float]:
     images, judged, shape = _nominal_data(study)
     size = min(study.train.batch_size, images)
     cost = training_cost(method, study.attack, size, study.model, shape)
-    for_a_point = sum(1 + 2 * attack.steps for attack in study.attacks())
+    for_a_point = sum(
+        min(judged, attack.images or judged) * (1 + attack.passes()) for attack in study.attacks()
+    )
+    for_a_point += min(judged, study.evaluate.masking_images) * MASKING_PASSES
     base = method.conditioning().base_width
     points = sum(
         relative_flops(study.model, base * point.width_mult, shape)
         for point in method.operating_points(study.lams())
     )
     rules = len(study.evaluate.checkpoints)
-    return images_seen(study.train, images) * cost, judged * rules * points * for_a_point
+    return images_seen(study.train, images) * cost, rules * points * for_a_point
 
 
 def _rough_seconds_per_unit(study: Study) -> float:

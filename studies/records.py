@@ -24,6 +24,11 @@ from studies.storage import Folder
 SEAL = "check"
 """Key of a record's own digest."""
 
+CHECKS = "checks.jsonl"
+
+Correct = dict[str, np.ndarray[Any, Any]]
+"""Which images points have right: boolean (N,) under ``<point_key>.clean`` and ``.robust``."""
+
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile)
 """What reading a damaged archive of arrays raises."""
 
@@ -80,9 +85,7 @@ def write_points(
     write_lines(folder, "points.jsonl", [seal(row) for row in rows])
 
 
-def read_points(
-    folder: Folder, training_id: str
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray[Any, Any]]]:
+def read_points(folder: Folder, training_id: str) -> tuple[list[dict[str, Any]], Correct]:
     """Read the points of one training and the correctness of each image.
 
     Rows that are damaged or of another training, and rows whose correctness is missing or does
@@ -98,7 +101,7 @@ def read_points(
     except UNREADABLE:
         return [], {}
     sound: list[dict[str, Any]] = []
-    correct: dict[str, np.ndarray[Any, Any]] = {}
+    correct: Correct = {}
     for line in lines:
         try:
             row = unseal(line)
@@ -114,6 +117,54 @@ def read_points(
             sound.append(row)
             correct |= dict(zip(keys, (clean, robust), strict=True))
     return sound, correct
+
+
+def write_checks(folder: Folder, checks: list[dict[str, Any]]) -> None:
+    """Write the checks for masked gradients, one of each operating point."""
+    write_lines(folder, CHECKS, [seal(check) for check in checks])
+
+
+def read_checks(folder: Folder, training_id: str) -> list[dict[str, Any]]:
+    """Read the checks of one training; those damaged or of another are left out."""
+    try:
+        lines = folder.read(CHECKS).splitlines()
+    except OSError:
+        return []
+    checks = []
+    for line in lines:
+        try:
+            check = unseal(line)
+        except ResultError:
+            continue
+        if check["training_id"] == training_id:
+            checks.append(check)
+    return checks
+
+
+class JudgingProgress:
+    """What a long attack on one operating point has done, so that it goes on after a kill.
+
+    Args:
+        folder: The trial's folder.
+        point_key: Of the point.
+        judgement: Digest of all that decides its numbers; what is kept of another is ignored.
+    """
+
+    def __init__(self, folder: Folder, point_key: str, judgement: str) -> None:
+        self._folder, self._judgement = folder, judgement
+        self.name = f"judging-{point_key}.json"
+
+    def read(self) -> dict[str, Any]:
+        """Return what was written last; empty if there is nothing sound."""
+        try:
+            record = unseal(self._folder.read(self.name))
+        except (FileNotFoundError, ResultError):
+            return {}
+        return dict(record["state"]) if record["judgement"] == self._judgement else {}
+
+    def write(self, state: dict[str, Any]) -> None:
+        """Keep a state."""
+        write_result(self._folder, self.name, {"judgement": self._judgement, "state": state})
 
 
 def read_result(folder: Folder) -> dict[str, Any] | None:

@@ -19,7 +19,8 @@ from rich.table import Table
 
 from studies.comparison import Comparison
 from studies.fronts import front_name
-from studies.intervals import LEVEL, ONCE
+from studies.intervals import LEVEL
+from studies.methods import ONCE
 from studies.planning import Plan
 from studies.progress import duration
 from studies.records import git_revision

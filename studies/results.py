@@ -4,11 +4,12 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from studies.intervals import wilson
+from studies.masking import CHECK_COLUMNS, masking_columns
 from studies.planning import Plan
-from studies.records import ResultError, read_points, read_result
+from studies.records import Correct, ResultError, read_checks, read_points, read_result
 from studies.storage import Folder, open_folder
 
 COLUMNS: dict[str, str] = {
@@ -22,11 +23,19 @@ COLUMNS: dict[str, str] = {
     "width_mult": "float64",
     "seed": "int64",
     "attack": "str",
+    "attack_settings": "str",
     "eps": "float64",
     "step_size": "float64",
     "sa": "float64",
+    "sa_low": "float64",
+    "sa_high": "float64",
     "ra": "float64",
+    "ra_low": "float64",
+    "ra_high": "float64",
     "images": "int64",
+    "warnings": "str",
+    "masking": "str",
+    **dict.fromkeys(CHECK_COLUMNS, "float64"),
     "dataset": "str",
     "data_fingerprint": "str",
     "model": "str",
@@ -43,8 +52,10 @@ COLUMNS: dict[str, str] = {
     "parameters": "int64",
     "train_device_seconds": "float64",
     "train_units": "float64",
+    "train_gradients": "float64",
 }
-"""Columns of a point and their types. SA, RA are fractions; λ is NaN for TRADES, β elsewhere."""
+"""Columns of a point and their types. SA, RA are fractions with Wilson's 95 % intervals; λ is NaN
+for TRADES, β elsewhere. ``masking`` and the checks: see `studies.masking`."""
 
 ORDER = [
     "variant",
@@ -56,8 +67,6 @@ ORDER = [
     "attack",
     "point_key",
 ]
-
-Correct = dict[str, np.ndarray[Any, Any]]
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -103,8 +112,9 @@ def read_trial(folder: Folder, wanted: Iterable[str]) -> tuple[list[dict[str, An
         wanted: Point keys.
 
     Returns:
-        Rows, and boolean arrays (N,) under ``<point_key>.clean`` and ``<point_key>.robust``.
-        Both are empty for a trial that is not finished.
+        Rows, with intervals and checks added, and boolean arrays (N,) under
+        ``<point_key>.clean`` and ``<point_key>.robust``. Both are empty for a trial that is not
+        finished.
     """
     try:
         result = read_result(folder)
@@ -112,10 +122,20 @@ def read_trial(folder: Folder, wanted: Iterable[str]) -> tuple[list[dict[str, An
         result = None
     if result is None or result["status"] != "done":
         return [], {}
-    keys = set(wanted)
-    rows, correct = read_points(folder, result["trained"]["training_id"])
+    keys, training_id = set(wanted), result["trained"]["training_id"]
+    rows, correct = read_points(folder, training_id)
     rows = [row for row in rows if row["point_key"] in keys]
-    return rows, {key: value for key, value in correct.items() if key.partition(".")[0] in keys}
+    correct = {key: value for key, value in correct.items() if key.partition(".")[0] in keys}
+    masking = masking_columns(rows, correct, read_checks(folder, training_id))
+    return [{**row, **_wilson(row), **masking[row["point_key"]]} for row in rows], correct
+
+
+def _wilson(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return Wilson's intervals of a point's accuracies."""
+    columns = {}
+    for name in ("sa", "ra"):
+        columns[f"{name}_low"], columns[f"{name}_high"] = wilson(row[name], row["images"])
+    return columns
 
 
 def read_epochs(folder: Folder) -> list[dict[str, Any]]:

@@ -16,6 +16,8 @@ import pandas as pd
 import yaml
 from rich.console import Console
 
+from oat.adversaries import EXTRA, Transfer, check_classes
+from oat.autoattack import check_installed
 from oat.data import DataError, load
 from studies.comparison import Comparison, compare
 from studies.config import Study, load_study
@@ -120,7 +122,7 @@ def run(
     check_server(uri)
     left = before.to_run()
     if left:
-        _check_data(resolved)
+        _check_evaluation(resolved)
     with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
         # MLflow takes seconds to import and to create its database, and so does Ray to start
         opening = pool.submit(_open_tracker, uri, resolved.name, artifacts)
@@ -130,6 +132,10 @@ def run(
         if left:
             _write_study(resolved, folder)
             _launch(before, folder, tracker, console)
+            trained = make_plan(resolved, folder)
+            if _waits_for_others(trained):
+                console.print("All models are trained; now those judged by transfer.")
+                _launch(trained, folder, tracker, console)
     after = make_plan(resolved, folder)
     table = study_points(after, folder)
     comparison, report, notes = _compare_and_report(after, table, folder)
@@ -154,6 +160,12 @@ def _open_tracker(uri: str, study: str, artifacts: str | None) -> "Tracker":
     tracker = Tracker(uri, study, artifacts)
     tracker.load()
     return tracker
+
+
+def _waits_for_others(current: Plan) -> bool:
+    """Whether points are left that need the networks of other trials."""
+    transfers = any(isinstance(attack, Transfer) for attack in current.study.attacks())
+    return transfers and any(trial.state == "evaluate" for trial in current.trials)
 
 
 def _write_study(study: Study, folder: Folder) -> None:
@@ -230,15 +242,19 @@ def _announce(current: Plan, console: Console) -> None:
         )
 
 
-def _check_data(study: Study) -> None:
-    """Read the data once before anything starts.
+def _check_evaluation(study: Study) -> None:
+    """Read the data once, and check the attacks against them, before anything starts.
 
     Raises:
-        StudyError: The data are missing or unfit.
+        StudyError: The data are missing or unfit, or an attack does not fit them.
     """
     try:
-        load(study.data)
-    except DataError as error:
+        dataset = load(study.data)
+        for attack in study.attacks():
+            if isinstance(attack, EXTRA):
+                check_installed(attack.name)
+            check_classes(attack, dataset.num_classes)
+    except (DataError, ImportError, ValueError) as error:
         raise StudyError(str(error)) from error
     finally:
         load.cache_clear()

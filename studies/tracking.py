@@ -25,11 +25,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from studies.errors import TrackingError
+from studies.methods import RESULTS_VERSION
 from studies.planning import Plan, PlannedTrial
 from studies.records import ResultError, digest, read_result
 from studies.results import COLUMNS, frame, read_epochs, read_trial
 from studies.storage import Folder
-from studies.trial import RESULTS_VERSION
 
 log = logging.getLogger("oat.tracking")
 
@@ -40,6 +40,12 @@ BATCH = 900
 """Metrics in one request; the server takes 1,000."""
 EPOCH_METRICS = ("train_loss", "sa_val", "ra_val", "lr", "images_per_second")
 TEXT_LIMIT = 6000
+POINT_TAGS = {
+    "oat.run_key": "run_key",
+    "oat.point_key": "point_key",
+    "oat.masking": "masking",
+}
+"""Tags of a point's run, and its columns; unlike params they may change."""
 
 
 def check_server(uri: str) -> None:
@@ -324,20 +330,31 @@ class Tracker:
         if run is not None:
             if run.info.status == "FINISHED":
                 self._put_under(run, trial_run)
+                self._update(run, row)
                 return
             self.client.delete_run(run.info.run_id)  # a crash left it half written
         lam = row["lam"] if row["lam"] is not None else row["beta"]
         sign = "λ" if row["lam"] is not None else "β"
-        texts = {k: row[k] for k in row if COLUMNS.get(k) == "str"}
+        texts = {k: row[k] for k in row if COLUMNS.get(k) == "str" and k != "masking"}
         texts |= {k: row[k] for k in ("lam", "beta", "width_mult", "seed", "eps")}
-        tags = {"oat.run_key": row["run_key"], "oat.point_key": row["point_key"]}
+        tags = {key: row[name] for key, name in POINT_TAGS.items()}
         name = f"{row['variant']} {sign}={lam:g} width={row['width_mult']:g} seed={row['seed']}"
         name += f" {row['checkpoint_rule']} {row['attack']}"
         run_id = self._create("point", row["point_key"], name, trial_run, texts, tags)
-        numbers = {k: row[k] for k in row if COLUMNS.get(k) != "str" and row[k] is not None}
-        self._log(run_id, numbers, 0)
+        self._log(run_id, _numbers(row), 0)
         self.client.set_terminated(run_id, "FINISHED")
         self._runs[("point", row["point_key"])] = self.client.get_run(run_id)
+
+    def _update(self, run: Run, row: Mapping[str, Any]) -> None:
+        """Add what is known of a point by now: another attack may tell of masked gradients."""
+        run_id, known = run.info.run_id, run.data.metrics
+        news = {k: v for k, v in _numbers(row).items() if k not in known}
+        self._log(run_id, news, 0)
+        run.data.metrics.update(news)
+        for tag, name in POINT_TAGS.items():
+            if run.data.tags.get(tag) != row[name]:
+                self.client.set_tag(run_id, tag, row[name])
+                run.data.tags[tag] = row[name]
 
     def sync(self, plan: Plan, folder: Folder) -> None:
         """Rebuild or repair the whole experiment from storage; close what was left open.
@@ -363,9 +380,19 @@ class Tracker:
         rows = []
         where = "tags.`oat.kind` = 'point' and attributes.status = 'FINISHED'"
         for run in self._search(f"{where} and metrics.results_version = {RESULTS_VERSION}"):
-            values = {**run.data.params, **run.data.metrics}
+            tags = {name: run.data.tags.get(tag) for tag, name in POINT_TAGS.items()}
+            values = {**run.data.params, **run.data.metrics, **tags}
             rows.append({name: values.get(name) for name in COLUMNS})
         return frame(rows)
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics of a point; what is not known is left out."""
+    return {
+        name: float(value)
+        for name, value in row.items()
+        if COLUMNS.get(name) in {"float64", "int64"} and value is not None and value == value
+    }
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,82 +11,33 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
-from itertools import groupby
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 
-from baselines import PgdAt, Trades
 from oat.attacks import Attack
 from oat.checkpoint import CheckpointError, dumps, loads
 from oat.data import DataConfig, Dataset, load
-from oat.deploy import OperatingPoint
-from oat.evaluation import EvaluationAttack, Judged, evaluate_at
-from oat.method import Method, Oat, Oats, training_cost
-from oat.models import ModelConfig, Network, build, count_parameters, in_situ_cost, stored_bytes
+from oat.method import Method, training_cost
+from oat.models import ModelConfig, count_parameters, stored_bytes
 from oat.recipe import TrainConfig, images_seen
 from oat.training import DivergenceError, Training
+from studies.judging import Report, judge
+from studies.methods import method_of, tuples
 from studies.records import (
     ResultError,
-    digest,
     git_revision,
-    read_points,
     read_result,
     read_trained,
     read_weights,
     weights_file,
     write_lines,
-    write_points,
     write_provenance,
     write_result,
 )
 from studies.storage import Folder
-
-RESULTS_VERSION = 2
-"""Part of every run key; raised by a commit that changes the numbers that a config leads to."""
-
-METHODS: dict[str, Any] = {"oat": Oat, "oats": Oats, "pgd_at": PgdAt, "trades": Trades}
-VALUES = {"lam": "λ", "beta": "β"}
-"""The trade-off value of a dedicated method, and its sign."""
-
-PLACE = (*VALUES, "width_mult")
-"""Fields that place a dedicated model on the front; all others make another variant."""
-
-Report = Callable[[dict[str, Any]], None]
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return keyword arguments with lists as tuples, as JSON has lost them."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-
-def method_of(config: Mapping[str, Any]) -> Method:
-    """Build the method of a trial's config."""
-    values = _tuples(config["method"])
-    method: Method = METHODS[values.pop("name")](**values)
-    return method
-
-
-def variant(method: Method) -> str:
-    """Name a method with what differs from its default, its trade-off value and width apart.
-
-    Such as ``oat``, or ``oat encoding=dct dual_bn=False``: what is one line of a figure.
-    """
-    odd = [
-        f"{field.name}={getattr(method, field.name)}".replace(" ", "")
-        for field in fields(method)  # type: ignore[arg-type]
-        if field.name not in PLACE and getattr(method, field.name) != field.default
-    ]
-    return " ".join([method.name, *odd])
-
-
-def describe(method: Method) -> str:
-    """Name a method with its trade-off value and width, such as ``pgd_at λ=0.2 width=0.5``."""
-    values = [f"{sign}={getattr(method, k):g}" for k, sign in VALUES.items() if hasattr(method, k)]
-    width = method.conditioning().base_width
-    return " ".join([variant(method), *values, *([f"width={width:g}"] if width != 1 else [])])
 
 
 def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[str, Any]:
@@ -95,7 +46,8 @@ def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[st
     Args:
         job: What `studies.planning` made: ``run_key``, ``config`` (all that decides the weights),
             ``budget`` (a digest of what methods must share to be compared), ``points`` (operating
-            points to judge), ``data`` (root, download), ``resources``.
+            points to judge), ``checks`` (those to check for masked gradients), ``siblings`` (the
+            folder of all trials), ``data`` (root, download), ``resources``.
         folder: The trial's own folder.
         report: Called after each epoch and each point with a flat record.
 
@@ -164,7 +116,7 @@ def _train_and_judge(
         trained = _train(job, method, data, dataset, folder, report)
         write_provenance(folder, dataset, device, started)
         write_result(folder, "trained.json", trained)
-    _judge(job, method, dataset, trained, folder, report)
+    judge(job, dataset, trained, folder, report)
     return {"status": "done", "trained": trained}
 
 
@@ -202,7 +154,7 @@ def _train(
             ModelConfig(**config["model"]),
             dataset,
             data,
-            TrainConfig(**_tuples(config["train"])),
+            TrainConfig(**tuples(config["train"])),
             Attack(**config["attack"]),
             seed=config["seed"],
         )
@@ -256,116 +208,3 @@ def _model_bytes(state: Mapping[str, torch.Tensor]) -> bytes:
     from safetensors.torch import save
 
     return save({k: v.detach().cpu().contiguous() for k, v in state.items()})
-
-
-def _network(
-    config: Mapping[str, Any], method: Method, dataset: Dataset, weights: bytes
-) -> Network:
-    """Rebuild a trained network, on the device of the data."""
-    from safetensors.torch import load as load_tensors
-
-    model = build(
-        ModelConfig(**config["model"]),
-        in_channels=dataset.image_shape[0],
-        num_classes=dataset.num_classes,
-        conditioning=method.conditioning(),
-    )
-    model.load_state_dict(load_tensors(weights))
-    return model.to(dataset.test.images.device)
-
-
-def _judge(
-    job: Mapping[str, Any],
-    method: Method,
-    dataset: Dataset,
-    trained: Mapping[str, Any],
-    folder: Folder,
-    report: Report,
-) -> None:
-    """Judge the operating points that the folder lacks; write each as it is finished."""
-    rows, correct = read_points(folder, trained["training_id"])
-    have = {row["point_key"]: row for row in rows}
-    judged = {
-        _judgement(point, trained): have[point["point_key"]]
-        for point in job["points"]
-        if point["point_key"] in have
-    }
-    left = [point for point in job["points"] if point["point_key"] not in have]
-    for rule, points in groupby(left, key=lambda point: point["checkpoint_rule"]):
-        weights = read_weights(folder, trained, rule)
-        model = _network(job["config"], method, dataset, weights)
-        for point in points:
-            key, same = point["point_key"], judged.get(_judgement(point, trained))
-            if same is None:
-                found = evaluate_at(
-                    model,
-                    OperatingPoint(point["lam"], point["width_mult"]),
-                    dataset.test.head(point["images"]),
-                    EvaluationAttack(**point["attack"]),
-                    batch_size=point["batch_size"],
-                )
-                row = _row(job, point, method, model, dataset, trained, found)
-                clean, robust = found.correctness.clean.numpy(), found.correctness.robust.numpy()
-            else:
-                row = {**same, "point_key": key, "checkpoint_rule": rule}
-                row["checkpoint_epoch"] = trained["weights"][rule]["epoch"]
-                clean, robust = (correct[f"{same['point_key']}.{k}"] for k in ("clean", "robust"))
-            rows.append(row)
-            judged[_judgement(point, trained)] = row
-            correct |= {f"{key}.clean": clean, f"{key}.robust": robust}
-            write_points(folder, rows, correct)
-            report({"kind": "point", "sa": row["sa"], "ra": row["ra"]})
-
-
-def _judgement(point: Mapping[str, Any], trained: Mapping[str, Any]) -> str:
-    """Return what two points of the same weights have in common; they have the same numbers."""
-    what = {k: v for k, v in point.items() if k not in {"point_key", "checkpoint_rule"}}
-    return digest({**what, "weights": trained["weights"][point["checkpoint_rule"]]["sha256"]})
-
-
-def _row(
-    job: Mapping[str, Any],
-    point: Mapping[str, Any],
-    method: Method,
-    model: Network,
-    dataset: Dataset,
-    trained: Mapping[str, Any],
-    found: Judged,
-) -> dict[str, Any]:
-    """Make the flat row of one point; its columns are listed in `studies.results`."""
-    config, attack = job["config"], found.attack
-    lam, width = found.point
-    in_situ = in_situ_cost(model, dataset.image_shape, width)
-    return {
-        "point_key": point["point_key"],
-        "run_key": job["run_key"],
-        "training_id": trained["training_id"],
-        "method": method.name,
-        "variant": variant(method),
-        "lam": lam if lam is not None else getattr(method, "lam", None),
-        "beta": getattr(method, "beta", None),
-        "width_mult": method.conditioning().base_width * width,
-        "seed": config["seed"],
-        "attack": point["attack_label"],
-        "eps": attack.radius(),
-        "step_size": attack.step(),
-        "sa": found.correctness.sa,
-        "ra": found.correctness.ra,
-        "images": len(found.correctness.clean),
-        "dataset": config["data"]["name"],
-        "data_fingerprint": dataset.fingerprint,
-        "model": config["model"]["name"],
-        "epochs": config["train"]["epochs"],
-        "budget": job["budget"],
-        "checkpoint_rule": point["checkpoint_rule"],
-        "checkpoint_epoch": trained["weights"][point["checkpoint_rule"]]["epoch"],
-        "results_version": config["results_version"],
-        "flops": found.flops,
-        "deployed_bytes": found.deployed_bytes,
-        "in_situ_flops": in_situ.flops,
-        "in_situ_parameters": in_situ.parameters,
-        "network_bytes": trained["network_bytes"],
-        "parameters": trained["parameters"],
-        "train_device_seconds": trained["device_seconds"],
-        "train_units": trained["train_units"],
-    }

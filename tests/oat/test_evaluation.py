@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from baselines import PgdAt
+from oat.adversaries import Pgd
 from oat.attacks import ball, start_point
 from oat.data import Split
 from oat.deploy import OperatingPoint, fold
 from oat.evaluation import (
     EVALUATION_SEED,
     Correctness,
-    EvaluationAttack,
     evaluate,
     evaluate_at,
     validate,
@@ -66,7 +66,7 @@ def test_robust_accuracy_of_a_linear_model_is_known_in_closed_form(eps: float, s
     falls = (sign[:, None] * weight > 0).view(200, 3, 2, 2)
     worst = torch.where(falls, lower, upper).flatten(1)
     robust = sign * (worst @ weight - offset) > 0
-    attack = EvaluationAttack(steps=steps, eps=eps)  # 2.5 eps in all: across the whole ball
+    attack = Pgd(steps=steps, eps=eps)  # 2.5 eps in all: across the whole ball
     result = evaluate(logits_fn, Split(images, labels), attack)
     assert torch.equal(result.clean, clean)
     assert torch.equal(result.robust, robust)
@@ -82,7 +82,7 @@ def test_away_from_the_box_an_image_is_robust_if_its_margin_exceeds_eps_times_th
     result = evaluate(
         lambda x: functional.pad((x.flatten(1) - 0.5) @ weight[:, None], (1, 0)),
         Split(images.view(13, 3, 1, 1), torch.ones(13, dtype=torch.long)),
-        EvaluationAttack(steps=5, eps=0.06),
+        Pgd(steps=5, eps=0.06),
     )
     assert result.clean.tolist() == [m > 0 for m in margins.tolist()]
     assert result.robust.tolist() == [m > 0.36 for m in margins.tolist()]
@@ -113,7 +113,7 @@ def _attack_to_the_end(
 def test_dropping_broken_images_changes_nothing(eps: float, steps: int) -> None:
     network = RowByRow()
     split = _split(network)
-    attack = EvaluationAttack(steps=steps, eps=eps)
+    attack = Pgd(steps=steps, eps=eps)
     expected = _attack_to_the_end(network, split, eps, 2.5 * eps / steps, steps)
     result = evaluate(network, split, attack)
     assert torch.equal(result.clean, expected.clean)
@@ -124,7 +124,7 @@ def test_dropping_broken_images_changes_nothing(eps: float, steps: int) -> None:
 @pytest.mark.parametrize("batch_size", [1, 7, 59, 60, 1000])
 def test_clean_part_does_not_depend_on_the_batch_size(batch_size: int) -> None:
     network = RowByRow()
-    split, attack = _split(network), EvaluationAttack(steps=3, eps=0.05)
+    split, attack = _split(network), Pgd(steps=3, eps=0.05)
     result = evaluate(network, split, attack, batch_size=batch_size)
     assert torch.equal(result.clean, network(split.images).argmax(dim=1) == split.labels)
     assert not (result.robust & ~result.clean).any()
@@ -132,7 +132,7 @@ def test_clean_part_does_not_depend_on_the_batch_size(batch_size: int) -> None:
 
 def test_evaluation_repeats_whatever_the_global_generator_does() -> None:
     network = RowByRow()
-    split, attack = _split(network), EvaluationAttack(steps=1, eps=0.05)
+    split, attack = _split(network), Pgd(steps=1, eps=0.05)
     first = evaluate(network, split, attack, batch_size=13)
     torch.manual_seed(77)
     second = evaluate(network, split, attack, batch_size=13)
@@ -143,14 +143,14 @@ def test_evaluation_repeats_whatever_the_global_generator_does() -> None:
 def test_clean_part_is_plain_accuracy() -> None:
     network = RowByRow()
     split = _split(network)
-    result = evaluate(network, split, EvaluationAttack(steps=1, eps=0.05), batch_size=13)
+    result = evaluate(network, split, Pgd(steps=1, eps=0.05), batch_size=13)
     assert torch.equal(result.clean, network(split.images).argmax(dim=1) == split.labels)
     assert result.sa == pytest.approx(48 / 60)
 
 
 def test_radius_zero_breaks_no_image() -> None:
     network = RowByRow()
-    result = evaluate(network, _split(network), EvaluationAttack(steps=3, eps=0.0))
+    result = evaluate(network, _split(network), Pgd(steps=3, eps=0.0))
     assert torch.equal(result.robust, result.clean)
     assert result.ra == result.sa == pytest.approx(0.8)
 
@@ -160,7 +160,7 @@ def test_an_image_that_is_misclassified_is_never_robust() -> None:
     wrong = Split(_split(network).images, (network(_split(network).images).argmax(1) + 1) % 3)
     sizes: list[int] = []
     network.register_forward_hook(lambda _m, args, _out: sizes.append(len(args[0])))
-    result = evaluate(network, wrong, EvaluationAttack(steps=5, eps=0.3))
+    result = evaluate(network, wrong, Pgd(steps=5, eps=0.3))
     assert result.sa == result.ra == 0
     assert sizes == [60]
 
@@ -170,7 +170,7 @@ def test_broken_images_leave_the_batch() -> None:
     split = _split(network)
     sizes: list[int] = []
     handle = network.register_forward_hook(lambda _m, args, _out: sizes.append(len(args[0])))
-    result = evaluate(network, split, EvaluationAttack(steps=7, eps=0.1))
+    result = evaluate(network, split, Pgd(steps=7, eps=0.1))
     handle.remove()
     assert sizes[:2] == [60, int(result.clean.sum())]
     assert sizes[1:] == sorted(sizes[1:], reverse=True)
@@ -182,7 +182,7 @@ def test_bytes_are_judged_as_numbers_in_the_unit_interval() -> None:
     network = RowByRow()
     images = (_split(network).images * 255).to(torch.uint8)
     labels = network(images.float() / 255).argmax(dim=1)
-    attack = EvaluationAttack(steps=2, eps=0.05)
+    attack = Pgd(steps=2, eps=0.05)
     as_bytes = evaluate(network, Split(images, labels), attack)
     as_floats = evaluate(network, Split(images.float() / 255, labels), attack)
     assert as_bytes.sa == 1
@@ -210,7 +210,7 @@ def _images() -> Split:
 @pytest.mark.parametrize("lam", [0.0, 0.3])
 def test_operating_point_is_that_of_the_folded_network(lam: float, randomise: Randomise) -> None:
     network = _network(Oat(lambda_choices=(0.0, 0.3), encoding_dim=4), randomise)
-    split, attack = _images(), EvaluationAttack(steps=2, eps=0.01)
+    split, attack = _images(), Pgd(steps=2, eps=0.01)
     point = evaluate_at(network, OperatingPoint(lam), split, attack)
     plain = fold(network, lam)
     expected = evaluate(plain, split, attack)
@@ -226,7 +226,7 @@ def test_operating_point_is_that_of_the_folded_network(lam: float, randomise: Ra
 def test_validation_is_the_mean_over_the_operating_points(randomise: Randomise) -> None:
     method = Oat(lambda_choices=(0.0, 0.3, 1.0), encoding_dim=4)
     network = _network(method, randomise)
-    split, attack = _images(), EvaluationAttack(steps=2, eps=0.01)
+    split, attack = _images(), Pgd(steps=2, eps=0.01)
     points = [
         evaluate_at(network, OperatingPoint(lam), split, attack).correctness for lam in (0.0, 1.0)
     ]
@@ -237,17 +237,17 @@ def test_validation_is_the_mean_over_the_operating_points(randomise: Randomise) 
 
 def test_validation_of_a_dedicated_network_has_one_operating_point(randomise: Randomise) -> None:
     network = _network(PgdAt(), randomise)
-    split, attack = _images(), EvaluationAttack(steps=2, eps=0.01)
+    split, attack = _images(), Pgd(steps=2, eps=0.01)
     result = evaluate_at(network, OperatingPoint(None), split, attack).correctness
     assert validate(network, PgdAt(), [0.0, 1.0], split, attack) == (result.sa, result.ra)
 
 
 def test_attack_is_named_by_its_steps_and_crosses_the_ball_by_itself() -> None:
-    attack = EvaluationAttack(steps=20, eps=8 / 255)
+    attack = Pgd(steps=20, eps=8 / 255)
     assert attack.label == "pgd20"
     assert attack.step() * 20 == pytest.approx(2.5 * 8 / 255)
-    assert EvaluationAttack(step_size=0.01).step_size == 0.01
-    assert EvaluationAttack(step_size=0.01, eps=0.1).step() == 0.01
+    assert Pgd(step_size=0.01).step_size == 0.01
+    assert Pgd(step_size=0.01, eps=0.1).step() == 0.01
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_attack_is_named_by_its_steps_and_crosses_the_ball_by_itself() -> None:
 )
 def test_evaluation_attack_refuses_values_out_of_range_by_name(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"`{key}`"):
-        EvaluationAttack(**{key: value})  # type: ignore[arg-type]
+        Pgd(**{key: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("widths", [(0.5, 1.0), (0.5, 0.25)])
@@ -272,7 +272,7 @@ def test_validation_of_oats_is_the_mean_over_lambdas_and_widths(
 ) -> None:
     method = Oats(lambda_choices=(0.0, 0.3, 1.0), encoding_dim=4, width_mults=widths)
     network = _network(method, randomise)
-    split, attack = _images(), EvaluationAttack(steps=2, eps=0.01)
+    split, attack = _images(), Pgd(steps=2, eps=0.01)
     points = [OperatingPoint(lam, width) for lam in (0.0, 0.3) for width in widths]
     judged = [evaluate_at(network, point, split, attack) for point in points]
     for one in judged:

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from baselines import PgdAt, Trades
+from oat.adversaries import Pgd
 from oat.attacks import Attack
 from oat.checkpoint import dumps, loads
 from oat.data import DataConfig, Dataset, Split, load
 from oat.deploy import fold
-from oat.evaluation import EvaluationAttack, evaluate
+from oat.evaluation import evaluate
 from oat.method import Method, Oat, Oats
 from oat.models import ModelConfig, Network
 from oat.recipe import STATISTICS_BATCHES, TrainConfig, images_seen, steps_per_epoch
@@ -678,7 +679,7 @@ def test_chosen_weights_score_on_validation_what_the_record_says() -> None:
     network = copy.deepcopy(training.model)
     network.load_state_dict(kept.state)
     split = training.dataset.val.head(16)
-    attack = EvaluationAttack(steps=2, eps=0.1)
+    attack = Pgd(steps=2, eps=0.1)
     points = [(lam, width) for lam in (0.0, 0.3, 1.0) for width in (0.5, 1.0)]
     results = [evaluate(fold(network, *point), split, attack) for point in points]
     mean = sum(0.5 * (result.sa + result.ra) for result in results) / len(results)

@@ -18,11 +18,12 @@ from oat.checkpoint import dumps
 from oat.data import load
 from oat.method import Method, Oat, Oats
 from studies.config import load_study
+from studies.methods import METHODS, describe, method_of
 from studies.planning import PlannedTrial, make_plan, trial_config
 from studies.records import digest, read_points, read_result, unseal, weights_file
 from studies.results import COLUMNS, frame, read_epochs, read_trial
 from studies.storage import LocalFolder
-from studies.trial import METHODS, describe, method_of, run_trial
+from studies.trial import run_trial
 
 LABELS = ["oat lambda_choices=(0.0,1.0)", "pgd_at λ=0", "pgd_at λ=1", "trades β=1"]
 WIDE = (

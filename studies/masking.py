@@ -1,0 +1,133 @@
+"""Signs of masked gradients: flags on the numbers of `oat.masking` and on points side by side.
+
+A network whose gradients lead nowhere looks robust to attacks that follow them. Each sign has a
+threshold below; sources as in `oat.masking`.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from studies.records import Correct
+
+RISE = 0.02
+"""RA may rise by this much from one radius to a larger one: the starts differ."""
+LEFT = 0.05
+"""RA may be this much at radius 0.5, where every image can be made uniformly grey."""
+HELP = 0.05
+"""RA may fall by this much with 5 starts instead of one."""
+NOISE = 0.8
+"""Noise may do this share of PGD's harm, where it does any worth counting."""
+HARM = 0.02
+"""Harm of noise that is worth counting."""
+FLAT = 0.01
+"""Share of the right images that may have no gradient at all."""
+GAP = 0.10
+"""RA under AutoAttack may be this much below that under PGD, on the same images."""
+BLACK_BOX = 0.02
+"""RA under a black box may be this much below that under PGD, on the same images."""
+
+CHECKED = (
+    "images",
+    "sa",
+    "ra",
+    "ra_restarts",
+    "ra_noise",
+    "ra_eps_0",
+    "ra_eps_2x",
+    "ra_eps_4x",
+    "ra_eps_half",
+    "zero_gradients",
+)
+CHECK_COLUMNS = (
+    *(f"check_{name}" for name in CHECKED),
+    "check_gap_autoattack",
+    "check_gap_black_box",
+)
+"""Columns of a point: fields of `oat.masking.Checks`, and how far RA under AutoAttack and under
+the strongest black box lies below that under PGD; NaN where there is nothing to tell it from."""
+
+NOT_CHECKED = "not checked"
+NO_FLAG = "none"
+PLACE = ("checkpoint_rule", "lam", "width_mult")
+
+Row = Mapping[str, Any]
+
+
+def masking_columns(
+    rows: Sequence[Row], correct: Correct, checks: Iterable[Row]
+) -> dict[str, dict[str, Any]]:
+    """Return the columns of each point of a trial that tell of masked gradients.
+
+    Args:
+        rows: Points of one trial.
+        correct: Which images each has right.
+        checks: Checks of the same trial's operating points.
+
+    Returns:
+        By point key: ``masking``, which is ``none``, ``not checked`` or the signs found, and
+        `CHECK_COLUMNS`.
+    """
+    by_place = {_place(check): check for check in checks}
+    columns = {}
+    for row in rows:
+        there = [r for r in rows if _place(r) == _place(row) and r["eps"] == row["eps"]]
+        check = by_place.get(_place(row))
+        numbers = {f"check_{name}": check[name] if check else math.nan for name in CHECKED}
+        numbers["check_gap_autoattack"] = _gap(there, correct, ("autoattack",))
+        numbers["check_gap_black_box"] = _gap(there, correct, ("square", "transfer"))
+        columns[row["point_key"]] = {"masking": _sentence(numbers), **numbers}
+    return columns
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in PLACE)
+
+
+def _gap(there: Sequence[Row], correct: Correct, kinds: tuple[str, ...]) -> float:
+    """Return how far RA under some attacks lies below that under PGD, on the same images."""
+    white = [r for r in there if r["attack"].startswith("pgd")]
+    other = [r for r in there if r["attack"].startswith(kinds)]
+    if not white or not other:
+        return math.nan
+    arrays = [[correct[f"{r['point_key']}.robust"] for r in some] for some in (white, other)]
+    count = min(len(array) for some in arrays for array in some)
+    lowest: list[float] = [min(_rate(array[:count]) for array in some) for some in arrays]
+    return lowest[0] - lowest[1]
+
+
+def _rate(right: NDArray[np.bool_]) -> float:
+    return float(right.mean())
+
+
+def _sentence(numbers: Mapping[str, float]) -> str:
+    if all(math.isnan(value) for value in numbers.values()):
+        return NOT_CHECKED
+    return "; ".join(flags(numbers)) or NO_FLAG
+
+
+def flags(numbers: Mapping[str, float]) -> list[str]:
+    """Name the signs of masked gradients among the numbers of one operating point.
+
+    Args:
+        numbers: `CHECK_COLUMNS`; NaN is not checked and no sign.
+    """
+    n = {name.removeprefix("check_"): value for name, value in numbers.items()}
+    radii = [n["ra_eps_0"], n["ra"], n["ra_eps_2x"], n["ra_eps_4x"], n["ra_eps_half"]]
+    rises = any(after > before + RISE for before, after in pairwise(radii))
+    harm, noise_harm = n["sa"] - n["ra_restarts"], n["sa"] - n["ra_noise"]
+    signs = {
+        "radius 0 changes the accuracy": abs(n["ra_eps_0"] - n["sa"]) > 1e-9,
+        "RA rises with the radius": rises,
+        "RA stays above 0 at radius 0.5": n["ra_eps_half"] > LEFT,
+        "more starts help much": n["ra"] - n["ra_restarts"] > HELP,
+        "noise is nearly as good as PGD": noise_harm > HARM and noise_harm >= NOISE * harm,
+        "zero gradients": n["zero_gradients"] > FLAT,
+        "PGD is far from AutoAttack": n["gap_autoattack"] > GAP,
+        "a black box is better than PGD": n["gap_black_box"] > BLACK_BOX,
+    }
+    return [sign for sign, found in signs.items() if found]
