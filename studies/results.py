@@ -1,6 +1,7 @@
 """Points as a data frame: the one shape that every table, front and figure derives from."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -57,13 +58,49 @@ ORDER = [
     "point_key",
 ]
 
+OPERATING_POINT = [
+    "run_key",
+    "training_id",
+    "checkpoint_rule",
+    "lam",
+    "beta",
+    "width_mult",
+    "images",
+]
+"""What two points share that differ by their attack alone."""
+
 Correct = dict[str, np.ndarray[Any, Any]]
 
 
-def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Make the data frame of points from flat rows, typed and in a fixed order."""
-    table = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    return table.astype(COLUMNS).sort_values(ORDER, ignore_index=True)
+def frame(rows: Iterable[Mapping[str, Any]], also: Iterable[str] = ()) -> pd.DataFrame:
+    """Make the data frame of points from flat rows, typed and in a fixed order.
+
+    Args:
+        rows: A mapping for each point.
+        also: Columns of numbers to have beyond `COLUMNS`.
+    """
+    types = {**COLUMNS, **dict.fromkeys(also, "float64")}
+    table = pd.DataFrame(list(rows), columns=list(types))
+    return table.astype(types).sort_values(ORDER, ignore_index=True)
+
+
+def attack_column(label: str) -> str:
+    """Return the column of RA under an attack: ``ra_pgd20_0_05`` for ``pgd20@0.05``."""
+    return "ra_" + re.sub("[^A-Za-z0-9_]", "_", label)
+
+
+def with_attack_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Add a column for each attack: RA of the row's own operating point under that attack.
+
+    It is NaN where the operating point was not judged by it; of two attacks with one name it is
+    the lower RA.
+    """
+    place = table.groupby(OPERATING_POINT, dropna=False).ngroup()
+    columns = {}
+    for column, points in table.groupby(table["attack"].map(attack_column)):
+        lowest = points["ra"].groupby(place[points.index]).min()
+        columns[str(column)] = place.map(lowest).astype("float64")
+    return table.assign(**columns)
 
 
 def study_points(plan: Plan, folder: Folder) -> pd.DataFrame:
