@@ -13,8 +13,9 @@ from studies.comparison import compare
 from studies.config import load_study
 from studies.errors import StudyError
 from studies.planning import Plan, make_plan
-from studies.results import COLUMNS, read_epochs, study_points
+from studies.results import read_epochs, study_points
 from studies.session import STORAGE, Source, run, study_folder, tracking_place
+from studies.where import parse_condition
 
 __all__ = ["compare", "load_study", "plan", "points", "run", "runs", "status", "sync"]
 
@@ -84,9 +85,14 @@ def runs(
 ) -> pd.DataFrame:
     """Query the points of a study in MLflow.
 
+    Beside `studies.results.COLUMNS` there is one for each attack, such as ``ra_pgd20``: RA of the
+    row's own operating point under that attack.
+
     Args:
         study: The study.
-        where: A condition over the columns, such as ``method == 'oat' and ra > 0.4``.
+        where: A condition over the columns, such as ``method == 'oat' and ra_pgd20 > 0.4 and
+            lam <= 0.3``; `studies.where.parse_condition` says what it may hold. MLflow filters
+            by what it can of it, pandas by the whole.
         columns: Columns to return, in order; None is all.
         storage: Where the default database lies.
         tracking_uri: MLflow; see `tracking_place`.
@@ -97,23 +103,18 @@ def runs(
     """
     from studies.tracking import Tracker, check_server
 
-    for column in columns or ():
-        if column not in COLUMNS:
-            raise StudyError(unknown("column", column, COLUMNS))
     uri, artifacts = tracking_place(storage, tracking_uri)
     check_server(uri)
-    table = Tracker(uri, load_study(study).name, artifacts).points()
-    if where is not None:
-        try:
-            table = table.query(where).reset_index(drop=True)
-        except Exception as error:  # pandas raises whatever its parser meets
-            said = " ".join(str(error).split())
-            raise StudyError(
-                f"`--where` must be a condition over the columns ({', '.join(COLUMNS)}), "
-                f'got "{where}" ({said}).'
-            ) from error
-        if not isinstance(table, pd.DataFrame):
-            raise StudyError(f'`--where` must be a condition, got "{where}".')
+    tracker = Tracker(uri, load_study(study).name, artifacts)
+    known = tracker.columns()
+    for column in columns or ():
+        if column not in known:
+            raise StudyError(unknown("column", column, known))
+    if where is None:
+        table = tracker.points()
+    else:
+        condition = parse_condition(where, known)
+        table = condition.apply(tracker.points(condition.clauses))
     return table[list(columns)] if columns else table
 
 

@@ -218,7 +218,8 @@ def compare(
 def runs(
     study: StudyArgument,
     where: Annotated[
-        str | None, typer.Option(help="Condition, such as \"method == 'oat' and ra > 0.4\".")
+        str | None,
+        typer.Option(help="Condition, such as \"method == 'oat' and ra_pgd20 > 0.4\"."),
     ] = None,
     columns: Annotated[str | None, typer.Option(help="Columns, separated by commas.")] = None,
     as_format: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
@@ -238,9 +239,21 @@ def runs(
         case Format.parquet:
             table.to_parquet(sys.stdout.buffer, index=False)
         case Format.table:
-            brief = ["variant", "lam", "beta", "width_mult", "seed", "checkpoint_rule", "attack"]
-            brief += ["sa", "ra"]
-            _print_frame((table if chosen else table[brief]).round(4))
+            _print_frame((table if chosen else _brief(table)).round(4))
+
+
+def _brief(table: pd.DataFrame) -> pd.DataFrame:
+    """Choose the columns that tell points apart, and RA under attacks beyond a row's own."""
+    from studies.results import attack_column
+
+    names = ["variant", "lam", "beta", "width_mult", "seed", "checkpoint_rule", "attack"]
+    own = table["attack"].map(attack_column)
+    others = [
+        name
+        for name in table.columns
+        if name.startswith(attack_column("")) and (table[name].notna() & (own != name)).any()
+    ]
+    return table[[*names, "sa", "ra", *others]]
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Points as a data frame: the one shape that every table, front and figure derives from."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -68,11 +69,47 @@ ORDER = [
     "point_key",
 ]
 
+OPERATING_POINT = [
+    "run_key",
+    "training_id",
+    "checkpoint_rule",
+    "lam",
+    "beta",
+    "width_mult",
+]
+"""What two points share that differ by their attack alone."""
 
-def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Make the data frame of points from flat rows, typed and in a fixed order."""
-    table = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    return table.astype(COLUMNS).sort_values(ORDER, ignore_index=True)
+
+def frame(rows: Iterable[Mapping[str, Any]], also: Iterable[str] = ()) -> pd.DataFrame:
+    """Make the data frame of points from flat rows, typed and in a fixed order.
+
+    Args:
+        rows: A mapping for each point.
+        also: Columns of numbers to have beyond `COLUMNS`.
+    """
+    types = {**COLUMNS, **dict.fromkeys(also, "float64")}
+    table = pd.DataFrame(list(rows), columns=list(types))
+    return table.astype(types).sort_values(ORDER, ignore_index=True)
+
+
+def attack_column(label: str) -> str:
+    """Return the column of RA under an attack: ``ra_pgd20_0_05`` for ``pgd20@0.05``."""
+    return "ra_" + re.sub("[^A-Za-z0-9_]", "_", label)
+
+
+def with_attack_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Add a column for each attack: RA of the row's own operating point under that attack.
+
+    It is NaN where the operating point was not judged by it. Where it was judged so several times,
+    the lowest RA on the most images counts.
+    """
+    place = table.groupby(OPERATING_POINT, dropna=False).ngroup()
+    ranked = table.sort_values(["images", "ra"], ascending=[False, True])
+    columns = {}
+    for column, points in ranked.groupby(table["attack"].map(attack_column)):
+        first = points["ra"].groupby(place[points.index]).first()
+        columns[str(column)] = place.map(first).astype("float64")
+    return table.assign(**columns)
 
 
 def study_points(plan: Plan, folder: Folder) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -28,13 +28,22 @@ from studies.errors import TrackingError
 from studies.methods import RESULTS_VERSION
 from studies.planning import Plan, PlannedTrial
 from studies.records import ResultError, digest, read_result
-from studies.results import COLUMNS, frame, read_epochs, read_trial
+from studies.results import (
+    COLUMNS,
+    attack_column,
+    frame,
+    read_epochs,
+    read_trial,
+    with_attack_columns,
+)
 from studies.storage import Folder
 
 log = logging.getLogger("oat.tracking")
 
 KINDS = ("study", "trial", "point")
 PARENT = "mlflow.parentRunId"
+ATTACKS = "oat.attacks"
+"""Tag of the experiment: JSON list of the attacks that any point was judged by."""
 PAGE = 5000
 BATCH = 900
 """Metrics in one request; the server takes 1,000."""
@@ -91,6 +100,7 @@ class Tracker:
         self.study = study
         self._epochs: dict[str, int] = {}
         self._runs: dict[tuple[str, str], Run] = {}
+        self._known_attacks: set[str] = set()
         try:
             self.client = MlflowClient(tracking_uri=uri)
             self.experiment_id = self._experiment(artifacts)
@@ -321,16 +331,39 @@ class Tracker:
             self.client.set_tag(run_id, "oat.training_id", trained["training_id"])
             run.data.tags["oat.training_id"] = trained["training_id"]
         rows, _ = read_trial(folder, (point["point_key"] for point in trial.job["points"]))
+        self._remember_attacks({row["attack"] for row in rows})
+        wide = with_attack_columns(frame(rows)).set_index("point_key").drop(columns=[*COLUMNS][1:])
         for row in rows:
-            self._sync_point(row, run_id)
+            self._sync_point(row, wide.loc[row["point_key"]].dropna().to_dict(), run_id)
         self.client.set_terminated(run_id, "FINISHED")
 
-    def _sync_point(self, row: Mapping[str, Any], trial_run: str) -> None:
+    def _attacks(self) -> list[str]:
+        """Return the attacks that any point of the experiment was judged by."""
+        tags = self.client.get_experiment(self.experiment_id).tags
+        return sorted(json.loads(tags.get(ATTACKS, "[]")))
+
+    def _remember_attacks(self, attacks: set[str]) -> None:
+        if attacks - self._known_attacks:
+            self._known_attacks = attacks.union(self._attacks())
+            self.client.set_experiment_tag(
+                self.experiment_id, ATTACKS, json.dumps(sorted(self._known_attacks))
+            )
+
+    def _sync_point(
+        self, row: Mapping[str, Any], by_attack: Mapping[str, float], trial_run: str
+    ) -> None:
+        """Bring the run of a point to what its row says.
+
+        Args:
+            row: The point.
+            by_attack: RA of its operating point under each attack, by `attack_column`.
+            trial_run: Run to put it under.
+        """
         run = self._runs.get(("point", row["point_key"]))
         if run is not None:
             if run.info.status == "FINISHED":
                 self._put_under(run, trial_run)
-                self._update(run, row)
+                self._update(run, {**_numbers(row), **by_attack}, row)
                 return
             self.client.delete_run(run.info.run_id)  # a crash left it half written
         lam = row["lam"] if row["lam"] is not None else row["beta"]
@@ -341,16 +374,16 @@ class Tracker:
         name = f"{row['variant']} {sign}={lam:g} width={row['width_mult']:g} seed={row['seed']}"
         name += f" {row['checkpoint_rule']} {row['attack']}"
         run_id = self._create("point", row["point_key"], name, trial_run, texts, tags)
-        self._log(run_id, _numbers(row), 0)
+        self._log(run_id, {**_numbers(row), **by_attack}, 0)
         self.client.set_terminated(run_id, "FINISHED")
         self._runs[("point", row["point_key"])] = self.client.get_run(run_id)
 
-    def _update(self, run: Run, row: Mapping[str, Any]) -> None:
-        """Add what is known of a point by now: another attack may tell of masked gradients."""
+    def _update(self, run: Run, numbers: Mapping[str, float], row: Mapping[str, Any]) -> None:
+        """Bring a point's run to what is known by now: an attack may be new to the study."""
         run_id, known = run.info.run_id, run.data.metrics
-        news = {k: v for k, v in _numbers(row).items() if k not in known}
+        news = {name: value for name, value in numbers.items() if known.get(name) != value}
         self._log(run_id, news, 0)
-        run.data.metrics.update(news)
+        known.update(news)
         for tag, name in POINT_TAGS.items():
             if run.data.tags.get(tag) != row[name]:
                 self.client.set_tag(run_id, tag, row[name])
@@ -372,18 +405,28 @@ class Tracker:
                 self.client.set_terminated(run.info.run_id, "KILLED")
                 log.info("closed the orphaned run %s", run.info.run_id)
 
-    def points(self) -> pd.DataFrame:
-        """Return all points of the experiment, as `studies.results.frame` makes them.
+    def columns(self) -> dict[str, str]:
+        """Return the columns of `points` and their types: `COLUMNS`, and one for each attack."""
+        return {**COLUMNS, **dict.fromkeys(map(attack_column, self._attacks()), "float64")}
+
+    def points(self, filters: Sequence[str] = ()) -> pd.DataFrame:
+        """Return points of the experiment as `studies.results.with_attack_columns` has them.
 
         Those of an earlier `RESULTS_VERSION` are left out: they cannot be compared.
+
+        Args:
+            filters: Clauses of MLflow's filter that all must hold; none is all points.
         """
-        rows = []
         where = "tags.`oat.kind` = 'point' and attributes.status = 'FINISHED'"
-        for run in self._search(f"{where} and metrics.results_version = {RESULTS_VERSION}"):
+        where = " and ".join([f"{where} and metrics.results_version = {RESULTS_VERSION}", *filters])
+        log.debug("asked MLflow for runs with %s", where)
+        columns = self.columns()
+        rows = []
+        for run in self._search(where):
             tags = {name: run.data.tags.get(tag) for tag, name in POINT_TAGS.items()}
             values = {**run.data.params, **run.data.metrics, **tags}
-            rows.append({name: values.get(name) for name in COLUMNS})
-        return frame(rows)
+            rows.append({name: values.get(name) for name in columns})
+        return frame(rows, also=[name for name in columns if name not in COLUMNS])
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:

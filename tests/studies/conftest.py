@@ -1,18 +1,21 @@
 """A study that trains in seconds, and a storage folder in which it is finished."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from studies.config import Study, load_study
 from studies.planning import make_plan
+from studies.records import weights_file, write_points, write_result
+from studies.results import COLUMNS
 from studies.storage import LocalFolder
-from studies.trial import run_trial
+from studies.trial import RESULTS_VERSION, method_of, run_trial, variant
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -28,6 +31,10 @@ TINY: dict[str, Any] = {
     "evaluate": {"attacks": [{"name": "pgd", "steps": 1}], "images": 50},
 }
 
+IMAGES = 200
+"""Test images of a study that was made up."""
+
+MakeUp = Callable[..., None]
 TrainAll = Callable[[Study, Path], None]
 
 
@@ -35,6 +42,67 @@ def _train_all(study: Study, storage: Path) -> None:
     folder = LocalFolder(storage / study.name)
     for trial in make_plan(study, folder).to_run():
         run_trial(trial.job, folder.sub(f"trials/{trial.run_key}"), lambda _: None)
+
+
+def _make_up(
+    study: Study,
+    storage: Path,
+    judged: Callable[[Mapping[str, Any]], bool] = lambda point: True,
+) -> None:
+    folder = LocalFolder(storage / study.name)
+    for i, trial in enumerate(make_plan(study, folder).trials):
+        place, config = folder.sub(f"trials/{trial.run_key}"), trial.job["config"]
+        method = method_of(config)
+        zeros = {name: 0 for name, kind in COLUMNS.items() if kind != "str"}
+        rows, correct = [], {}
+        for point in filter(judged, trial.job["points"]):
+            # the same numbers whenever it is called, and for clean images under every attack
+            draw = np.random.default_rng([i, int(100 * (point["lam"] or 0))])
+            clean = draw.random(IMAGES) < draw.uniform(0.9, 1)
+            robust = clean & (draw.random(IMAGES) < draw.uniform(0.3, 1))
+            robust &= np.arange(IMAGES) % (200 // point["attack"]["steps"]) > 0
+            key = point["point_key"]
+            correct |= {f"{key}.clean": clean, f"{key}.robust": robust}
+            texts = {
+                "point_key": key,
+                "run_key": trial.run_key,
+                "training_id": f"training of {trial.run_key}",
+                "method": config["method"]["name"],
+                "variant": variant(method),
+                "attack": point["attack_label"],
+                "dataset": config["data"]["name"],
+                "data_fingerprint": "none",
+                "model": config["model"]["name"],
+                "budget": trial.job["budget"],
+                "checkpoint_rule": point["checkpoint_rule"],
+            }
+            numbers = {
+                "lam": getattr(method, "lam", None) if point["lam"] is None else point["lam"],
+                "beta": getattr(method, "beta", None),
+                "width_mult": point["width_mult"],
+                "seed": config["seed"],
+                "eps": point["attack"]["eps"],
+                "sa": float(clean.mean()),
+                "ra": float(robust.mean()),
+                "images": IMAGES,
+                "results_version": RESULTS_VERSION,
+                "flops": 10**6,
+                "train_device_seconds": 10.0 + i,
+            }
+            rows.append({**zeros, **texts, **numbers})
+        rules = study.evaluate.checkpoints
+        for rule in rules:
+            place.write(weights_file(rule), b"none")
+        trained = {
+            "training_id": f"training of {trial.run_key}",
+            "device_seconds": 10.0 + i,
+            "train_units": 1.0,
+            "parameters": 100,
+            "network_bytes": 400,
+            "weights": {rule: {"bytes": 4, "sha256": "", "epoch": 1} for rule in rules},
+        }
+        write_points(place, rows, correct)
+        write_result(place, "result.json", {"status": "done", "trained": trained})
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +128,15 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train_all() -> TrainAll:
     """Run what a study lacks in a storage folder, here and without Ray."""
     return _train_all
+
+
+@pytest.fixture(scope="session")
+def make_up() -> MakeUp:
+    """Finish a study in a storage folder with drawn results; trains nothing.
+
+    Its third argument tells which of the planned points have been judged.
+    """
+    return _make_up
 
 
 @pytest.fixture(scope="session")

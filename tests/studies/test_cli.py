@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from studies import api, cli
-from studies.config import presets
+from studies.config import load_study, presets
 from studies.records import seal
-from studies.results import COLUMNS
+from studies.results import COLUMNS, with_attack_columns
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1
 NOLOAD = pytest.mark.filterwarnings(
@@ -266,11 +266,11 @@ def test_sync_makes_the_database_and_counts_its_points(
 @pytest.mark.mlflow
 @pytest.mark.timeout(60)
 def test_runs_queries_and_prints_in_every_format(oat: Oat, study: Path, indexed: Path) -> None:
-    whole = api.points(study, storage=indexed).drop(columns="folder")
+    whole = with_attack_columns(api.points(study, storage=indexed).drop(columns="folder"))
     command = ["runs", study, "--storage", indexed]
 
     as_csv = pd.read_csv(io.BytesIO(oat(*command, "--format", "csv").out))
-    assert list(as_csv.columns) == list(COLUMNS)
+    assert list(as_csv.columns) == [*COLUMNS, "ra_pgd1"]
     assert as_csv["point_key"].tolist() == whole["point_key"].tolist()
     assert as_csv["ra"].tolist() == pytest.approx(whole["ra"].tolist())
 
@@ -285,6 +285,7 @@ def test_runs_queries_and_prints_in_every_format(oat: Oat, study: Path, indexed:
     assert (as_table.code, as_table.err) == (0, "")
     assert "5 rows" in as_table.text
     assert as_table.text.count("pgd_at") == 2
+    assert "ra_pgd1" not in as_table.text  # there is no attack but each row's own
 
 
 @pytest.mark.mlflow
@@ -307,6 +308,33 @@ def test_runs_takes_a_condition_and_columns(oat: Oat, study: Path, indexed: Path
 
 @pytest.mark.mlflow
 @pytest.mark.timeout(60)
+def test_runs_shows_each_point_under_every_attack(
+    oat: Oat, tiny: dict[str, Any], make_up: Callable[..., None], tmp_path: Path
+) -> None:
+    tiny["evaluate"] = {"attacks": [{"name": "pgd", "steps": steps} for steps in (5, 10)]}
+    tiny["methods"] = tiny["methods"][1:]  # OAT with a λ set of its own has a long name
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(tiny))
+    make_up(load_study(tiny), tmp_path)
+    assert oat("sync", tmp_path / "two.yaml", "--storage", tmp_path).code == 0
+    command = ["runs", tmp_path / "two.yaml", "--storage", tmp_path]
+    whole = with_attack_columns(api.points(tmp_path / "two.yaml", storage=tmp_path))
+    level = whole["ra_pgd10"].median()
+    said = oat(
+        *command, "--where", f"ra_pgd10 >= {level} and attack == 'pgd5'",
+        "--columns", "ra,ra_pgd5,ra_pgd10", "--format", "csv",
+    )  # fmt: skip
+    assert (said.code, said.err) == (0, "")
+    found = pd.read_csv(io.BytesIO(said.out))
+    assert (found["ra"] == found["ra_pgd5"]).all()
+    assert len(found) == ((whole["ra_pgd10"] >= level) & (whole["attack"] == "pgd5")).sum() > 0
+    table = oat(*command).text
+    assert "ra_pgd5" in table
+    assert "ra_pgd10" in table
+    assert "…" not in table
+
+
+@pytest.mark.mlflow
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -315,6 +343,9 @@ def test_runs_takes_a_condition_and_columns(oat: Oat, study: Path, indexed: Path
         (["--where", "ra >"], ("`--where`", "ra >")),
         (["--where", "ra"], ("`--where`", "ra")),
         (["--where", ""], ("`--where`",)),
+        (["--where", "lam = 0.3"], ("`--where`", "`==`")),
+        (["--where", "ra_pgd2 > 0.4"], ("`--where`", "did you mean 'ra_pgd1'")),
+        (["--where", "sa.to_csv('x')"], ("`--where`", "sa.to_csv")),
     ],
 )
 def test_runs_refuses_what_it_does_not_know(

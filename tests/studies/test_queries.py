@@ -1,0 +1,70 @@
+"""The blocks of docs/queries.md, against the page's own study with made-up results."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+
+from studies import api
+from studies.config import load_study
+
+PAGE = (Path(__file__).parents[2] / "docs" / "queries.md").read_text()
+SETUP, *QUESTIONS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+SETTINGS = re.findall(r'--set "(.*?)"', PAGE)
+URI = "sqlite:///outputs/mlflow.db"
+ANSWERS = ["points", "cheapest", "difference", "told", "drop"]
+
+# MLflow 3.17's own tables, under SQLAlchemy 2.1
+NOLOAD = pytest.mark.filterwarnings(
+    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
+)
+pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120), NOLOAD]
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory, make_up: Callable[..., None]) -> str:
+    """The quickstart as the page runs it, finished and in MLflow."""
+    storage = tmp_path_factory.mktemp("queries")
+    make_up(load_study("quickstart", SETTINGS), storage)
+    assert api.sync("quickstart", storage=storage, overrides=SETTINGS) == 56
+    return f"sqlite:///{storage / 'mlflow.db'}"
+
+
+@pytest.fixture
+def _as_before() -> Iterator[None]:
+    """Undo what the page sets for the whole process."""
+    before = mlflow.get_tracking_uri()
+    yield
+    mlflow.set_tracking_uri(before)
+    pd.reset_option("display.width")
+    pd.reset_option("display.max_columns")
+
+
+def test_the_page_asks_five_questions_and_shows_five_answers() -> None:
+    assert len(QUESTIONS) == len(ANSWERS) == PAGE.count("```text\n") == 5
+    assert len(SETTINGS) == 2
+    assert SETUP.count(URI) == 1
+    for question in QUESTIONS:
+        assert question.count("mlflow.search_runs(") == question.count("mlflow.") == 1
+
+
+@pytest.mark.usefixtures("_as_before")
+@pytest.mark.parametrize(
+    ("question", "answer"), list(zip(QUESTIONS, ANSWERS, strict=True)), ids=ANSWERS
+)
+def test_each_question_of_the_page_has_an_answer(
+    question: str, answer: str, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names: dict[str, Any] = {}
+    exec(SETUP.replace(URI, uri), names)
+    exec(question, names)
+    assert len(names[answer]) > 0
+    said = capsys.readouterr().out
+    assert len(said.splitlines()) > 1
+    assert "Empty DataFrame" not in said
+    shown = PAGE.partition(question)[2].split("```text\n")[1].splitlines()
+    assert said.split()[:2] == " ".join(shown[:2]).split()[:2]
