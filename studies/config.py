@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from oat.adversaries import ATTACKS, AnyAttack, EvaluationAttack, Pgd, Transfer
 from oat.attacks import Attack
@@ -118,6 +126,14 @@ class Evaluate(BaseModel):
     images: int | None = Field(None, ge=1)
     masking_images: int = Field(100, ge=0)
     batch_size: int = Field(500, ge=1)
+
+    @field_validator("attacks", mode="before")
+    @classmethod
+    def _plain(cls, attacks: Any) -> Any:
+        """Take an attack without a name for PGD."""
+        if not isinstance(attacks, list | tuple):
+            return attacks
+        return [{"name": "pgd", **a} if isinstance(a, Mapping) else a for a in attacks]
 
     @model_validator(mode="after")
     def _check(self) -> "Evaluate":

@@ -83,3 +83,47 @@ def attainment(values: ArrayLike, at: ArrayLike) -> NDArray[np.float64]:
         axis=1, initial=-np.inf
     )
     return best
+
+
+def largest_gap(ours: ArrayLike, theirs: ArrayLike) -> tuple[float, float]:
+    """Measure how far one attainment curve lies below another at worst.
+
+    The curve of a set of points gives, for each level of the first value, the best second value
+    at that level or above; 0 where no point reaches it. Both curves are steps, so the gap is
+    largest at the first value of a point of ``theirs``.
+
+    Args:
+        ours: Points, shape (N, 2).
+        theirs: Points, shape (M, 2), at least one.
+
+    Returns:
+        The gap in the second value, negative where ``ours`` lies above all along; and the level
+        of the first value that it is at.
+
+    Raises:
+        ValueError: A value is not finite.
+    """
+    levels = _points(theirs)[:, 0]
+    gaps = attainment(theirs, levels) - attainment(ours, levels).clip(min=0)
+    worst = int(gaps.argmax())
+    return float(gaps[worst]), float(levels[worst])
+
+
+def coverage(front: ArrayLike, by: ArrayLike, margin: float = 0.0) -> float:
+    """Return the share of a set's Pareto points that another set reaches.
+
+    A point is reached if some point of ``by`` is worse by at most ``margin`` in either value.
+
+    Args:
+        front: Points, shape (N, 2), at least one.
+        by: Points, shape (M, 2).
+        margin: How much worse still counts.
+
+    Raises:
+        ValueError: A value is not finite.
+    """
+    points, others = _points(front), _points(by)
+    points = points[pareto_mask(points)]
+    # rounding must not decide between equal values
+    reached = (others[None] >= points[:, None] - margin - 1e-12).all(axis=2).any(axis=1)
+    return float(reached.mean())

@@ -1,5 +1,6 @@
 """The methods by name: built from a config, and named for people."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -51,3 +52,8 @@ def describe(method: Method) -> str:
     values = [f"{sign}={getattr(method, k):g}" for k, sign in VALUES.items() if hasattr(method, k)]
     width = method.conditioning().base_width
     return " ".join([variant(method), *values, *([f"width={width:g}"] if width != 1 else [])])
+
+
+def value_text(row: Mapping[str, Any]) -> str:
+    """Write the trade-off value of a point or cell: ``λ=0.2`` or ``β=6``."""
+    return f"β={row['beta']:g}" if math.isnan(row["lam"]) else f"λ={row['lam']:g}"

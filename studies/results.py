@@ -58,6 +58,12 @@ COLUMNS: dict[str, str] = {
 """Columns of a point and their types. SA, RA are fractions with Wilson's 95 % intervals; λ is NaN
 for TRADES, β elsewhere. ``masking`` and the checks: see `studies.masking`."""
 
+DERIVED = ("sa_low", "sa_high", "ra_low", "ra_high", "masking", *CHECK_COLUMNS)
+"""Columns that are not stored: they follow from what is."""
+
+TAGS = {"masking": "oat.masking"}
+"""Columns that are tags of a point's MLflow run and not params: they may change."""
+
 ORDER = [
     "variant",
     "width_mult",

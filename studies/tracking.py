@@ -30,6 +30,7 @@ from studies.planning import Plan, PlannedTrial
 from studies.records import ResultError, digest, read_result
 from studies.results import (
     COLUMNS,
+    TAGS,
     attack_column,
     frame,
     read_epochs,
@@ -49,12 +50,6 @@ BATCH = 900
 """Metrics in one request; the server takes 1,000."""
 EPOCH_METRICS = ("train_loss", "sa_val", "ra_val", "lr", "images_per_second")
 TEXT_LIMIT = 6000
-POINT_TAGS = {
-    "oat.run_key": "run_key",
-    "oat.point_key": "point_key",
-    "oat.masking": "masking",
-}
-"""Tags of a point's run, and its columns; unlike params they may change."""
 
 
 def check_server(uri: str) -> None:
@@ -368,9 +363,10 @@ class Tracker:
             self.client.delete_run(run.info.run_id)  # a crash left it half written
         lam = row["lam"] if row["lam"] is not None else row["beta"]
         sign = "λ" if row["lam"] is not None else "β"
-        texts = {k: row[k] for k in row if COLUMNS.get(k) == "str" and k != "masking"}
+        texts = {k: row[k] for k in row if COLUMNS.get(k) == "str" and k not in TAGS}
         texts |= {k: row[k] for k in ("lam", "beta", "width_mult", "seed", "eps")}
-        tags = {key: row[name] for key, name in POINT_TAGS.items()}
+        tags = {"oat.run_key": row["run_key"], "oat.point_key": row["point_key"]}
+        tags |= {tag: row[name] for name, tag in TAGS.items()}
         name = f"{row['variant']} {sign}={lam:g} width={row['width_mult']:g} seed={row['seed']}"
         name += f" {row['checkpoint_rule']} {row['attack']}"
         run_id = self._create("point", row["point_key"], name, trial_run, texts, tags)
@@ -384,7 +380,7 @@ class Tracker:
         news = {name: value for name, value in numbers.items() if known.get(name) != value}
         self._log(run_id, news, 0)
         known.update(news)
-        for tag, name in POINT_TAGS.items():
+        for name, tag in TAGS.items():
             if run.data.tags.get(tag) != row[name]:
                 self.client.set_tag(run_id, tag, row[name])
                 run.data.tags[tag] = row[name]
@@ -423,7 +419,7 @@ class Tracker:
         columns = self.columns()
         rows = []
         for run in self._search(where):
-            tags = {name: run.data.tags.get(tag) for tag, name in POINT_TAGS.items()}
+            tags = {name: run.data.tags.get(tag) for name, tag in TAGS.items()}
             values = {**run.data.params, **run.data.metrics, **tags}
             rows.append({name: values.get(name) for name in columns})
         return frame(rows, also=[name for name in columns if name not in COLUMNS])

@@ -20,7 +20,8 @@ import pandas as pd
 
 from oat.names import unknown
 from studies.errors import StudyError
-from studies.results import COLUMNS
+from studies.masking import CHECK_COLUMNS
+from studies.results import COLUMNS, TAGS
 
 EXAMPLE = "method == 'oat' and ra > 0.4"
 OPERATORS: dict[type[ast.cmpop], str] = {
@@ -53,7 +54,7 @@ EXACT = 2**53
 MOST_CLAUSES = 20
 """Each is a join of tables, of which SQLite takes 64."""
 
-ALWAYS_THERE = COLUMNS.keys() - {"lam", "beta"}
+ALWAYS_THERE = COLUMNS.keys() - {"lam", "beta", "step_size", "train_gradients", *CHECK_COLUMNS}
 """Columns without missing values, so ``!=`` means the same in MLflow and in pandas."""
 
 MISSING = {"isna", "notna"}
@@ -288,7 +289,8 @@ def _clause(
         return
     if isinstance(value, str):
         if sign in {"=", "!="} and PLAIN.fullmatch(value):
-            yield f"params.`{column}` {sign} '{value}'"
+            place = f"tags.`{TAGS[column]}`" if column in TAGS else f"params.`{column}`"
+            yield f"{place} {sign} '{value}'"
     elif abs(value) <= EXACT and columns[column] != "str":
         # MLflow's parser does not know an exponent's plus sign
         yield f"metrics.`{column}` {sign} {Decimal(repr(value)):f}"

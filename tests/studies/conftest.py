@@ -11,11 +11,12 @@ import pytest
 import yaml
 
 from studies.config import Study, load_study
+from studies.methods import RESULTS_VERSION, method_of, variant
 from studies.planning import make_plan
 from studies.records import weights_file, write_points, write_result
 from studies.results import COLUMNS
 from studies.storage import LocalFolder
-from studies.trial import RESULTS_VERSION, method_of, run_trial, variant
+from studies.trial import run_trial
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -28,7 +29,7 @@ TINY: dict[str, Any] = {
         {"name": "pgd_at", "lam": [0, 1]},
         {"name": "trades", "beta": [1]},
     ],
-    "evaluate": {"attacks": [{"name": "pgd", "steps": 1}], "images": 50},
+    "evaluate": {"attacks": [{"name": "pgd", "steps": 1}], "images": 50, "masking_images": 10},
 }
 
 IMAGES = 200
@@ -70,6 +71,8 @@ def _make_up(
                 "method": config["method"]["name"],
                 "variant": variant(method),
                 "attack": point["attack_label"],
+                "attack_settings": point["attack_settings"],
+                "warnings": "",
                 "dataset": config["data"]["name"],
                 "data_fingerprint": "none",
                 "model": config["model"]["name"],

@@ -15,7 +15,8 @@ from studies import api
 from studies.comparison import MARGIN, MUST_AGREE, Comparison, compare, judge
 from studies.errors import ComparisonError
 from studies.frontier import hypervolume
-from studies.intervals import ONCE, Interval, paired_difference, wilson
+from studies.intervals import Interval, paired_difference, wilson
+from studies.methods import ONCE
 from studies.records import digest, seal
 from studies.results import frame
 

@@ -69,7 +69,14 @@ UNKNOWN = [
     ("methods.2.name=trade", ("methods.2", "method 'trade'", "did you mean 'trades'")),
     ("model.name=resnet9", ("model", "'resnet9'", "did you mean 'resnet", "resnet8")),
     ("data.name=digit", ("data set 'digit'", "did you mean 'digits'", "cifar10")),
-    ("evaluate.attacks.0.name=fgsm", ("evaluate.attacks.0.name", "pgd", "fgsm")),
+    ("evaluate.attacks.0.name=autoatack", ("evaluate.attacks.0.name", "attack", "'autoattack'")),
+    ("evaluate.attacks.0={name: square, steps: 5}", ("evaluate.attacks.0.steps", "queries")),
+    ("evaluate.attacks.0={name: pgd, loss: hinge}", ("evaluate.attacks.0.loss", "'cw'", "hinge")),
+    ("evaluate.attacks.0={name: pgd, eps: 8}", ("evaluate.attacks.0", "8/255", "got 8")),
+    ("evaluate.attacks.0={name: pgd, restarts: 0}", ("evaluate.attacks.0", "at least 1", "got 0")),
+    ("evaluate.attacks.0={name: pgd, momentum: 2}", ("evaluate.attacks.0", "[0, 1]", "got 2")),
+    ("evaluate.attacks.0={name: autoattack, targets: 10}", ("from 3 to 9", "got 10")),
+    ("evaluate.masking_images=-1", ("evaluate.masking_images", "0", "-1")),
 ]
 OUT_OF_RANGE = [
     ("methods.1.lam=1.5", ("methods.1", "`lam`", "[0, 1]", "got 1.5")),

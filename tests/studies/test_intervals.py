@@ -1,17 +1,9 @@
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.intervals import (
-    Resampled,
-    paired_difference,
-    pooled_variance,
-    unpaired_difference,
-    wilson,
-)
-from studies.results import COLUMNS
+from studies.intervals import paired_difference, unpaired_difference, wilson
 
 Z = 1.959963984540054
 
@@ -104,55 +96,3 @@ def test_wilsons_interval_is_the_root_of_its_equation(images: int) -> None:
             assert (rate - end) ** 2 == pytest.approx(
                 Z**2 * end * (1 - end) / images, rel=1e-6, abs=1e-9
             )
-
-
-def test_pooled_variance_is_the_mean_of_the_variances_by_their_freedom() -> None:
-    two, three = [0.8, 0.84, np.nan], [0.7, 0.73, 0.79]
-    values = np.stack([[two, three], [three, two]], axis=-1).astype(float)  # (cells, seeds, 2)
-    found, freedom = pooled_variance(values, np.array([0, 1]))
-    expected = (np.var(two[:2], ddof=1) + 2 * np.var(three, ddof=1)) / 3
-    assert freedom == 3
-    assert found[0] == pytest.approx(expected)
-    # cells of one network are not independent: they count as one
-    _, freedom = pooled_variance(np.stack([values[1]] * 5), np.zeros(5, dtype=int))
-    assert freedom == 2
-    alone = np.full((2, 3, 2), np.nan)
-    alone[:, 0] = 0.5
-    assert pooled_variance(alone, np.array([0, 1]))[1] == 0
-
-
-def _points(rng: np.random.Generator, seeds: int, luck: float) -> pd.DataFrame:
-    """Make up a study of OAT and six dedicated models: all are as good, but for their luck."""
-    lams = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
-    rows = []
-    for seed in range(seeds):
-        mine = rng.normal(0, luck)
-        for lam in lams:
-            for method, moved in (("oat", mine), ("pgd_at", rng.normal(0, luck))):
-                row = {name: 0.0 if kind != "str" else "" for name, kind in COLUMNS.items()}
-                rates = rng.binomial(20_000, np.array([0.8, 0.4]) + moved) / 20_000
-                row |= {"method": method, "variant": method, "lam": lam, "beta": np.nan}
-                row |= {"seed": seed, "sa": rates[0], "ra": rates[1], "images": 20_000}
-                rows.append({**row, "point_key": f"{method} {lam} {seed}"})
-    return pd.DataFrame(rows)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_intervals_over_seeds_hold_the_truth_about_as_often_as_they_say(seeds: int) -> None:
-    rng = np.random.default_rng(seeds)
-    held = []
-    for _ in range(150):
-        draws = Resampled(_points(rng, seeds, luck=0.01), {})
-        for i, j in zip(np.flatnonzero(draws.once), np.flatnonzero(~draws.once), strict=True):
-            found = draws.difference(int(i), int(j), 0)
-            held.append(found.low <= 0 <= found.high)
-    # differences of one study share OAT's luck, so that a share of 900 is known to about 0.015
-    assert 0.92 < np.mean(held) < 0.985
-
-
-def test_the_spread_between_trainings_is_found_and_said() -> None:
-    draws = Resampled(_points(np.random.default_rng(0), 40, luck=0.02), {})
-    assert draws.spread == pytest.approx((0.02, 0.02), rel=0.25)
-    assert any(note.startswith("40 seeds: trainings of one setting") for note in draws.notes)

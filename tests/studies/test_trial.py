@@ -20,8 +20,8 @@ from oat.method import Method, Oat, Oats
 from studies.config import load_study
 from studies.methods import METHODS, describe, method_of
 from studies.planning import PlannedTrial, make_plan, trial_config
-from studies.records import digest, read_points, read_result, unseal, weights_file
-from studies.results import COLUMNS, frame, read_epochs, read_trial
+from studies.records import digest, read_checks, read_points, read_result, unseal, weights_file
+from studies.results import COLUMNS, DERIVED, frame, read_epochs, read_trial
 from studies.storage import LocalFolder
 from studies.trial import run_trial
 
@@ -180,7 +180,7 @@ def test_every_method_keeps_the_contract_of_a_trial(
     with np.load(Path(folder.uri) / "correct.npz") as archive:
         assert len(archive.files) == 2 * points
         for row in rows:
-            assert list(row) == list(COLUMNS)
+            assert list(row) == [name for name in COLUMNS if name not in DERIVED]
             clean, robust = (
                 np.unpackbits(archive[f"{row['point_key']}.{kind}"], count=row["images"])
                 for kind in ("clean", "robust")
@@ -188,7 +188,13 @@ def test_every_method_keeps_the_contract_of_a_trial(
             assert row["images"] == 50
             assert (row["sa"], row["ra"]) == (clean.mean(), robust.mean())
             assert not (robust > clean).any()
-    table = frame(rows)
+    checks = read_checks(folder, outcome["trained"]["training_id"])
+    assert [check["check_key"] for check in checks] == [c["check_key"] for c in trial.job["checks"]]
+    table = frame(read_trial(folder, [row["point_key"] for row in rows])[0])
+    assert (table["sa_low"] <= table["sa"]).all()
+    assert (table["ra"] <= table["ra_high"]).all()
+    assert table["check_images"].eq(10).all()
+    assert table["masking"].ne("not checked").all()
     assert {name: str(kind) for name, kind in table.dtypes.items()} == COLUMNS
     assert set(table["run_key"]) == {trial.run_key}
     assert table["beta"].isna().all() == (not label.startswith("trades"))
@@ -216,6 +222,7 @@ def test_a_finished_trial_keeps_what_it_needs_and_no_more(
 ) -> None:
     for label in LABELS:
         assert _place(_trial(tiny, label, finished), finished).names() == [
+            "checks.jsonl",
             "config.json",
             "correct.npz",
             "epochs.jsonl",
@@ -342,7 +349,8 @@ def test_weights_of_a_rule_judged_later_are_not_trained_again(
     told: list[dict[str, Any]] = []
     before = read_result(folder)
     # one epoch: both rules have the same weights, which are not judged twice
-    monkeypatch.setattr("studies.trial.evaluate_at", None)
+    monkeypatch.setattr("studies.judging.evaluate_at", None)
+    monkeypatch.setattr("studies.judging.check_masking", None)
     outcome = run_trial(trial.job, folder, told.append)
     assert outcome["status"] == "done", outcome
     assert [record["kind"] for record in told] == ["point"]
@@ -615,6 +623,7 @@ def test_a_trial_after_another_equals_one_in_a_process_of_its_own(
     assert rows[0] == rows[1]
 
 
+@pytest.mark.timeout(60)
 def test_a_trial_runs_with_the_threads_it_asks_for(tiny: dict[str, Any], tmp_path: Path) -> None:
     trial = _trial(tiny, "pgd_at λ=0", tmp_path, "resources.cpu=2", "data.train_images=16")
     folder = _place(trial, tmp_path)

@@ -171,12 +171,13 @@ def test_an_operating_point_has_its_ra_under_every_attack_on_each_of_its_rows() 
         _row("c", "auto", 0.3, lam=None),
         _row("d", "pgd20", 0.9, lam=0.5),
         _row("e", "auto", 0.8, lam=0.5, images=2),
+        _row("h", "auto", 0.2, lam=0.5, images=1),  # on fewer images
         _row("f", "auto", 0.7, lam=0.5, checkpoint_rule="chosen"),
         _row("g", "auto", 0.6, lam=0.5, training_id="another"),
     ]
     wide = with_attack_columns(frame(rows)).set_index("point_key").sort_index()
-    assert wide["ra_pgd20"].fillna(-1).tolist() == [0.4, 0.4, 0.4, 0.9, -1, -1, -1]
-    assert wide["ra_auto"].fillna(-1).tolist() == [0.3, 0.3, 0.3, -1, 0.8, 0.7, 0.6]
+    assert wide["ra_pgd20"].fillna(-1).tolist() == [0.4, 0.4, 0.4, 0.9, 0.9, -1, -1, 0.9]
+    assert wide["ra_auto"].fillna(-1).tolist() == [0.3, 0.3, 0.3, 0.8, 0.8, 0.7, 0.6, 0.8]
 
 
 def test_no_points_have_no_attacks() -> None:

@@ -1,0 +1,161 @@
+"""What may be compared with what, and what a comparison lacks."""
+
+import itertools
+from collections.abc import Iterable
+
+import pandas as pd
+
+from oat.recipe import RULES
+from studies.errors import ComparisonError
+from studies.masking import CHECK_COLUMNS, NO_FLAG
+from studies.methods import ONCE, value_text
+
+MUST_AGREE = {
+    "data_fingerprint": "data",
+    "images": "numbers of test images",
+    "eps": "ε of the evaluation",
+    "step_size": "step sizes of the evaluation attack",
+    "attack_settings": "settings of the evaluation attack",
+    "budget": "training settings (data, model, train, attack)",
+    "checkpoint_rule": "checkpoint rules",
+    "results_version": "versions of the results",
+}
+MANY = 8
+"""Points that a note names; of more it names these and says how many there are."""
+
+
+def name_point(row: pd.Series, seed: bool = True) -> str:
+    """Name a point for people, such as ``pgd_at λ=0.2 width=0.5 seed 1``."""
+    width = f" width={row['width_mult']:g}" if row["width_mult"] != 1 else ""
+    return f"{row['variant']} {value_text(row)}{width}" + (f" seed {row['seed']}" if seed else "")
+
+
+def listed(names: Iterable[str]) -> str:
+    """List names, the first few of many."""
+    known = list(dict.fromkeys(names))
+    more = len(known) - MANY
+    return ", ".join(known[:MANY]) + (f" and {more} more" if more > 0 else "")
+
+
+def finite_points(points: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Leave out points whose accuracy is not a number from 0 to 1, and say which.
+
+    Raises:
+        ComparisonError: There are no points, or none is left.
+    """
+    if points.empty:
+        raise ComparisonError("There are no points to compare yet; `oat run` makes them.")
+    sound = points["sa"].between(0, 1) & points["ra"].between(0, 1)
+    if sound.all():
+        return points, []
+    bad = listed(name_point(row) for _, row in points[~sound].iterrows())
+    if not sound.any():
+        raise ComparisonError(f"No point has an accuracy from 0 to 1 ({bad}).")
+    return points[sound], [f"Left out, as their accuracy is not a number from 0 to 1: {bad}."]
+
+
+def one_checkpoint(points: pd.DataFrame, rule: str | None) -> tuple[pd.DataFrame, list[str]]:
+    """Keep the points of one checkpoint rule; all of them where no rule serves every model.
+
+    Raises:
+        ComparisonError: No model has the rule asked for; or a point's rule is none of ours, so
+            that its weights may have been chosen on test data.
+    """
+    if foreign := sorted(set(points["checkpoint_rule"]) - set(RULES)):
+        raise ComparisonError(
+            f"The checkpoint rule '{foreign[0]}' is unknown ({', '.join(RULES)}): its weights may "
+            "have been chosen on test data, which is never compared, `--force` or not."
+        )
+    rules = points.groupby("run_key")["checkpoint_rule"].agg(set)
+    common = set.intersection(*rules)
+    if rule is None:
+        if not common:
+            return points, []  # refused later, unless forced
+        rule = "last" if "last" in common else min(common)
+    kept = points[points["checkpoint_rule"] == rule]
+    if kept.empty:
+        known = ", ".join(sorted(set(points["checkpoint_rule"])))
+        raise ComparisonError(f"No model was judged with '{rule}' weights; there are {known}.")
+    lost = points[~points["run_key"].isin(kept["run_key"])]
+    if lost.empty:
+        return kept, []
+    names = ", ".join(sorted(set(lost["variant"])))
+    return kept, [f"{lost['run_key'].nunique()} models ({names}) have no '{rule}' weights."]
+
+
+def check_comparable(points: pd.DataFrame, force: bool) -> list[str]:
+    """Refuse points of different settings, or note them if forced.
+
+    Raises:
+        ComparisonError: They differ, and are not forced.
+    """
+    notes = []
+    for column, what in MUST_AGREE.items():
+        values = points[column].unique()
+        if len(values) > 1:
+            said = f"The points come from different {what}: {', '.join(sorted(map(str, values)))}"
+            if not force:
+                raise ComparisonError(f"{said}; compare them apart, or use `--force`.")
+            notes.append(f"{said}; compared all the same.")
+    return notes
+
+
+def missing_notes(points: pd.DataFrame, unfinished: Iterable[str] = ()) -> list[str]:
+    """Name the cells of the grid that have no point.
+
+    Args:
+        points: Points under one attack, of one checkpoint rule.
+        unfinished: Trials that are planned and not done, named for people.
+    """
+    notes = []
+    if lacking := listed(unfinished):
+        notes.append(f"Planned and not there: {lacking}.")
+    if lacking := listed(_missing_seeds(points)):
+        notes.append(f"Missing cells: {lacking}.")
+    once = points["method"].isin(ONCE)
+    several = points["width_mult"].nunique() > 1
+    ours, theirs = (
+        {(round(lam, 6), width) for lam, width in zip(some["lam"], some["width_mult"], strict=True)}
+        for some in (points[once], points[~once & points["lam"].notna()])
+    )
+
+    def places(found: set[tuple[float, float]]) -> str:
+        return listed(
+            f"λ={lam:g}" + (f" width={width:g}" if several else "") for lam, width in sorted(found)
+        )
+
+    if ours and theirs - ours:
+        notes.append(f"OAT was not judged at {places(theirs - ours)}.")
+    if theirs and ours - theirs:
+        notes.append(f"No dedicated model of PGD-AT stands beside OAT at {places(ours - theirs)}.")
+    return notes
+
+
+def _missing_seeds(points: pd.DataFrame) -> list[str]:
+    """Name the operating points of each variant that lack a seed which others have."""
+    cell = ["variant", "lam", "beta", "width_mult"]
+    seeds = sorted(points["seed"].unique())
+    have = set(map(tuple, points[[*cell, "seed"]].fillna(-1).to_numpy().tolist()))
+    cells = points.drop_duplicates(cell)
+    return [
+        f"{name_point(row, seed=False)} seed {seed}"
+        for (_, row), seed in itertools.product(cells.iterrows(), seeds)
+        if (*row[cell].fillna(-1).tolist(), seed) not in have
+    ]
+
+
+def masking_table(points: pd.DataFrame) -> pd.DataFrame:
+    """Return what tells of masked gradients, a row for each operating point and seed.
+
+    Args:
+        points: Points under every attack, of one checkpoint rule.
+
+    Returns:
+        The place of each, ``flags`` (empty where none was found), and
+        `studies.masking.CHECK_COLUMNS`.
+    """
+    place = ["variant", "lam", "beta", "width_mult", "seed"]
+    first = points.drop_duplicates(["run_key", *place])
+    flags = first["masking"].where(first["masking"] != NO_FLAG, "")
+    table = first[[*place, *CHECK_COLUMNS]].assign(flags=flags).sort_values(place)
+    return table[[*place, "flags", *CHECK_COLUMNS]].reset_index(drop=True)
