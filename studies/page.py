@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
 from studies import charts
 from studies.comparison import Comparison
@@ -18,6 +19,7 @@ from studies.planning import PlannedTrial
 from studies.records import git_revision
 from studies.tables import (
     HEADINGS,
+    PRICE,
     Cell,
     Row,
     front_rows,
@@ -70,8 +72,6 @@ def page(comparison: Comparison, origin: Origin, others: Iterable[Comparison] = 
         origin: Where its numbers come from.
         others: The same study under other attacks; their tables stand below the main one.
     """
-    from plotly.offline import get_plotlyjs
-
     environment = Environment(
         loader=PackageLoader("studies"),
         autoescape=True,
@@ -82,6 +82,7 @@ def page(comparison: Comparison, origin: Origin, others: Iterable[Comparison] = 
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     points = charts.operating_points(comparison, origin)
     loss, accuracy = charts.training(comparison, origin)
+    fronts = front_rows(comparison)
     figures = {
         "front": charts.front(comparison, points),
         "price": charts.price(comparison),
@@ -97,7 +98,8 @@ def page(comparison: Comparison, origin: Origin, others: Iterable[Comparison] = 
         rows=rows(comparison),
         others=[(heading_of(other), other.answer(), rows(other)) for other in others],
         variants=variant_rows(comparison),
-        fronts=front_rows(comparison),
+        fronts=[{k: cell for k, cell in row.items() if k not in PRICE} for row in fronts],
+        prices=[{k: row[k] for k in ("front", *PRICE) if k in row} for row in fronts],
         masking=masking(comparison.masking),
         once=any(point["once"] for point in points),
         trials=trial_rows(origin),
@@ -165,13 +167,13 @@ def _trial_row(trial: PlannedTrial, record: Mapping[str, Any]) -> Row:
     return {
         "trial": Cell(trial.label),
         "seed": Cell(str(trial.seed), trial.seed),
+        "run": Cell(trial.run_key),
         "state": Cell(trial.state),
         "device": Cell(_text(record.get("device"))),
         "threads": Cell(_text(record.get("threads")), record.get("threads") or math.nan),
         "revision": Cell(_text(record.get("git_revision"))),
-        "versions": Cell(_versions(record)),
         "started": Cell(_time(started), started or math.nan),
-        "run": Cell(trial.run_key),
+        "versions": Cell(_versions(record)),
     }
 
 

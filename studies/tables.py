@@ -32,6 +32,17 @@ WIDE = 118
 IN_TERMINAL = ("front", "models", "operating points", "hypervolume", "training time", "stored")
 """Columns of the table of fronts that a terminal shows."""
 
+PRICE = (
+    "models",
+    "training time",
+    "forward passes",
+    "gradients",
+    "cheaper from",
+    "parameters",
+    "stored",
+)
+"""Columns of the table of fronts that say what a front costs; the page shows them apart."""
+
 TEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -154,7 +165,7 @@ def _front_row(row: Mapping[Any, Any]) -> Row:
         value = row.get(key, math.nan)
         if value is None or math.isnan(value):
             return Cell("", math.nan)
-        return Cell(text.format_map(row), value)
+        return Cell(text.format(**row, millions=value / 1e6), value)
 
     gap = known("gap", "")
     if not math.isnan(float(gap.key)):
@@ -176,16 +187,11 @@ def _front_row(row: Mapping[Any, Any]) -> Row:
         "covered": known("covered", "{covered:.0%} [{covered_low:.0%}, {covered_high:.0%}]"),
         "cheaper from": known("break_even", "{break_even:g} models"),
         "training time": Cell(duration(row["device_seconds"]), row["device_seconds"]),
-        "forward passes": Cell(f"{row['train_units'] / 1e6:,.2f} M", row["train_units"]),
-        "gradients": _millions(row, "train_gradients"),
-        "parameters": _millions(row, "parameters"),
+        "forward passes": known("train_units", "{millions:,.2f} M"),
+        "gradients": known("train_gradients", "{millions:,.2f} M"),
+        "parameters": known("parameters", "{parameters:,.0f}"),
         "stored": Cell(f"{row['network_bytes'] / 1e6:.2f} MB", row["network_bytes"]),
     }
-
-
-def _millions(row: Mapping[Any, Any], name: str) -> Cell:
-    value = row.get(name, math.nan)
-    return Cell("" if math.isnan(value) else f"{value / 1e6:,.2f} M", value)
 
 
 def terminal(comparison: Comparison, width: int) -> Iterator[Table | str]:

@@ -87,8 +87,15 @@ def test_the_page_has_the_answer_the_tables_and_the_trials(found: Found) -> None
         assert note in seen.words
     main = [list(HEADINGS.values()), *(list(row.values()) for row in rows(comparison))]
     assert seen.tables["table"] == main
-    assert seen.tables["fronts"][1:] == [list(row.values()) for row in front_rows(comparison)]
-    keys = [row[-1] for row in seen.tables["trials"][1:]]
+    shown = [
+        dict(zip(names, cells, strict=True))
+        for names, *body in (seen.tables["fronts"], seen.tables["prices"])
+        for cells in body
+    ]
+    count = len(comparison.fronts)
+    together = [a | b for a, b in zip(shown[:count], shown[count:], strict=True)]
+    assert together == front_rows(comparison)
+    keys = [row[2] for row in seen.tables["trials"][1:]]
     assert keys == [trial.run_key for trial in origin.plan.trials]
     assert "from Python" not in seen.words
     assert "oat compare tiny" in seen.words
@@ -101,8 +108,9 @@ def test_cells_carry_the_number_behind_them(found: Found) -> None:
     keys = Page(page(comparison, origin)).keys["table"][1:]
     place = list(HEADINGS).index("d_sa")
     assert [float(str(row[place])) for row in keys] == comparison.table["d_sa"].tolist()
-    ratio = list(front_rows(comparison)[0]).index("ratio")
-    shown = [row[ratio] for row in Page(page(comparison, origin)).keys["fronts"][1:]]
+    seen = Page(page(comparison, origin))
+    ratio = seen.tables["fronts"][0].index("ratio")
+    shown = [row[ratio] for row in seen.keys["fronts"][1:]]
     assert shown == ["" if math.isnan(r) else str(r) for r in comparison.fronts["ratio"]]
 
 

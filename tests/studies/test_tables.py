@@ -172,6 +172,7 @@ def test_summaries_of_a_front_are_shown_where_they_are_known(
     assert once["covered"] == "75% [50%, 100%]"
     assert once["cheaper from"] == "3 models"
     assert once["gradients"] == "1.50 M"
+    assert once["parameters"] == "78,042"
     dedicated = full[1]
     assert dedicated["covered"] == dedicated["largest RA gap"] == dedicated["cheaper from"] == ""
     assert dedicated["covered"].key != dedicated["covered"].key  # NaN: nothing to sort by
