@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from studies.comparison import Comparison
 from studies.figures import paper_figure, picture, price_figure
+from studies.latex import latex
 from studies.origin import Origin
 from studies.page import page
-from studies.tables import frames, latex, markdown
+from studies.tables import frames, markdown
 
 
 def render(

@@ -1,12 +1,9 @@
 import io
 import re
-from collections.abc import Callable
 from dataclasses import replace
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
 from studies.comparison import VERDICTS, Comparison
@@ -14,11 +11,9 @@ from studies.origin import Origin
 from studies.tables import (
     HEADINGS,
     front_rows,
-    latex,
     markdown,
     rows,
     terminal,
-    tex,
     variant_rows,
 )
 
@@ -186,38 +181,3 @@ def test_other_attacks_have_a_heading_and_a_table_each(found: tuple[Comparison, 
     own = "| " + " | ".join(HEADINGS.values()) + " |"
     assert text.count(own) == 2
     assert markdown(comparison).count(own) == 1
-
-
-def test_the_latex_table_has_a_line_for_each_row(found: tuple[Comparison, Origin]) -> None:
-    comparison, _ = found
-    lines = latex(comparison).splitlines()
-    assert "booktabs" in lines[0]
-    body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
-    assert len(body) == len(comparison.table)
-    for line in body:
-        assert line.endswith(r" \\")
-        assert len(re.split(r"(?<!\\)&", line)) == len(HEADINGS)
-        assert line.count("[") == line.count("]") == 2
-    assert r"$\Delta$SA" in latex(comparison)
-    assert r"$\lambda$=" in body[0]
-
-
-def test_latex_reads_no_sign_of_a_name_as_a_command() -> None:
-    assert tex("50% of A_1 & B") == r"50\% of A\_1 \& B"
-    assert tex("\\input{x}") == r"\textbackslash{}input\{x\}"
-    assert tex("λ=0.2 -3.1 [-4.0,+0.5]") == r"$\lambda$=0.2 $-$3.1 [$-$4.0,$+$0.5]"
-    assert tex("a-1 pgd-7") == "a-1 pgd-7"
-
-
-@given(st.text())
-def test_whatever_latex_gets_has_no_bare_special_sign(text: str) -> None:
-    bare = re.sub(r"\\[a-z]+\{\}|\$\\?[a-z+-]+\$|\\[&%$#_{}]", "", tex(text))
-    assert not set(bare) & set('\\&%$#_{}~^<>|"\n')
-
-
-def test_a_row_cannot_pass_for_an_option_of_the_rule_above(
-    found: tuple[Comparison, Origin], renamed: Callable[[Comparison, str], Comparison]
-) -> None:
-    text = latex(renamed(found[0], "[2cm]"))
-    assert "\n{}[2cm]" in text
-    assert "\n[" not in text
