@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import sys
 from enum import StrEnum
 from importlib import metadata
@@ -136,6 +137,7 @@ def run(
         tracking_uri=tracking_uri,
         overrides=overrides or (),
         console=err,
+        command=_command(),
     )
     if outcome.trained == 0 and outcome.complete:
         print(f"Nothing to train: all {len(outcome.plan.trials)} trials are finished.")
@@ -194,8 +196,11 @@ def compare(
 ) -> None:
     """Compare one model for every trade-off with one retrained for each."""
     from studies import api
+    from studies.comparison import under_other_attacks
     from studies.config import load_study
+    from studies.origin import gather
     from studies.report import render
+    from studies.session import study_folder
 
     chosen = overrides or ()
     frames = [api.points(name, storage=storage, overrides=chosen) for name in studies]
@@ -205,8 +210,10 @@ def compare(
     result = api.compare(points, attack=attack, checkpoint=checkpoint, margin=margin, force=force)
     if to is not None:
         current = api.plan(studies[0], storage=storage, overrides=chosen)
+        origin = gather(current, study_folder(current.study, storage), _command())
+        others = under_other_attacks(points, result, checkpoint=checkpoint, force=force)
         to.mkdir(parents=True, exist_ok=True)
-        for name, data in render(result, current).items():
+        for name, data in render(result, origin, others).items():
             (to / name).write_bytes(data)
     if as_json:
         print(json.dumps(_plain(result), indent=1))
@@ -270,6 +277,11 @@ def sync(
     print(f"MLflow has {count} points of this study.")
 
 
+def _command() -> str:
+    """Return the command as a shell would take it."""
+    return shlex.join(["oat", *sys.argv[1:]])
+
+
 def _plain(result: Any) -> dict[str, Any]:
     """Return a comparison as plain values for JSON."""
 
@@ -292,7 +304,7 @@ def _plain(result: Any) -> dict[str, Any]:
 
 
 def _show(result: Any) -> None:
-    from studies.report import terminal
+    from studies.tables import terminal
 
     for part in terminal(result, out.width):
         if isinstance(part, str):

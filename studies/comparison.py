@@ -4,6 +4,7 @@ A pure function of a frame of points and, where it is stored, of which images ea
 right; see `studies.intervals` for the intervals.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +42,8 @@ class Comparison:
         variants: A row for each operating point of every variant of OAT but the plainest, with its
             differences from that one at the same λ and width.
         reference: The plainest variant; None if there are not two.
-        cells: A row for each operating point: SA and RA, mean over seeds, with intervals.
+        cells: A row for each operating point: SA and RA, mean over seeds, with intervals;
+            ``run_keys`` and ``point_keys`` name what it is of, a word for each seed.
         fronts: A row for each variant at each width (and over all, where there are several), and
             one for all dedicated models there: models, operating points, hypervolume with
             interval, training time, bytes; for OAT, ``ratio`` is its hypervolume over that of
@@ -49,6 +51,8 @@ class Comparison:
         verdict: ``free``, ``better``, ``not free`` or ``undecided``, over the whole table.
         margin: How much worse still counts as free.
         notes: What a reader must know: seeds, missing cells, unpaired intervals.
+        masking: A row for each operating point and seed that says what was checked for masked
+            gradients; see `studies.page`.
     """
 
     attack: str
@@ -61,6 +65,7 @@ class Comparison:
     verdict: str
     margin: float
     notes: list[str] = field(default_factory=list)
+    masking: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def ratios(self) -> dict[str, Interval]:
@@ -165,6 +170,32 @@ def compare(
         margin,
         notes,
     )
+
+
+def under_other_attacks(
+    points: pd.DataFrame, first: Comparison, *, checkpoint: str | None = None, force: bool = False
+) -> list[Comparison]:
+    """Compare under every attack of the points but the one of a first comparison.
+
+    Args:
+        points: The frame that the first comparison is of.
+        first: The first comparison; its margin holds for the others.
+        checkpoint: See `compare`.
+        force: See `compare`.
+
+    Returns:
+        The comparisons, by the names of their attacks; points that cannot be compared under an
+        attack, such as those of different numbers of images, are left out.
+    """
+    others = []
+    for attack in sorted(set(points["attack"]) - {first.attack}):
+        with suppress(ComparisonError):
+            others.append(
+                compare(
+                    points, attack=attack, checkpoint=checkpoint, margin=first.margin, force=force
+                )
+            )
+    return others
 
 
 def _one_checkpoint(points: pd.DataFrame, rule: str | None) -> tuple[pd.DataFrame, list[str]]:

@@ -49,7 +49,10 @@ class Resampled:
             train_units=("train_units", "mean"),
             network_bytes=("network_bytes", "mean"),
             flops=("flops", "first"),
+            deployed_bytes=("deployed_bytes", "first"),
             point_key=("point_key", "first"),
+            run_keys=("run_key", " ".join),
+            point_keys=("point_key", " ".join),
         ).reset_index()
         self.once = self.cells["method"].isin(ONCE).to_numpy()
         place = grouped.ngroup().to_numpy()

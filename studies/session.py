@@ -5,7 +5,7 @@ Ray, MLflow and the charts take seconds to import, so a function imports those i
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from rich.console import Console
 from oat.adversaries import EXTRA, Transfer, check_classes
 from oat.autoattack import check_installed
 from oat.data import DataError, load
-from studies.comparison import Comparison, compare
+from studies.comparison import Comparison, compare, under_other_attacks
 from studies.config import Study, load_study
 from studies.errors import ComparisonError, StorageError, StudyError, TrackingError
 from studies.planning import Plan, make_plan
@@ -94,6 +94,7 @@ def run(
     tracking_uri: str | None = None,
     overrides: Sequence[str] = (),
     console: Console | None = None,
+    command: str = "",
 ) -> RunOutcome:
     """Run what a study lacks, judge it, log it, compare it. Safe to call again after anything.
 
@@ -104,6 +105,7 @@ def run(
         tracking_uri: MLflow; see `tracking_place`.
         overrides: ``path.to.key=value`` each.
         console: Where progress goes; None is standard error.
+        command: What the report names as the command that made it; empty is "from Python".
 
     Raises:
         StudyError: The study is faulty, or cannot run here; nothing was started.
@@ -138,9 +140,11 @@ def run(
                 _launch(trained, folder, tracker, console)
     after = make_plan(resolved, folder)
     table = study_points(after, folder)
-    comparison, report, notes = _compare_and_report(after, table, folder)
-    notes += _finish_tracking(tracker, after, folder, table, report)
-    return RunOutcome(after, table, comparison, report, len(left), notes)
+    # MLflow comes first: the report links to its runs
+    refused = _refusal(lambda: tracker.catch_up(after, folder))
+    comparison, report, notes = _compare_and_report(after, table, folder, command)
+    refused = refused or _keep_report(tracker, after, folder, table, report)
+    return RunOutcome(after, table, comparison, report, len(left), notes + refused)
 
 
 def _connect(study: Study, address: str | None, stack: ExitStack) -> None:
@@ -189,38 +193,47 @@ def _launch(current: Plan, folder: Folder, tracker: "Tracker", console: Console)
 
 
 def _compare_and_report(
-    current: Plan, table: pd.DataFrame, folder: Folder
+    current: Plan, table: pd.DataFrame, folder: Folder, command: str
 ) -> tuple[Comparison | None, dict[str, str], list[str]]:
     """Compare, and write the report into the study's folder; say so where that cannot be done."""
+    from studies.origin import gather
     from studies.report import render
 
     if table.empty:
         return None, {}, []
+    rule = current.study.evaluate.checkpoints[0]
     try:
-        comparison = compare(table, checkpoint=current.study.evaluate.checkpoints[0])
+        comparison = compare(table, checkpoint=rule)
     except ComparisonError as error:
         return None, {}, [str(error)]
     place = folder.sub("report")
-    for name, data in render(comparison, current).items():
+    others = under_other_attacks(table, comparison, checkpoint=rule)
+    for name, data in render(comparison, gather(current, folder, command), others).items():
         place.write(name, data)
     return comparison, {name: f"{place.uri}/{name}" for name in place.names()}, []
 
 
-def _finish_tracking(
+def _keep_report(
     tracker: "Tracker",
     current: Plan,
     folder: Folder,
     table: pd.DataFrame,
     report: Mapping[str, str],
 ) -> list[str]:
-    """Bring MLflow to what storage says; a server that is gone costs a note, no result."""
+    """Log the files of the report to the study's run, and close that; notes if it is refused."""
     with tempfile.TemporaryDirectory() as scratch:
         for name in report:
             (Path(scratch) / name).write_bytes(folder.read(f"report/{name}"))
-        try:
-            tracker.finish(current, folder, table, scratch if report else None)
-        except TrackingError as error:
-            return [str(error)]
+        artifacts = scratch if report else None
+        return _refusal(lambda: tracker.close(current, folder, table, artifacts))
+
+
+def _refusal(call: Callable[[], None]) -> list[str]:
+    """Call MLflow; a server that is gone costs a note, no result."""
+    try:
+        call()
+    except TrackingError as error:
+        return [str(error)]
     return []
 
 

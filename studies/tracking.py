@@ -10,7 +10,8 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
@@ -26,6 +27,7 @@ from mlflow.tracking import MlflowClient
 
 from studies.errors import TrackingError
 from studies.methods import RESULTS_VERSION
+from studies.origin import write_index
 from studies.planning import Plan, PlannedTrial
 from studies.records import ResultError, digest, read_result
 from studies.results import (
@@ -174,29 +176,73 @@ class Tracker:
             self.client.set_tag(run.info.run_id, PARENT, parent)
             run.data.tags[PARENT] = parent
 
-    def finish(
-        self, plan: Plan, folder: Folder, table: pd.DataFrame, artifacts: str | None = None
-    ) -> None:
+    def finish(self, plan: Plan, folder: Folder, table: pd.DataFrame) -> None:
         """Bring the experiment to what storage says and close the study's run.
 
         Args:
             plan: The plan of the study as storage has it now.
             folder: The study's folder.
             table: Its points.
-            artifacts: Folder of files to keep with the study's run.
 
         Raises:
             TrackingError: MLflow does not take it; storage is not touched.
         """
-        try:
+        self.catch_up(plan, folder)
+        self.close(plan, folder, table)
+
+    def catch_up(self, plan: Plan, folder: Folder) -> None:
+        """Bring the experiment to what storage says; leave an index of its runs in the folder.
+
+        Args:
+            plan: The plan of the study as storage has it now.
+            folder: The study's folder.
+
+        Raises:
+            TrackingError: MLflow does not take it; storage is not touched.
+        """
+        with self._refusals(folder):
             self.sync(plan, folder)
+        self._write_index(plan, folder)
+
+    def close(
+        self, plan: Plan, folder: Folder, table: pd.DataFrame, artifacts: str | None = None
+    ) -> None:
+        """Write the totals of the study's run, keep files with it, and close it.
+
+        Args:
+            plan: The plan of the study as storage has it now.
+            folder: The study's folder.
+            table: Its points.
+            artifacts: Local folder of files to keep.
+
+        Raises:
+            TrackingError: MLflow does not take it; storage is not touched.
+        """
+        with self._refusals(folder):
             self.finish_study(plan, table, artifacts)
+
+    @contextmanager
+    def _refusals(self, folder: Folder) -> Iterator[None]:
+        """Say of what MLflow does not take that it is not lost."""
+        try:
+            yield
         except MlflowException as error:
             said = " ".join(str(error).split())
             raise TrackingError(
                 f"MLflow at {self.uri} did not take all results ({said}); they are safe in "
                 f"'{folder.uri}', and `oat sync {self.study}` brings them there."
             ) from error
+
+    def _write_index(self, plan: Plan, folder: Folder) -> None:
+        ids = {key: str(run.info.run_id) for key, run in self._runs.items()}
+        write_index(
+            folder,
+            self.uri,
+            self.experiment_id,
+            study=ids["study", digest(plan.study.dump())],
+            trials={key: run for (kind, key), run in ids.items() if kind == "trial"},
+            runs={key: run for (kind, key), run in ids.items() if kind == "point"},
+        )
 
     def start_study(self, plan: Plan) -> str:
         """Open the study's own run; a changed study has another. Returns its id."""

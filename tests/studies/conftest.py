@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import numpy as np
 import pytest
 import yaml
 
+from studies import api
+from studies.comparison import Comparison
 from studies.config import Study, load_study
 from studies.methods import RESULTS_VERSION, method_of, variant
+from studies.origin import Origin, gather
 from studies.planning import make_plan
 from studies.records import weights_file, write_points, write_result
 from studies.results import COLUMNS
@@ -154,3 +158,52 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def storage(finished: Path, tmp_path: Path) -> Path:
     """A storage folder in which the tiny study is finished; yours to damage."""
     return Path(shutil.copytree(finished, tmp_path / "storage"))
+
+
+Found = tuple[Comparison, Origin]
+
+
+def _found(study: Study, storage: Path) -> Found:
+    points = api.points(study, storage=storage)
+    folder = LocalFolder(storage / study.name)
+    return api.compare(points), gather(make_plan(study, folder), folder, "oat compare tiny")
+
+
+@pytest.fixture(scope="session")
+def found(finished: Path) -> Found:
+    """The comparison of the finished tiny study, and where its numbers come from."""
+    return _found(load_study(TINY), finished)
+
+
+@pytest.fixture(scope="session")
+def along_widths(tiny_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """The same of a study with OAT, OATS and narrow dedicated models."""
+    blocks = (
+        "{name: oats, lambda_choices: [0, 1], width_mults: [0.5, 1]}",
+        "{name: oat, lambda_choices: [0, 1]}",
+        "{name: oat, lambda_choices: [0, 1], encoding: continuous}",
+        "{name: pgd_at, lam: 1, width_mults: [0.5, 1]}",
+    )
+    study = load_study(tiny_file, [f"methods=[{', '.join(blocks)}]"])
+    storage = tmp_path_factory.mktemp("along_widths")
+    _train_all(study, storage)
+    return _found(study, storage)
+
+
+@pytest.fixture(scope="session")
+def renamed() -> Callable[[Comparison, str], Comparison]:
+    """Put a text, such as one that must be escaped, before every name of a comparison."""
+
+    def apply(comparison: Comparison, name: str) -> Comparison:
+        return replace(
+            comparison,
+            table=comparison.table.assign(
+                dedicated=name + comparison.table["dedicated"],
+                once=name + comparison.table["once"],
+            ),
+            cells=comparison.cells.assign(variant=name + comparison.cells["variant"]),
+            fronts=comparison.fronts.assign(front=name + comparison.fronts["front"]),
+            notes=[name],
+        )
+
+    return apply

@@ -1,3 +1,4 @@
+import html
 import io
 import json
 import shutil
@@ -214,12 +215,34 @@ def test_compare_as_json_is_the_comparison(oat: Oat, study: Path, finished: Path
 def test_compare_writes_the_report_where_it_is_told(
     oat: Oat, study: Path, finished: Path, tmp_path: Path
 ) -> None:
-    said = oat("compare", study, "--storage", finished, "--out", tmp_path / "a" / "b")
+    to = tmp_path / "a b"
+    said = oat("compare", study, "--storage", finished, "--out", to)
     assert said.code == 0
-    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {
-        "front.png", "front.svg", "index.html", "table.csv", "table.md", "cells.csv", "fronts.csv",
+    assert {path.name for path in to.iterdir()} == {
+        "front.png", "front.svg", "price.png", "price.svg", "index.html",
+        "table.csv", "table.md", "table.tex", "cells.csv", "fronts.csv",
     }  # fmt: skip
     assert not (finished / "tiny" / "report").exists()
+    # as a shell would take it
+    command = f"oat compare {study} --storage {finished} --out '{to}'"
+    assert (
+        f"<code>{html.escape(command).replace('&#x27;', '&#39;')}</code>"
+        in (to / "index.html").read_text()
+    )
+
+
+def test_compare_shows_every_attack_of_the_study_on_the_page(
+    oat: Oat, tiny: dict[str, Any], tmp_path: Path, train_all: Callable[..., None]
+) -> None:
+    tiny["evaluate"]["attacks"].append({"name": "pgd", "steps": 2})
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(tiny))
+    train_all(load_study(path), tmp_path)
+    assert oat("compare", path, "--storage", tmp_path, "--out", tmp_path / "out").code == 0
+    for name in ("index.html", "table.md"):
+        text = (tmp_path / "out" / name).read_text()
+        assert sum(f"RA under pgd{n}, on 50 test images" in text for n in (1, 2)) >= 1
+        assert text.count("The in-situ trade-off is") == 2
 
 
 def test_compare_takes_several_studies(

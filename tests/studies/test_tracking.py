@@ -488,6 +488,35 @@ def test_results_that_mlflow_does_not_take_are_named_as_safe(
     assert _snapshot(synced) == before
 
 
+def test_the_folder_says_which_run_each_trial_and_point_has(
+    tiny: dict[str, Any], synced: Path
+) -> None:
+    index = json.loads(_folder(synced).read("mlflow.json"))
+    for kind, name in (("trial", "trials"), ("point", "runs")):
+        runs = {run.data.tags["oat.key"]: run.info.run_id for run in _runs(synced, kind)}
+        assert index[name] == runs
+    (study,) = _runs(synced, "study")
+    assert index["study"] == study.info.run_id
+    assert index["experiment"] == study.info.experiment_id
+    assert index["uri"] == _uri(synced)
+
+
+def test_a_changed_study_is_indexed_by_its_own_run(tiny: dict[str, Any], synced: Path) -> None:
+    before = json.loads(_folder(synced).read("mlflow.json"))
+    _finish(_plan(tiny, synced, "evaluate.images=40"), synced)
+    after = json.loads(_folder(synced).read("mlflow.json"))
+    assert after["study"] != before["study"]
+    assert after["trials"] == before["trials"]
+
+
+def test_a_refused_sync_leaves_no_index(tiny: dict[str, Any], fresh: Path, refusing: str) -> None:
+    tracker = Tracker(_uri(fresh), "tiny")
+    tracker.uri, tracker.client = refusing, MlflowClient(tracking_uri=refusing)
+    with pytest.raises(TrackingError):
+        tracker.catch_up(_plan(tiny, fresh), _folder(fresh))
+    assert _folder(fresh).size("mlflow.json") is None
+
+
 def test_a_plan_without_results_opens_no_trial(tiny: dict[str, Any], fresh: Path) -> None:
     plan = _plan(tiny, fresh, "train.epochs=9")
     assert {trial.state for trial in plan.trials} == {"missing"}

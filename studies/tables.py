@@ -1,0 +1,298 @@
+"""The tables of a comparison as text: in a terminal, in Markdown, and for other forms."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from studies.comparison import VERDICTS, Comparison
+from studies.intervals import LEVEL
+from studies.progress import duration
+
+HEADINGS = {
+    "dedicated": "dedicated model",
+    "oat": "OAT at",
+    "sa_oat": "SA OAT",
+    "sa_dedicated": "SA ded.",
+    "d_sa": "ΔSA",
+    "ra_oat": "RA OAT",
+    "ra_dedicated": "RA ded.",
+    "d_ra": "ΔRA",
+    "verdict": "OAT is",
+    "cost": "training",
+}
+WIDE = 118
+"""Columns of a terminal that the tables fit into with intervals beside their values."""
+
+IN_TERMINAL = ("front", "models", "operating points", "hypervolume", "training time", "stored")
+"""Columns of the table of fronts that a terminal shows."""
+
+PRICE = (
+    "models",
+    "training time",
+    "forward passes",
+    "gradients",
+    "cheaper from",
+    "parameters",
+    "stored",
+)
+"""Columns of the table of fronts that say what a front costs; the page shows them apart."""
+
+Row = dict[str, "Cell"]
+
+
+class Cell(str):
+    """The text of a cell, with what a table is sorted by.
+
+    Attributes:
+        key: The number behind the text, NaN where there is none; or the text itself.
+    """
+
+    key: float | str
+
+    def __new__(cls, text: str, key: float | str | None = None) -> "Cell":
+        """Make a cell; without a key it is sorted by its text."""
+        cell = super().__new__(cls, text)
+        cell.key = text if key is None else key
+        return cell
+
+
+def percent(fraction: float) -> Cell:
+    """Write a fraction as percent with one decimal; empty where there is none."""
+    return Cell("" if math.isnan(fraction) else f"{100 * fraction:.1f}", fraction)
+
+
+def difference(row: Mapping[Any, Any], name: str) -> Cell:
+    """Write a difference of fractions in points with its interval; empty where there is none."""
+    if name not in row or math.isnan(row[name]):
+        return Cell("", math.nan)
+    value, low, high = (100 * row[key] for key in (name, f"{name}_low", f"{name}_high"))
+    return Cell(f"{value:+.1f} [{low:+.1f},{high:+.1f}]", row[name])
+
+
+def value_of(cell: Mapping[Any, Any]) -> str:
+    """Write the λ or the β of an operating point."""
+    return f"β={cell['beta']:g}" if math.isnan(cell["lam"]) else f"λ={cell['lam']:g}"
+
+
+def has_widths(comparison: Comparison) -> bool:
+    """Return whether networks of more than one width are compared."""
+    return bool(comparison.cells["width_mult"].nunique() > 1)
+
+
+def rows(comparison: Comparison) -> list[Row]:
+    """Return the free-vs-retrained table as text, a mapping of `HEADINGS` keys for each row."""
+    several = comparison.table["once"].nunique() > 1 if len(comparison.table) else False
+    widths = has_widths(comparison)
+    out = []
+    for row in comparison.table.to_dict("records"):
+        width = f" width={row['width_mult']:g}" if widths else ""
+        once = f"{row['once']} " if several else ""
+        out.append(
+            {
+                "dedicated": Cell(f"{row['dedicated']} {value_of(row)}{width}"),
+                "oat": Cell(f"{once}λ={row['oat_lam']:g}", None if several else row["oat_lam"]),
+                "sa_oat": percent(row["sa_oat"]),
+                "sa_dedicated": percent(row["sa_dedicated"]),
+                "d_sa": difference(row, "d_sa"),
+                "ra_oat": percent(row["ra_oat"]),
+                "ra_dedicated": percent(row["ra_dedicated"]),
+                "d_ra": difference(row, "d_ra"),
+                "verdict": Cell(row["verdict"], VERDICTS.index(row["verdict"])),
+                "cost": Cell(duration(row["seconds_dedicated"]), row["seconds_dedicated"]),
+            }
+        )
+    return out
+
+
+def variant_rows(comparison: Comparison) -> list[Row]:
+    """Return the table of OAT's variants against the plainest as text."""
+    width = has_widths(comparison)
+    return [
+        {
+            "variant": Cell(
+                f"{row['variant']} {value_of(row)}"
+                + (f" width={row['width_mult']:g}" if width else "")
+            ),
+            "SA": percent(row["sa"]),
+            "ΔSA": difference(row, "d_sa"),
+            "RA": percent(row["ra"]),
+            "ΔRA": difference(row, "d_ra"),
+        }
+        for row in comparison.variants.to_dict("records")
+    ]
+
+
+def front_rows(comparison: Comparison) -> list[Row]:
+    """Return the table of fronts and their price as text; what no front has is left out."""
+    found = [_front_row(row) for row in comparison.fronts.to_dict("records")]
+    optional = [
+        name
+        for name in (found[0] if found else {})
+        if name != "ratio" and all(not row[name] for row in found)
+    ]
+    return [{k: cell for k, cell in row.items() if k not in optional} for row in found]
+
+
+def _front_row(row: Mapping[Any, Any]) -> Row:
+    def known(key: str, text: str) -> Cell:
+        """Fill the values of the columns into a text, if the first of them is there."""
+        value = row.get(key, math.nan)
+        if value is None or math.isnan(value):
+            return Cell("", math.nan)
+        return Cell(text.format(**row, millions=value / 1e6), value)
+
+    gap = known("gap", "")
+    if not math.isnan(float(gap.key)):
+        low, high = row.get("gap_low", math.nan), row.get("gap_high", math.nan)
+        at = row.get("gap_at", math.nan)
+        text = f"{100 * row['gap']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        gap = Cell(text + ("" if math.isnan(at) else f" at SA {100 * at:.1f}"), row["gap"])
+    return {
+        "front": Cell(str(row["front"])),
+        "models": Cell(f"{row['models']:g}", row["models"]),
+        "operating points": known("operating_points", "{operating_points:g}"),
+        "on the front": known("on_front", "{on_front:g}"),
+        "hypervolume": known(
+            "hypervolume", "{hypervolume:.3f} [{hypervolume_low:.3f}, {hypervolume_high:.3f}]"
+        ),
+        "ratio": known("ratio", "{ratio:.3f}"),
+        "matched ratio": known("matched", "{matched:.3f} [{matched_low:.3f}, {matched_high:.3f}]"),
+        "largest RA gap": gap,
+        "covered": known("covered", "{covered:.0%} [{covered_low:.0%}, {covered_high:.0%}]"),
+        "cheaper from": known("break_even", "{break_even:g} models"),
+        "training time": Cell(duration(row["device_seconds"]), row["device_seconds"]),
+        "forward passes": known("train_units", "{millions:,.2f} M"),
+        "gradients": known("train_gradients", "{millions:,.2f} M"),
+        "parameters": known("parameters", "{parameters:,.0f}"),
+        "stored": Cell(f"{row['network_bytes'] / 1e6:.2f} MB", row["network_bytes"]),
+    }
+
+
+def terminal(comparison: Comparison, width: int) -> Iterator[Table | str]:
+    """Yield what a terminal of so many columns shows of a comparison, in order."""
+    if len(comparison.table):
+        tables = list(comparison.table.groupby("once", sort=False))
+        for once, table in tables:
+            name = f" {once}," if len(tables) > 1 else ""
+            yield _main_table(replace(comparison, table=table), name, width)
+    if comparison.reference is not None:
+        texts = variant_rows(comparison)
+        yield _terminal_table(
+            f"Against '{comparison.reference}', RA under {comparison.attack}, in percent",
+            list(texts[0]),
+            [list(row.values()) for row in texts],
+            left=1,
+            width=width,
+        )
+    yield _terminal_table(
+        f"Hypervolume above (0, 0) with {LEVEL:.0%} interval, and price",
+        list(IN_TERMINAL),
+        [[row[key] for key in IN_TERMINAL] for row in front_rows(comparison)],
+        left=1,
+        width=width,
+    )
+    yield comparison.answer()
+    yield from comparison.notes
+
+
+def _main_table(comparison: Comparison, name: str, width: int) -> Table:
+    """Make the table of one once-for-all model against all dedicated ones."""
+    # on a narrow terminal the training time stands in the second table alone
+    shown = [key for key in HEADINGS if width >= WIDE or key != "cost"]
+    return _terminal_table(
+        f"Free vs retrained,{name} RA under {comparison.attack}, in percent",
+        [HEADINGS[key] for key in shown],
+        [[row[key] for key in shown] for row in rows(comparison)],
+        left=2,
+        width=width,
+    )
+
+
+def _terminal_table(
+    title: str, headings: list[str], body: list[list[Cell]], *, left: int, width: int
+) -> Table:
+    """Make a table; on a narrow terminal intervals stand under their values."""
+    narrow = width < WIDE
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0 if narrow else 1),
+        collapse_padding=True,
+        pad_edge=False,
+        show_edge=False,
+    )
+    for i, heading in enumerate(headings):
+        table.add_column(
+            heading.replace(" ", "\n", 1) if narrow else heading,
+            justify="left" if i < left else "right",
+            # names give way to numbers, and are never cut
+            no_wrap=i >= left,
+            overflow="fold",
+            min_width=None if i < left else max(map(len, _lines(heading, i, body, narrow))),
+        )
+    for row in body:
+        table.add_row(*(text.replace(" [", "\n[") if narrow else str(text) for text in row))
+    return table
+
+
+def _lines(heading: str, column: int, body: list[list[Cell]], narrow: bool) -> list[str]:
+    """Return the lines that a column has to show."""
+    texts = [heading.replace(" ", "\n", 1), *(row[column] for row in body)]
+    if narrow:
+        texts = [text.replace(" [", "\n[") for text in texts]
+    else:
+        texts[0] = heading
+    return [line for text in texts for line in text.split("\n")]
+
+
+def heading_of(comparison: Comparison) -> str:
+    """Say what RA of a comparison is under, and on how many images."""
+    images = comparison.cells["images"]
+    return f"RA under {comparison.attack}, on {images.iloc[0] if len(images) else 0} test images"
+
+
+def markdown(comparison: Comparison, others: Iterable[Comparison] = ()) -> str:
+    """Write all tables, the answer and the notes as Markdown.
+
+    Args:
+        comparison: The comparison that the answer is of.
+        others: The same study under other attacks, each under a heading of its own.
+    """
+    texts, variants = rows(comparison), variant_rows(comparison)
+    parts = [
+        *([_markdown_table(texts, HEADINGS)] if texts else []),
+        *([_markdown_table(variants)] if variants else []),
+        *([_markdown_table(fronts)] if (fronts := front_rows(comparison)) else []),
+        comparison.answer(),
+        *comparison.notes,
+    ]
+    for other in others:
+        parts.append(f"## {heading_of(other)}")
+        if texts := rows(other):
+            parts.append(_markdown_table(texts, HEADINGS))
+        parts.append(other.answer())
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(body: list[Row], headings: Mapping[str, str] | None = None) -> str:
+    names: list[str] = list(headings.values()) if headings else list(body[0])
+    lines: list[Iterable[str]] = [names, ["---"] * len(names), *(row.values() for row in body)]
+    return "\n".join(
+        "| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines
+    )
+
+
+def frames(comparison: Comparison) -> dict[str, pd.DataFrame]:
+    """Return the data frames behind the tables by name, for files that keep every digit."""
+    tables = {"table": comparison.table, "cells": comparison.cells, "fronts": comparison.fronts}
+    if comparison.reference is not None:
+        tables["variants"] = comparison.variants
+    if len(comparison.masking):
+        tables["masking"] = comparison.masking
+    return tables

@@ -1,0 +1,91 @@
+import io
+from collections.abc import Callable
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from studies.comparison import Comparison
+from studies.figures import front_styles, paper_figure, picture, price_figure, series, side_by_side
+from studies.origin import Origin
+
+Found = tuple[Comparison, Origin]
+EVIL = "<script>alert('x')</script>&\"<b>"
+FIGURES = {"front": paper_figure, "price": price_figure}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_pictures_can_be_opened(name: str, found: Found) -> None:
+    figure = FIGURES[name](found[0], "tiny")
+    with Image.open(io.BytesIO(picture(figure, "png"))) as opened:
+        assert opened.format == "PNG"
+        opened.load()
+        assert opened.width > 800
+        assert len(opened.convert("RGB").getcolors(1 << 24)) > 10
+    assert "tiny" in _words(picture(figure, "svg"))
+
+
+def _words(svg: bytes) -> str:
+    root = ElementTree.fromstring(svg)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    return " ".join(root.itertext())
+
+
+def test_the_front_says_what_is_drawn(found: Found) -> None:
+    words = _words(picture(paper_figure(found[0], "tiny"), "svg"))
+    for word in ("one model", "λ=0", "β=1", "SA, %", "pgd1"):
+        assert word in words
+
+
+def test_the_price_names_every_front(along_widths: Found) -> None:
+    words = _words(picture(price_figure(along_widths[0], "tiny"), "svg"))
+    for name in along_widths[0].fronts["front"]:
+        assert name in words
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_picture_escapes_what_it_is_told(
+    name: str, found: Found, renamed: Callable[[Comparison, str], Comparison]
+) -> None:
+    svg = picture(FIGURES[name](renamed(found[0], EVIL), "tiny"), "svg")
+    root = ElementTree.fromstring(svg)
+    assert not [element for element in root.iter() if element.tag.endswith("script")]
+    assert EVIL in " ".join(root.itertext())
+
+
+def test_the_legend_names_every_series_and_its_width(along_widths: Found) -> None:
+    comparison, _ = along_widths
+    svg = _words(picture(paper_figure(comparison, "tiny"), "svg"))
+    names = {line.name for line in series(comparison.cells)}
+    fronts = set(comparison.fronts["front"])
+    assert {f"{method} all widths" for method in ("oats", "pgd_at")} == fronts - names
+    assert all(f"{name} (" in svg for name in names)
+
+
+def test_width_is_a_colour_and_variant_a_marker(along_widths: Found) -> None:
+    lines = series(along_widths[0].cells)
+    for attribute, key in (("colour", "width_mult"), ("marker", "variant")):
+        seen = {(getattr(line.style, attribute), str(line.cells[key].iloc[0])) for line in lines}
+        assert len(seen) == len({of for _, of in seen}) == len({what for what, _ in seen})
+    assert all(line.cells["width_mult"].nunique() == 1 for line in lines)
+
+
+def test_no_two_series_look_alike_without_colours(along_widths: Found) -> None:
+    styles = [line.style for line in series(along_widths[0].cells)]
+    assert len({(s.marker, s.filled, s.line, s.scale) for s in styles}) == len(styles)
+
+
+def test_no_two_fronts_look_alike_without_colours(along_widths: Found) -> None:
+    styles = front_styles(along_widths[0]).values()
+    assert len({(s.marker, s.filled, s.scale) for s in styles}) == len(along_widths[0].fronts)
+
+
+def test_equal_costs_are_set_side_by_side_around_their_place() -> None:
+    costs = pd.Series([100.0, 100.0, 1000.0, 100.0])
+    places = np.array(side_by_side(costs))
+    assert len(set(places)) == 4
+    assert places[2] == 1000
+    assert np.prod(places[[0, 1, 3]]) == pytest.approx(100**3)
+    assert np.allclose(places, costs, rtol=0.1)

@@ -1,0 +1,45 @@
+import re
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from studies.comparison import Comparison
+from studies.latex import latex, tex
+from studies.origin import Origin
+from studies.tables import HEADINGS
+
+
+def test_the_latex_table_has_a_line_for_each_row(found: tuple[Comparison, Origin]) -> None:
+    comparison, _ = found
+    lines = latex(comparison).splitlines()
+    assert "booktabs" in lines[0]
+    body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
+    assert len(body) == len(comparison.table)
+    for line in body:
+        assert line.endswith(r" \\")
+        assert len(re.split(r"(?<!\\)&", line)) == len(HEADINGS)
+        assert line.count("[") == line.count("]") == 2
+    assert r"$\Delta$SA" in latex(comparison)
+    assert r"$\lambda$=" in body[0]
+
+
+def test_latex_reads_no_sign_of_a_name_as_a_command() -> None:
+    assert tex("50% of A_1 & B") == r"50\% of A\_1 \& B"
+    assert tex("\\input{x}") == r"\textbackslash{}input\{x\}"
+    assert tex("λ=0.2 -3.1 [-4.0,+0.5]") == r"$\lambda$=0.2 $-$3.1 [$-$4.0,$+$0.5]"
+    assert tex("a-1 pgd-7") == "a-1 pgd-7"
+
+
+@given(st.text())
+def test_whatever_latex_gets_has_no_bare_special_sign(text: str) -> None:
+    bare = re.sub(r"\\[a-z]+\{\}|\$\\?[a-z+-]+\$|\\[&%$#_{}]", "", tex(text))
+    assert not set(bare) & set('\\&%$#_{}~^<>|"\n')
+
+
+def test_a_row_cannot_pass_for_an_option_of_the_rule_above(
+    found: tuple[Comparison, Origin], renamed: Callable[[Comparison, str], Comparison]
+) -> None:
+    text = latex(renamed(found[0], "[2cm]"))
+    assert "\n{}[2cm]" in text
+    assert "\n[" not in text

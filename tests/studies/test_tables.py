@@ -1,0 +1,183 @@
+import io
+import re
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from studies.comparison import VERDICTS, Comparison
+from studies.origin import Origin
+from studies.tables import (
+    HEADINGS,
+    front_rows,
+    markdown,
+    rows,
+    terminal,
+    variant_rows,
+)
+
+
+def test_rows_are_the_numbers_of_the_table_in_percent(found: tuple[Comparison, Origin]) -> None:
+    comparison, _ = found
+    assert len(rows(comparison)) == len(comparison.table) == 3
+    for text, row in zip(rows(comparison), comparison.table.to_dict("records"), strict=True):
+        assert text["dedicated"].split()[0] == row["dedicated"]
+        value = f"β={row['beta']:g}" if pd.isna(row["lam"]) else f"λ={row['lam']:g}"
+        assert text["dedicated"].endswith(value)
+        assert float(text["oat"].partition("λ=")[2]) == row["oat_lam"]
+        for name in ("sa_oat", "sa_dedicated", "ra_oat", "ra_dedicated"):
+            assert float(text[name]) == pytest.approx(100 * row[name], abs=0.0501)
+        for name in ("d_sa", "d_ra"):
+            numbers = [float(number) for number in re.findall(r"[+-]\d+\.\d", text[name])]
+            expected = [100 * row[key] for key in (name, f"{name}_low", f"{name}_high")]
+            assert numbers == pytest.approx(expected, abs=0.0501)
+        assert text["verdict"] == row["verdict"]
+
+
+def test_markdown_has_the_same_rows(found: tuple[Comparison, Origin]) -> None:
+    comparison, _ = found
+    text = markdown(comparison)
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    table = [list(row.values()) for row in rows(comparison)]
+    assert lines[0] == list(HEADINGS.values())
+    assert lines[2 : 2 + len(table)] == table
+    assert lines[-len(comparison.fronts) :] == [list(r.values()) for r in front_rows(comparison)]
+    assert comparison.answer() in text
+    assert all(note in text for note in comparison.notes)
+
+
+def test_variants_stand_beside_the_plainest_in_every_form(
+    along_widths: tuple[Comparison, Origin],
+) -> None:
+    comparison, _ = along_widths
+    texts = variant_rows(comparison)
+    assert [row["variant"] for row in texts] == [
+        f"{name} λ={lam} width={width}"
+        for name, lam, width in [
+            *[("oat encoding=continuous", lam, 1) for lam in (0, 1)],
+            *[("oats", lam, 1) for lam in (0, 1)],
+            *[("oats", lam, 0.5) for lam in (0, 1)],
+        ]
+    ]
+    assert [row["ΔRA"] == "" for row in texts] == [False] * 4 + [True] * 2
+    assert markdown(comparison).count("\n| oats λ=") == 4
+    lines, _ = _printed(comparison, 120)
+    for row in texts:
+        assert row["SA"] in " ".join(lines)
+
+
+def _printed(comparison: Comparison, width: int) -> tuple[list[str], list[str]]:
+    """Return the lines of the tables and the sentences, as a terminal shows them."""
+    buffer, sentences = io.StringIO(), []
+    console = Console(file=buffer, width=width, color_system=None)
+    for part in terminal(comparison, width):
+        if isinstance(part, str):
+            sentences.append(part)
+        else:
+            console.print(part)
+    return buffer.getvalue().splitlines(), sentences
+
+
+def _two_networks(comparison: Comparison) -> Comparison:
+    """Set a second once-for-all network beside the first, with the name that a study gives it."""
+    second = "oat encoding=onehot dual_bn=False"
+    return replace(
+        comparison,
+        table=pd.concat([comparison.table, comparison.table.assign(once=second)]),
+        fronts=pd.concat([comparison.fronts, comparison.fronts.assign(front=second)]),
+    )
+
+
+@pytest.mark.parametrize("width", [80, 100, 117, 118, 120, 200])
+@pytest.mark.parametrize("several", [False, True], ids=["one network", "two networks"])
+def test_the_terminal_shows_every_number_whole(
+    width: int, several: bool, found: tuple[Comparison, Origin]
+) -> None:
+    comparison = _two_networks(found[0]) if several else found[0]
+    lines, sentences = _printed(comparison, width)
+    assert all(len(line) <= width for line in lines)
+    text = "\n".join(lines)
+    assert "…" not in text
+    words = set(text.split())
+    for row in rows(comparison):
+        shown = [v for key, v in row.items() if key not in {"dedicated", "oat", "cost"}]
+        for piece in " ".join(shown).split():
+            assert piece in words
+    for row in front_rows(comparison):
+        for piece in row["hypervolume"].split():
+            assert piece in text
+    assert sentences[0] == comparison.answer()
+    assert sentences[1:] == comparison.notes
+
+
+def test_a_wide_terminal_shows_what_training_cost_beside_each_row(
+    found: tuple[Comparison, Origin],
+) -> None:
+    wide, narrow = ("\n".join(_printed(found[0], width)[0]) for width in (120, 80))
+    assert "training" in wide.split("Hypervolume")[0]
+    assert "training" not in narrow.split("Hypervolume")[0]
+    assert "training" in narrow.split("Hypervolume")[1]
+
+
+def test_a_cell_knows_the_number_behind_its_text(found: tuple[Comparison, Origin]) -> None:
+    comparison, _ = found
+    for cells, row in zip(rows(comparison), comparison.table.to_dict("records"), strict=True):
+        assert cells["oat"].key == row["oat_lam"]
+        assert cells["cost"].key == row["seconds_dedicated"]
+        assert cells["verdict"].key == VERDICTS.index(row["verdict"])
+        for name in ("sa_oat", "sa_dedicated", "d_sa", "ra_oat", "ra_dedicated", "d_ra"):
+            assert cells[name].key == row[name]
+
+
+def _with_summary(comparison: Comparison) -> Comparison:
+    """Add the columns that a front of OAT may have; NaN in those of dedicated models."""
+    once = comparison.fronts["ratio"].notna()
+    values = {
+        "matched": 0.987, "matched_low": 0.95, "matched_high": 1.02, "gap": 0.034,
+        "gap_low": 0.01, "gap_high": 0.06, "gap_at": 0.891, "covered": 0.75, "covered_low": 0.5,
+        "covered_high": 1.0, "break_even": 3,
+    }  # fmt: skip
+    fronts = comparison.fronts.assign(
+        parameters=78042,
+        train_gradients=1.5e6,
+        **{
+            name: pd.Series(value, comparison.fronts.index).where(once)
+            for name, value in values.items()
+        },
+    )
+    return replace(comparison, fronts=fronts)
+
+
+def test_summaries_of_a_front_are_shown_where_they_are_known(
+    found: tuple[Comparison, Origin],
+) -> None:
+    comparison, _ = found
+    plain, full = front_rows(comparison), front_rows(_with_summary(comparison))
+    assert set(full[0]) - set(plain[0]) == {
+        "parameters", "gradients", "matched ratio", "largest RA gap", "covered", "cheaper from"
+    }  # fmt: skip
+    once = full[0]
+    assert once["matched ratio"] == "0.987 [0.950, 1.020]"
+    assert once["largest RA gap"] == "3.4 [1.0, 6.0] at SA 89.1"
+    assert once["covered"] == "75% [50%, 100%]"
+    assert once["cheaper from"] == "3 models"
+    assert once["gradients"] == "1.50 M"
+    assert once["parameters"] == "78,042"
+    dedicated = full[1]
+    assert dedicated["covered"] == dedicated["largest RA gap"] == dedicated["cheaper from"] == ""
+    assert dedicated["covered"].key != dedicated["covered"].key  # NaN: nothing to sort by
+
+
+def test_other_attacks_have_a_heading_and_a_table_each(found: tuple[Comparison, Origin]) -> None:
+    comparison, _ = found
+    other = replace(comparison, attack="pgd50")
+    text = markdown(comparison, [other])
+    assert "## RA under pgd50, on 50 test images" in text
+    own = "| " + " | ".join(HEADINGS.values()) + " |"
+    assert text.count(own) == 2
+    assert markdown(comparison).count(own) == 1
