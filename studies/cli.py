@@ -196,7 +196,7 @@ def compare(
 ) -> None:
     """Compare one model for every trade-off with one retrained for each."""
     from studies import api
-    from studies.comparison import under_other_attacks
+    from studies.comparison import compare_all
     from studies.config import load_study
     from studies.origin import gather
     from studies.report import render
@@ -207,11 +207,17 @@ def compare(
     points = pd.concat(frames, ignore_index=True).drop_duplicates("point_key", ignore_index=True)
     if checkpoint is None:  # as `oat run` does
         checkpoint = load_study(studies[0], chosen).evaluate.checkpoints[0]
-    result = api.compare(points, attack=attack, checkpoint=checkpoint, margin=margin, force=force)
+    plans = [api.plan(name, storage=storage, overrides=chosen) for name in studies]
+    result, others = compare_all(
+        points,
+        attack=attack,
+        checkpoint=checkpoint,
+        margin=margin,
+        force=force,
+        unfinished=[trial for current in plans for trial in current.unfinished()],
+    )
     if to is not None:
-        current = api.plan(studies[0], storage=storage, overrides=chosen)
-        origin = gather(current, study_folder(current.study, storage), _command())
-        others = under_other_attacks(points, result, checkpoint=checkpoint, force=force)
+        origin = gather(plans[0], study_folder(plans[0].study, storage), _command())
         to.mkdir(parents=True, exist_ok=True)
         for name, data in render(result, origin, others).items():
             (to / name).write_bytes(data)

@@ -4,8 +4,8 @@ A pure function of a frame of points and, where it is stored, of which images ea
 right; see `studies.intervals` for the intervals.
 """
 
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,20 +14,19 @@ import pandas as pd
 from oat.lambdas import SAME_LAM
 from studies.errors import ComparisonError
 from studies.fronts import measure_fronts
+from studies.guards import (
+    check_comparable,
+    finite_points,
+    masking_table,
+    missing_notes,
+    one_checkpoint,
+)
 from studies.intervals import LEVEL, Interval
+from studies.records import Correct
 from studies.resampling import Resampled
 from studies.results import correctness
 
 MARGIN = 0.01
-MUST_AGREE = {
-    "data_fingerprint": "data",
-    "images": "numbers of test images",
-    "eps": "ε of the evaluation",
-    "step_size": "step sizes of the evaluation attack",
-    "budget": "training settings (data, model, train, attack)",
-    "checkpoint_rule": "checkpoint rules",
-    "results_version": "versions of the results",
-}
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class Comparison:
             ``run_keys`` and ``point_keys`` name what it is of, a word for each seed.
         fronts: A row for each variant at each width (and over all, where there are several), and
             one for all dedicated models there: models, operating points, hypervolume with
-            interval, training time, bytes; for OAT, ``ratio`` is its hypervolume over that of
-            the dedicated models. The rows of OATS at its widths have one and the same model.
+            interval, training time, bytes; for OAT, what tells it from the dedicated models
+            there, see `studies.fronts`. The rows of OATS at its widths have one and the same model.
         verdict: ``free``, ``better``, ``not free`` or ``undecided``, over the whole table.
         margin: How much worse still counts as free.
         notes: What a reader must know: seeds, missing cells, unpaired intervals.
@@ -118,18 +117,20 @@ def compare(
     checkpoint: str | None = None,
     margin: float = MARGIN,
     force: bool = False,
+    unfinished: Iterable[str] = (),
 ) -> Comparison:
     """Compare one model for every trade-off with one model for each.
 
     Args:
         points: A frame of points, as `studies.points` returns it. With its ``folder`` column
             intervals are paired by image; without, they are not, and a note says so.
-        attack: Which attack's RA to use; None is the one that leaves least RA, of those
-            at the radius of training (``pgd20@0.05`` is at another).
+        attack: Which attack's RA to use; None is, of the attacks at the radius of training
+            (``pgd20@0.05`` is at another) on the most test images, the one that leaves least RA.
         checkpoint: Which weights to compare; None is the last where all models were judged with
             those, else the first rule in the alphabet that all were judged with.
         margin: How much worse, as a fraction, still counts as free.
         force: Compare points of different settings all the same.
+        unfinished: Trials that are planned and not done, for a note.
 
     Returns:
         The comparison; a pure function of the points.
@@ -137,84 +138,77 @@ def compare(
     Raises:
         ComparisonError: There are no points, or they come from different settings.
     """
-    if points.empty:
-        raise ComparisonError("There are no points to compare yet; `oat run` makes them.")
-    points, notes = _one_checkpoint(points, checkpoint)
+    points, notes = finite_points(points)
+    points, lacking = one_checkpoint(points, checkpoint)
+    notes += lacking
+    names, shared = _short_names(points)
+    points = points.assign(variant=points["variant"].map(names))
+    notes += shared
     attacks = sorted(points["attack"].unique())
     chosen = _strongest(points) if attack is None else attack
     if chosen not in attacks:
         raise ComparisonError(f"No point was judged by '{chosen}'; there are {', '.join(attacks)}.")
-    points = points[points["attack"] == chosen]
-    points = points.sort_values("point_key", ignore_index=True)
-    names, shared = _short_names(points)
-    points = points.assign(variant=points["variant"].map(names))
-    notes += shared
-    notes += _check_comparable(points, force)
-    draws = Resampled(points, correctness(points))
-    notes += draws.notes
-    cells = draws.cells
-    table = _table(cells, draws, margin)
-    reference, variants = _variants(cells, draws)
-    fronts = measure_fronts(draws, points)
-    notes += _unequal_note(fronts)
-    notes += _width_note(table, draws, margin) + _missing_note(cells, draws)
+    masking, correct = masking_table(points), correctness(points)
+    notes += _stronger_note(points, chosen, correct)
+    points = points[points["attack"] == chosen].sort_values("point_key", ignore_index=True)
+    notes += check_comparable(points, force)
+    draws = Resampled(points, correct)
+    pairs = _pairs(draws)
+    table = _table(pairs, draws, margin)
+    reference, variants = _variants(draws.cells, draws)
+    fronts = measure_fronts(draws, points, pairs, margin)
+    notes += draws.notes + _unequal_note(fronts) + _width_note(table, draws, margin)
+    notes += missing_notes(points, unfinished)
     return Comparison(
-        chosen,
-        ", ".join(points["checkpoint_rule"].unique()),
-        table,
-        variants,
-        reference,
-        cells,
-        fronts,
-        _overall(table),
-        margin,
-        notes,
+        attack=chosen,
+        checkpoint=", ".join(points["checkpoint_rule"].unique()),
+        table=table,
+        variants=variants,
+        reference=reference,
+        cells=draws.cells,
+        fronts=fronts,
+        verdict=_overall(table),
+        margin=margin,
+        notes=notes,
+        masking=masking,
     )
 
 
-def under_other_attacks(
-    points: pd.DataFrame, first: Comparison, *, checkpoint: str | None = None, force: bool = False
-) -> list[Comparison]:
-    """Compare under every attack of the points but the one of a first comparison.
+def compare_all(
+    points: pd.DataFrame,
+    *,
+    attack: str | None = None,
+    checkpoint: str | None = None,
+    margin: float = MARGIN,
+    force: bool = False,
+    unfinished: Iterable[str] = (),
+) -> tuple[Comparison, list[Comparison]]:
+    """Compare under the attack that `compare` would take, and under each other one.
 
     Args:
-        points: The frame that the first comparison is of.
-        first: The first comparison; its margin holds for the others.
-        checkpoint: See `compare`.
-        force: See `compare`.
+        points: See `compare`, also for the rest.
+        attack: The first attack.
+        checkpoint: Which weights.
+        margin: How much worse still counts as free.
+        force: Compare points of different settings all the same.
+        unfinished: Trials that are not done.
 
     Returns:
-        The comparisons, by the names of their attacks; points that cannot be compared under an
-        attack, such as those of different numbers of images, are left out.
+        The first comparison, with a note for each attack that cannot be compared under; and the
+        others, by the names of their attacks.
+
+    Raises:
+        ComparisonError: The first cannot be made.
     """
-    others = []
-    for attack in sorted(set(points["attack"]) - {first.attack}):
-        with suppress(ComparisonError):
-            others.append(
-                compare(
-                    points, attack=attack, checkpoint=checkpoint, margin=first.margin, force=force
-                )
-            )
-    return others
-
-
-def _one_checkpoint(points: pd.DataFrame, rule: str | None) -> tuple[pd.DataFrame, list[str]]:
-    """Keep the points of one checkpoint rule; all of them where no rule serves every model."""
-    rules = points.groupby("run_key")["checkpoint_rule"].agg(set)
-    common = set.intersection(*rules)
-    if rule is None:
-        if not common:
-            return points, []  # refused later, unless forced
-        rule = "last" if "last" in common else min(common)
-    kept = points[points["checkpoint_rule"] == rule]
-    if kept.empty:
-        known = ", ".join(sorted(set(points["checkpoint_rule"])))
-        raise ComparisonError(f"No model was judged with '{rule}' weights; there are {known}.")
-    lost = points[~points["run_key"].isin(kept["run_key"])]
-    if lost.empty:
-        return kept, []
-    names = ", ".join(sorted(set(lost["variant"])))
-    return kept, [f"{lost['run_key'].nunique()} models ({names}) have no '{rule}' weights."]
+    options: dict[str, Any] = {"checkpoint": checkpoint, "margin": margin, "force": force}
+    first = compare(points, attack=attack, unfinished=unfinished, **options)
+    others, notes = [], []
+    for other in sorted(set(points["attack"]) - {first.attack}):
+        try:
+            others.append(compare(points, attack=other, **options))
+        except ComparisonError as error:
+            notes.append(f"Not compared under '{other}': {error}")
+    return replace(first, notes=first.notes + notes), others
 
 
 def _short_names(points: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
@@ -237,9 +231,32 @@ def _short_names(points: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
 
 
 def _strongest(points: pd.DataFrame) -> str:
-    mean = points.groupby("attack")["ra"].mean()
-    own_radius = mean[[label for label in mean.index if "@" not in label]]
-    return str((own_radius if len(own_radius) else mean).idxmin())
+    """Return the attack that leaves least RA, of those at the own radius on the most images."""
+    attacks = points.groupby("attack").agg(ra=("ra", "mean"), images=("images", "min"))
+    own = attacks[~attacks.index.str.contains("@")]
+    attacks = own if len(own) else attacks
+    return str(attacks.loc[attacks["images"] == attacks["images"].max(), "ra"].idxmin())
+
+
+def _stronger_note(points: pd.DataFrame, chosen: str, correct: Correct) -> list[str]:
+    """Say so where another attack breaks more of the images that both were run on."""
+    place = ["run_key", "lam", "width_mult"]
+    mine = points[points["attack"] == chosen]
+    notes = []
+    for other, theirs in points[points["attack"] != chosen].groupby("attack"):
+        both = mine.merge(theirs, on=[*place, "eps"], suffixes=("", "_other"))
+        falls, images = [], 0
+        for row in both.itertuples():
+            keys = (f"{row.point_key}.robust", f"{row.point_key_other}.robust")
+            if all(key in correct for key in keys):
+                images = min(len(correct[key]) for key in keys)
+                falls.append(np.subtract(*(correct[key][:images].mean() for key in keys)))
+        if falls and np.mean(falls) > 0:
+            notes.append(
+                f"Under '{other}', on the first {images} images, RA is {100 * np.mean(falls):.1f} "
+                f"points lower than under '{chosen}' on the same (mean over {len(falls)} points)."
+            )
+    return notes
 
 
 def _width_note(table: pd.DataFrame, draws: Resampled, margin: float) -> list[str]:
@@ -270,35 +287,6 @@ def _unequal_note(fronts: pd.DataFrame) -> list[str]:
     return []
 
 
-def _missing_note(cells: pd.DataFrame, draws: Resampled) -> list[str]:
-    """Name the dedicated operating points that no once-for-all model stands beside."""
-    if not draws.once.any():
-        return []
-    places = [
-        {(round(lam, 6), width) for lam, width in zip(some["lam"], some["width_mult"], strict=True)}
-        for some in (cells[draws.once], cells[~draws.once & cells["lam"].notna()])
-    ]
-    several = cells["width_mult"].nunique() > 1
-    missing = [
-        f"λ {lam:g}" + (f" width {width:g}" if several else "")
-        for lam, width in sorted(places[1] - places[0])
-    ]
-    return ["OAT was not judged at " + ", ".join(missing) + "."] if missing else []
-
-
-def _check_comparable(points: pd.DataFrame, force: bool) -> list[str]:
-    """Refuse points of different settings, or note them if forced."""
-    notes = []
-    for column, what in MUST_AGREE.items():
-        values = points[column].unique()
-        if len(values) > 1:
-            said = f"The points come from different {what}: {', '.join(map(str, sorted(values)))}"
-            if not force:
-                raise ComparisonError(f"{said}; compare them apart, or use `--force`.")
-            notes.append(f"{said}; compared all the same.")
-    return notes
-
-
 def judge(sa: Interval, ra: Interval, margin: float) -> str:
     """Give the verdict on one pair of differences, OAT minus dedicated.
 
@@ -323,43 +311,55 @@ def _overall(table: pd.DataFrame) -> str:
     return "undecided"
 
 
-def _table(cells: pd.DataFrame, draws: Resampled, margin: float) -> pd.DataFrame:
-    """Pair every dedicated cell with OAT: at the same λ, or for TRADES at the nearest SA."""
-    rows: list[dict[str, Any]] = []
+def _pairs(draws: Resampled) -> list[tuple[int, int]]:
+    """Pair every dedicated cell with OAT's: at the same λ, or for TRADES at the nearest SA.
+
+    Returns:
+        Indices of cells, OAT's first; variant by variant, the widest first.
+    """
+    cells, pairs = draws.cells, []
     for variant in cells.loc[draws.once, "variant"].unique():
         mine = cells[cells["variant"] == variant]
         for j, dedicated in _widest_first(cells[~draws.once]).iterrows():
             candidates = mine[np.isclose(mine["width_mult"], dedicated["width_mult"])]
             if pd.notna(dedicated["lam"]):
                 candidates = candidates[(candidates["lam"] - dedicated["lam"]).abs() < SAME_LAM]
-            if candidates.empty:
-                continue
-            i = int((candidates["sa"] - dedicated["sa"]).abs().idxmin())
-            sa, ra = draws.difference(i, int(str(j)), 0), draws.difference(i, int(str(j)), 1)
-            rows.append(
-                {
-                    "once": variant,
-                    "dedicated": dedicated["variant"],
-                    "lam": dedicated["lam"],
-                    "beta": dedicated["beta"],
-                    "width_mult": dedicated["width_mult"],
-                    "oat_lam": cells["lam"].iloc[i],
-                    "sa_oat": cells["sa"].iloc[i],
-                    "sa_dedicated": dedicated["sa"],
-                    "d_sa": sa.value,
-                    "d_sa_low": sa.low,
-                    "d_sa_high": sa.high,
-                    "ra_oat": cells["ra"].iloc[i],
-                    "ra_dedicated": dedicated["ra"],
-                    "d_ra": ra.value,
-                    "d_ra_low": ra.low,
-                    "d_ra_high": ra.high,
-                    "verdict": judge(sa, ra, margin),
-                    "seeds": dedicated["seeds"],
-                    "seconds_oat": cells["train_device_seconds"].iloc[i],
-                    "seconds_dedicated": dedicated["train_device_seconds"],
-                }
-            )
+            if len(candidates):
+                nearest = (candidates["sa"] - dedicated["sa"]).abs().idxmin()
+                pairs.append((int(nearest), int(str(j))))
+    return pairs
+
+
+def _table(pairs: list[tuple[int, int]], draws: Resampled, margin: float) -> pd.DataFrame:
+    """Set the two of each pair side by side."""
+    rows: list[dict[str, Any]] = []
+    for i, j in pairs:
+        ours, dedicated = draws.cells.iloc[i], draws.cells.iloc[j]
+        sa, ra = draws.difference(i, j, 0), draws.difference(i, j, 1)
+        rows.append(
+            {
+                "once": ours["variant"],
+                "dedicated": dedicated["variant"],
+                "lam": dedicated["lam"],
+                "beta": dedicated["beta"],
+                "width_mult": dedicated["width_mult"],
+                "oat_lam": ours["lam"],
+                "sa_oat": ours["sa"],
+                "sa_dedicated": dedicated["sa"],
+                "d_sa": sa.value,
+                "d_sa_low": sa.low,
+                "d_sa_high": sa.high,
+                "ra_oat": ours["ra"],
+                "ra_dedicated": dedicated["ra"],
+                "d_ra": ra.value,
+                "d_ra_low": ra.low,
+                "d_ra_high": ra.high,
+                "verdict": judge(sa, ra, margin),
+                "seeds": dedicated["seeds"],
+                "seconds_oat": ours["train_device_seconds"],
+                "seconds_dedicated": dedicated["train_device_seconds"],
+            }
+        )
     columns = rows[0].keys() if rows else ["verdict"]
     return pd.DataFrame(rows, columns=list(columns))
 

@@ -125,5 +125,6 @@ def coverage(front: ArrayLike, by: ArrayLike, margin: float = 0.0) -> float:
     points, others = _points(front), _points(by)
     points = points[pareto_mask(points)]
     # rounding must not decide between equal values
-    reached = (others[None] >= points[:, None] - margin - 1e-12).all(axis=2).any(axis=1)
+    worse = points[:, None] - others[None] > margin + 1e-12
+    reached = ~np.any(worse, axis=2).all(axis=1)
     return float(reached.mean())

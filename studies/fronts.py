@@ -1,16 +1,27 @@
 """Fronts of one model and of retrained ones: their area with intervals, and their price."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from studies.frontier import hypervolume, pareto_mask
+from studies.frontier import coverage, hypervolume, largest_gap, pareto_mask
 from studies.resampling import Resampled, quantiles
 
 ALL_WIDTHS = "all widths"
-RATIO = ("ratio", "ratio_low", "ratio_high")
+Pairs = Sequence[tuple[int, int]]
+
+SUMMARIES = ("gap", "gap_low", "gap_high", "gap_at", "covered", "covered_low", "covered_high")
+PRICE = {
+    "device_seconds": "train_device_seconds",
+    "train_units": "train_units",
+    "train_gradients": "train_gradients",
+    "parameters": "parameters",
+    "network_bytes": "network_bytes",
+}
+"""What a front costs, and the column of a point that it is the sum of."""
 
 Members = NDArray[np.int64]
 
@@ -22,7 +33,9 @@ def front_name(variant: str, width_mult: float | None, several: bool) -> str:
     return f"{variant} {ALL_WIDTHS if width_mult is None else f'width={width_mult:g}'}"
 
 
-def measure_fronts(draws: Resampled, points: pd.DataFrame) -> pd.DataFrame:
+def measure_fronts(
+    draws: Resampled, points: pd.DataFrame, pairs: Pairs, margin: float
+) -> pd.DataFrame:
     """Measure the front of each variant, and of all dedicated models together, at each width.
 
     Where there are several widths, what has more than one is measured over all of them as well:
@@ -31,9 +44,20 @@ def measure_fronts(draws: Resampled, points: pd.DataFrame) -> pd.DataFrame:
     Args:
         draws: The cells, and the same under resampling.
         points: The points that the cells are of.
+        pairs: Cells that the comparison sets side by side, the once-for-all network's first.
+        margin: How much worse still counts as reached.
 
     Returns:
-        A row for each front; see `studies.comparison.Comparison`.
+        A row for each front: its name, models, operating points, hypervolume with interval, and
+        price (`train_units` in forward passes of the plain network). Those of a once-for-all
+        network also have, against all dedicated models there, each with an interval but the last:
+
+        - ``ratio``: its hypervolume over theirs; ``matched``: the same for paired cells alone.
+        - ``gap``: how far their attainment curve lies above at worst, in RA, and ``gap_at``, the SA
+          where; see `studies.frontier.largest_gap`.
+        - ``covered``: the share of their front that it reaches within the margin.
+        - ``break_even``: the number of dedicated models from which it is the cheaper, in forward
+          passes of training.
     """
     cells = draws.cells
     widths = sorted(cells["width_mult"].unique(), reverse=True)
@@ -51,10 +75,10 @@ def measure_fronts(draws: Resampled, points: pd.DataFrame) -> pd.DataFrame:
                     "front": front_name(name, width, len(widths) > 1),
                     "width_mult": np.nan if width is None else width,
                     **_front(draws, members, points),
-                    **_ratio(draws, members, dedicated if once else members[:0]),
+                    **_against(draws, members, dedicated if once else members[:0], pairs, margin),
                 }
             )
-    return pd.DataFrame(rows)
+    return _with_break_even(pd.DataFrame(rows))
 
 
 def _groups(draws: Resampled, here: NDArray[np.bool_], dedicated: Members) -> dict[str, Members]:
@@ -76,6 +100,7 @@ def _front(draws: Resampled, members: Members, points: pd.DataFrame) -> dict[str
     low, high = quantiles(draws.hypervolumes(members))
     values = cells[["sa", "ra"]].to_numpy()
     seeds = runs["seed"].nunique()
+    price = {name: runs[column].sum() / seeds for name, column in PRICE.items()}
     return {
         "models": len(runs) / seeds,
         "operating_points": len(members),
@@ -83,18 +108,66 @@ def _front(draws: Resampled, members: Members, points: pd.DataFrame) -> dict[str
         "hypervolume": hypervolume(values),
         "hypervolume_low": low,
         "hypervolume_high": high,
-        "device_seconds": runs["train_device_seconds"].sum() / seeds,
-        "train_units": runs["train_units"].sum() / seeds,
-        "network_bytes": runs["network_bytes"].sum() / seeds,
+        **price,
     }
 
 
-def _ratio(draws: Resampled, ours: Members, theirs: Members) -> dict[str, float]:
+def _against(
+    draws: Resampled, ours: Members, theirs: Members, pairs: Pairs, margin: float
+) -> dict[str, float]:
+    """Return what tells the front of a once-for-all network from the dedicated one."""
+    values = draws.cells[["sa", "ra"]].to_numpy()
+    there = [(i, j) for i, j in pairs if i in ours and j in theirs]
+    mine, other = (np.unique([pair[k] for pair in there]).astype(int) for k in (0, 1))
+    found = {
+        **_ratio(draws, "ratio", ours, theirs),
+        **_ratio(draws, "matched", mine, other),
+        **dict.fromkeys(SUMMARIES, np.nan),
+    }
+    if not len(theirs):
+        return found
+    gap, at = largest_gap(values[ours], values[theirs])
+    return {
+        **found,
+        "gap": gap,
+        **_ends(draws, "gap", lambda draw: largest_gap(draw[ours], draw[theirs])[0]),
+        "gap_at": at,
+        "covered": coverage(values[theirs], values[ours], margin),
+        **_ends(draws, "covered", lambda draw: coverage(draw[theirs], draw[ours], margin)),
+    }
+
+
+def _ends(
+    draws: Resampled, name: str, measure: Callable[[NDArray[np.float64]], float]
+) -> dict[str, float]:
+    """Return the interval of what is measured on each draw of all cells."""
+    low, high = quantiles(np.array([measure(draw) for draw in draws.samples]))
+    return {f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
+def _ratio(draws: Resampled, name: str, ours: Members, theirs: Members) -> dict[str, float]:
     """Return the hypervolume of one front over another's; NaN where that has no area."""
     values = draws.cells[["sa", "ra"]].to_numpy()
+    columns = (name, f"{name}_low", f"{name}_high")
+    if not len(theirs) or not hypervolume(values[theirs]):
+        return dict.fromkeys(columns, np.nan)
     samples = draws.hypervolumes(theirs)
-    if not len(theirs) or not samples.all() or not hypervolume(values[theirs]):
-        return dict.fromkeys(RATIO, np.nan)
+    if not samples.all():
+        return dict.fromkeys(columns, np.nan)
     low, high = quantiles(draws.hypervolumes(ours) / samples)
     value = hypervolume(values[ours]) / hypervolume(values[theirs])
-    return dict(zip(RATIO, (value, float(low), float(high)), strict=True))
+    return dict(zip(columns, (value, float(low), float(high)), strict=True))
+
+
+def _with_break_even(fronts: pd.DataFrame) -> pd.DataFrame:
+    """Add the number of dedicated models from which each once-for-all network is the cheaper."""
+    fronts["break_even"] = np.nan
+    for _, here in fronts.groupby("width_mult", dropna=False):
+        dedicated = here[here["gap"].isna()]
+        if dedicated.empty:
+            continue
+        widest = dedicated.loc[dedicated["models"].idxmax()]
+        each = widest["train_units"] / widest["models"]
+        for i, row in here[here["gap"].notna()].iterrows():
+            fronts.loc[i, "break_even"] = np.floor(row["train_units"] / each) + 1
+    return fronts

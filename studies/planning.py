@@ -89,6 +89,14 @@ class Plan:
     seconds_per_unit: float
     measured: bool
 
+    def unfinished(self) -> list[str]:
+        """Name the trials that are not done, with the reason where there is one."""
+        return [
+            f"{trial.label} seed {trial.seed} ({trial.state})"
+            for trial in self.trials
+            if trial.state != "done"
+        ]
+
     def to_run(self) -> list[PlannedTrial]:
         """Return what is left to do, the longest first."""
         left = [trial for trial in self.trials if trial.to_run]

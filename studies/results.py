@@ -124,11 +124,14 @@ def study_points(plan: Plan, folder: Folder) -> pd.DataFrame:
     Returns:
         The frame, with one column more: ``folder``, the URI of the point's trial.
     """
-    rows, places = [], {}
+    rows: list[dict[str, Any]] = []
+    places = {}
     for trial in plan.trials:
         place = folder.sub(f"trials/{trial.run_key}")
         found, _ = read_trial(place, (point["point_key"] for point in trial.job["points"]))
-        rows.extend(found)
+        # points judged before settings were kept have the same key, and so the same settings
+        settings = {p["point_key"]: p["attack_settings"] for p in trial.job["points"]}
+        rows.extend({**row, "attack_settings": settings[row["point_key"]]} for row in found)
         places[trial.run_key] = place.uri
     table = frame(rows)
     return table.assign(folder=table["run_key"].map(places).astype("str"))

@@ -19,7 +19,7 @@ from rich.console import Console
 from oat.adversaries import EXTRA, Transfer, check_classes
 from oat.autoattack import check_installed
 from oat.data import DataError, load
-from studies.comparison import Comparison, compare, under_other_attacks
+from studies.comparison import Comparison, compare_all
 from studies.config import Study, load_study
 from studies.errors import ComparisonError, StorageError, StudyError, TrackingError
 from studies.planning import Plan, make_plan
@@ -203,11 +203,10 @@ def _compare_and_report(
         return None, {}, []
     rule = current.study.evaluate.checkpoints[0]
     try:
-        comparison = compare(table, checkpoint=rule)
+        comparison, others = compare_all(table, checkpoint=rule, unfinished=current.unfinished())
     except ComparisonError as error:
         return None, {}, [str(error)]
     place = folder.sub("report")
-    others = under_other_attacks(table, comparison, checkpoint=rule)
     for name, data in render(comparison, gather(current, folder, command), others).items():
         place.write(name, data)
     return comparison, {name: f"{place.uri}/{name}" for name in place.names()}, []

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from studies import api
-from studies.comparison import MARGIN, MUST_AGREE, Comparison, compare, judge
+from studies.comparison import MARGIN, Comparison, compare, judge
 from studies.errors import ComparisonError
 from studies.frontier import hypervolume
+from studies.guards import MUST_AGREE
 from studies.intervals import Interval, paired_difference, wilson
 from studies.methods import ONCE
 from studies.records import digest, seal
@@ -26,6 +27,7 @@ COMMON: dict[str, Any] = {
     "attack": "pgd20",
     "eps": 0.1,
     "step_size": 0.01,
+    "attack_settings": "0123456789a",
     "dataset": "digits",
     "data_fingerprint": "0123456789ab",
     "model": "resnet8",
@@ -323,8 +325,9 @@ def test_a_test_set_too_small_for_the_margin_is_named() -> None:
         ("images", 999),
         ("eps", 0.2),
         ("step_size", 0.02),
+        ("attack_settings", "fedcba98765"),
         ("budget", "000000000000"),
-        ("checkpoint_rule", "best"),
+        ("checkpoint_rule", "chosen"),
         ("results_version", 2),
     ],
 )
@@ -406,7 +409,7 @@ def test_a_width_that_oats_was_not_judged_at_is_left_out_with_a_note() -> None:
     right = dict.fromkeys([("oats", 1.0), ("pgd_at", 1.0), ("pgd_at", 0.25)], (80, 40))
     result = compare(_bare(*_at_widths(100, right)))
     assert result.table["width_mult"].tolist() == [1.0]
-    assert "OAT was not judged at λ 1 width 0.25." in result.notes
+    assert "OAT was not judged at λ=1 width=0.25." in result.notes
     assert np.isnan(result.fronts.set_index("front")["ratio"]["pgd_at width=0.25"])
     assert list(result.ratios) == ["oats width=1"]
 
@@ -512,7 +515,7 @@ def test_a_lam_that_oat_was_not_judged_at_is_left_out_with_a_note() -> None:
     pair, (_, lone) = _pair(1000, (800, 400), (800, 400), 1.0), _pair(1000, (9, 4), (8, 4), 0.5)
     result = compare(_bare(*pair, lone))
     assert result.table["lam"].tolist() == [1.0]
-    assert any("λ 0.5" in note for note in result.notes)
+    assert any("λ=0.5" in note for note in result.notes)
 
 
 @pytest.mark.parametrize(("right", "nearest"), [(950, 0.0), (890, 0.3), (760, 1.0), (100, 1.0)])
