@@ -6,10 +6,10 @@ from typing import Any
 
 from studies.comparison import Comparison
 from studies.figures import COLOURS, DASHES, Series, front_styles, series, side_by_side, variants_of
+from studies.methods import value_text
 from studies.origin import Origin
 from studies.planning import PlannedTrial
 from studies.progress import duration
-from studies.tables import value_of
 
 Figure = dict[str, Any]
 """``data`` and ``layout`` of plotly."""
@@ -43,11 +43,11 @@ def operating_points(comparison: Comparison, origin: Origin) -> list[dict[str, A
     seeds = {trial.run_key: trial.seed for trial in origin.plan.trials}
     return [
         {
-            "name": f"{line.name} {value_of(cell)}",
+            "name": f"{line.name} {value_text(cell)}",
             "variant": line.variant,
             "once": line.once,
             "width": cell["width_mult"],
-            "value": value_of(cell),
+            "value": value_text(cell),
             "sa": cell["sa"],
             "ra": cell["ra"],
             "facts": [

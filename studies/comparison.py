@@ -4,7 +4,7 @@ A pure function of a frame of points and, where it is stored, of which images ea
 right; see `studies.intervals` for the intervals.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,14 +14,9 @@ import pandas as pd
 from oat.lambdas import SAME_LAM
 from studies.errors import ComparisonError
 from studies.fronts import measure_fronts
-from studies.guards import (
-    check_comparable,
-    finite_points,
-    masking_table,
-    missing_notes,
-    one_checkpoint,
-)
+from studies.guards import check_comparable, finite_points, missing_notes, one_checkpoint
 from studies.intervals import LEVEL, Interval
+from studies.masking import masking_table, masking_verdict
 from studies.records import Correct
 from studies.resampling import Resampled
 from studies.results import correctness
@@ -91,6 +86,17 @@ class Comparison:
             f"{LEVEL:.0%} intervals); {self._ratio_text()}."
         )
 
+    def front_remarks(self) -> list[str]:
+        """Say what else the fronts tell, a sentence for each once-for-all front."""
+        known = self.fronts[self.fronts["gap"].notna()]
+        return [_front_remark(row, self.margin) for row in known.to_dict("records")]
+
+    def remarks(self) -> list[str]:
+        """Say what else the fronts tell, and the checks for masked gradients."""
+        verdict = masking_verdict(self.masking)
+        checks = " ".join([verdict.said, *(f"{flag}." for flag in verdict.flagged)])
+        return [*self.front_remarks(), checks]
+
     def _ratio_text(self) -> str:
         if not self.ratios:
             return "the dedicated front has no area to compare with"
@@ -105,6 +111,23 @@ class Comparison:
 def points(fraction: float) -> str:
     """Write a difference of accuracies for people, such as ``1 point``."""
     return f"{100 * fraction:g} point{'' if fraction == 0.01 else 's'}"
+
+
+def _front_remark(row: Mapping[Any, Any], margin: float) -> str:
+    covered = (
+        f"The front of {row['front']} reaches {row['covered']:.0%} of the dedicated front within "
+        f"{points(margin)} [{row['covered_low']:.0%}, {row['covered_high']:.0%}]"
+    )
+    low, high = 100 * row["gap_low"], 100 * row["gap_high"]
+    gap = (
+        f"at worst it lies {100 * row['gap']:.1f} points of RA below [{low:.1f}, {high:.1f}], at "
+        f"SA {100 * row['gap_at']:.1f}"
+        if row["gap"] > 0
+        else "it nowhere lies below"
+    )
+    number = row["break_even"]
+    price = f"it is the cheaper from {number:g} dedicated model{'s' if number > 1 else ''} on"
+    return f"{covered}; {gap}; {price}."
 
 
 VERDICTS = ("better", "free", "undecided", "not free")

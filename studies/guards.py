@@ -7,8 +7,7 @@ import pandas as pd
 
 from oat.recipe import RULES
 from studies.errors import ComparisonError
-from studies.masking import CHECK_COLUMNS, NO_FLAG
-from studies.methods import ONCE, value_text
+from studies.methods import ONCE, name_point
 
 MUST_AGREE = {
     "data_fingerprint": "data",
@@ -22,12 +21,6 @@ MUST_AGREE = {
 }
 MANY = 8
 """Points that a note names; of more it names these and says how many there are."""
-
-
-def name_point(row: pd.Series, seed: bool = True) -> str:
-    """Name a point for people, such as ``pgd_at λ=0.2 width=0.5 seed 1``."""
-    width = f" width={row['width_mult']:g}" if row["width_mult"] != 1 else ""
-    return f"{row['variant']} {value_text(row)}{width}" + (f" seed {row['seed']}" if seed else "")
 
 
 def listed(names: Iterable[str]) -> str:
@@ -142,20 +135,3 @@ def _missing_seeds(points: pd.DataFrame) -> list[str]:
         for (_, row), seed in itertools.product(cells.iterrows(), seeds)
         if (*row[cell].fillna(-1).tolist(), seed) not in have
     ]
-
-
-def masking_table(points: pd.DataFrame) -> pd.DataFrame:
-    """Return what tells of masked gradients, a row for each operating point and seed.
-
-    Args:
-        points: Points under every attack, of one checkpoint rule.
-
-    Returns:
-        The place of each, ``flags`` (empty where none was found), and
-        `studies.masking.CHECK_COLUMNS`.
-    """
-    place = ["variant", "lam", "beta", "width_mult", "seed"]
-    first = points.drop_duplicates(["run_key", *place])
-    flags = first["masking"].where(first["masking"] != NO_FLAG, "")
-    table = first[[*place, *CHECK_COLUMNS]].assign(flags=flags).sort_values(place)
-    return table[[*place, "flags", *CHECK_COLUMNS]].reset_index(drop=True)

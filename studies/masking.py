@@ -6,19 +6,22 @@ threshold below; sources as in `oat.masking`.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from studies.methods import name_point
 from studies.records import Correct
 
 RISE = 0.02
 """RA may rise by this much from one radius to a larger one: the starts differ."""
 LEFT = 0.05
 """RA may be this much at radius 0.5, where every image can be made uniformly grey."""
-HELP = 0.05
+HELP = 0.10
 """RA may fall by this much with 5 starts instead of one."""
 NOISE = 0.8
 """Noise may do this share of PGD's harm, where it does any worth counting."""
@@ -124,10 +127,67 @@ def flags(numbers: Mapping[str, float]) -> list[str]:
         "radius 0 changes the accuracy": abs(n["ra_eps_0"] - n["sa"]) > 1e-9,
         "RA rises with the radius": rises,
         "RA stays above 0 at radius 0.5": n["ra_eps_half"] > LEFT,
-        "more starts help much": n["ra"] - n["ra_restarts"] > HELP,
+        "more starts help much": n["ra"] - n["ra_restarts"] > HELP + 1e-9,
         "noise is nearly as good as PGD": noise_harm > HARM and noise_harm >= NOISE * harm,
         "zero gradients": n["zero_gradients"] > FLAT,
-        "PGD is far from AutoAttack": n["gap_autoattack"] > GAP,
-        "a black box is better than PGD": n["gap_black_box"] > BLACK_BOX,
+        "PGD is far from AutoAttack": n["gap_autoattack"] > GAP + 1e-9,
+        "a black box is better than PGD": n["gap_black_box"] > BLACK_BOX + 1e-9,
     }
     return [sign for sign, found in signs.items() if found]
+
+
+@dataclass(frozen=True)
+class MaskingVerdict:
+    """What a report says of masked gradients.
+
+    Attributes:
+        said: One sentence.
+        state: ``good``, ``bad`` or ``unknown``.
+        flagged: A sentence for each operating point and seed that has a sign of them.
+    """
+
+    said: str
+    state: str
+    flagged: list[str]
+
+
+def masking_table(points: pd.DataFrame) -> pd.DataFrame:
+    """Return what tells of masked gradients, a row for each operating point and seed.
+
+    Args:
+        points: Points under every attack, of one checkpoint rule.
+
+    Returns:
+        The place of each, ``flags`` (empty where none was found), and `CHECK_COLUMNS`.
+    """
+    place = ["variant", "lam", "beta", "width_mult", "seed"]
+    first = points.drop_duplicates(["run_key", *place])
+    found = first["masking"].fillna(NOT_CHECKED)
+    table = first[[*place, *CHECK_COLUMNS]].assign(flags=found.where(found != NO_FLAG, ""))
+    return table[[*place, "flags", *CHECK_COLUMNS]].sort_values(place, ignore_index=True)
+
+
+def masking_verdict(table: pd.DataFrame) -> MaskingVerdict:
+    """Say whether anything points to masked gradients.
+
+    Args:
+        table: See `masking_table`; may be empty.
+    """
+    checked = table[table["flags"] != NOT_CHECKED] if len(table) else table
+    if checked.empty:
+        return MaskingVerdict("Nothing was checked for masked gradients.", "unknown", [])
+    places = [_places(some) for some in (table, checked, checked[checked["flags"] != ""])]
+    everywhere, seen, found = (len(dict.fromkeys(some)) for some in places)
+    what = f"{seen} operating point{'' if seen == 1 else 's'}"
+    left = everywhere - seen
+    rest = f" {left} were not checked." if left else ""
+    if not found:
+        return MaskingVerdict(f"No sign of masked gradients in {what}.{rest}", "good", [])
+    flagged = [
+        f"{name_point(row)}: {row['flags']}" for row in checked.to_dict("records") if row["flags"]
+    ]
+    return MaskingVerdict(f"Signs of masked gradients in {found} of {what}.{rest}", "bad", flagged)
+
+
+def _places(table: pd.DataFrame) -> list[str]:
+    return [name_point(row, seed=False) for row in table.to_dict("records")]

@@ -57,3 +57,9 @@ def describe(method: Method) -> str:
 def value_text(row: Mapping[str, Any]) -> str:
     """Write the trade-off value of a point or cell: ``λ=0.2`` or ``β=6``."""
     return f"β={row['beta']:g}" if math.isnan(row["lam"]) else f"λ={row['lam']:g}"
+
+
+def name_point(row: Mapping[str, Any], seed: bool = True) -> str:
+    """Name a point for people, such as ``pgd_at λ=0.2 width=0.5 seed 1``."""
+    width = f" width={row['width_mult']:g}" if row["width_mult"] != 1 else ""
+    return f"{row['variant']} {value_text(row)}{width}" + (f" seed {row['seed']}" if seed else "")

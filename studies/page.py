@@ -2,11 +2,9 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
@@ -14,6 +12,8 @@ from plotly.offline import get_plotlyjs
 from studies import charts
 from studies.comparison import Comparison
 from studies.intervals import LEVEL
+from studies.masking import masking_verdict
+from studies.methods import name_point
 from studies.origin import Origin
 from studies.planning import PlannedTrial
 from studies.records import git_revision
@@ -26,42 +26,23 @@ from studies.tables import (
     heading_of,
     percent,
     rows,
-    value_of,
     variant_rows,
 )
 
-NOT_CHECKED = "not checked"
 CHECKS = {
     "check_sa": "SA",
     "check_ra": "RA",
-    "check_ra_restarts": "RA, restarts",
+    "check_ra_restarts": "RA, 5 starts",
     "check_ra_noise": "RA, noise",
     "check_ra_eps_0": "RA at ε = 0",
-    "check_ra_eps_half": "RA at ε/2",
     "check_ra_eps_2x": "RA at 2ε",
     "check_ra_eps_4x": "RA at 4ε",
+    "check_ra_eps_half": "RA at 0.5",
     "check_zero_gradients": "zero gradients",
     "check_gap_autoattack": "less under AutoAttack",
     "check_gap_black_box": "less without gradients",
 }
 """Columns of `Comparison.masking` that the page shows, fractions, and their headings."""
-
-
-@dataclass(frozen=True)
-class Masking:
-    """What the page says of masked gradients.
-
-    Attributes:
-        said: One sentence.
-        state: ``good``, ``bad`` or ``unknown``.
-        flagged: A sentence for each operating point and seed that has a sign of them.
-        rows: The numbers, as text.
-    """
-
-    said: str
-    state: str
-    flagged: list[str]
-    rows: list[Row]
 
 
 def page(comparison: Comparison, origin: Origin, others: Iterable[Comparison] = ()) -> str:
@@ -100,7 +81,8 @@ def page(comparison: Comparison, origin: Origin, others: Iterable[Comparison] = 
         variants=variant_rows(comparison),
         fronts=[{k: cell for k, cell in row.items() if k not in PRICE} for row in fronts],
         prices=[{k: row[k] for k in ("front", *PRICE) if k in row} for row in fronts],
-        masking=masking(comparison.masking),
+        masking=masking_verdict(comparison.masking),
+        checks=[_masking_row(row) for row in comparison.masking.to_dict("records")],
         once=any(point["once"] for point in points),
         trials=trial_rows(origin),
         facts=provenance(origin),
@@ -114,41 +96,10 @@ def page(comparison: Comparison, origin: Origin, others: Iterable[Comparison] = 
     return text
 
 
-def masking(table: pd.DataFrame) -> Masking:
-    """Say whether anything points to masked gradients.
-
-    Args:
-        table: A row for each operating point and seed: variant, lam, beta, width_mult, seed,
-            ``flags`` (a text; empty is none) and the columns of `CHECKS`; may be empty.
-    """
-    checked = table[table["flags"] != NOT_CHECKED] if len(table) else table
-    if checked.empty:
-        return Masking("Nothing was checked for masked gradients.", "unknown", [], [])
-    count = len(_places(checked))
-    what = f"{count} operating point{'' if count == 1 else 's'}"
-    left = len(_places(table) - _places(checked))
-    rest = f" {left} were not checked." if left else ""
-    found = checked[checked["flags"] != ""]
-    numbers = [_masking_row(row) for row in table.to_dict("records")]
-    if found.empty:
-        return Masking(f"No sign of masked gradients in {what}.{rest}", "good", [], numbers)
-    said = f"Signs of masked gradients in {len(_places(found))} of {what}.{rest}"
-    flagged = [f"{_place(row)}: {row['flags']}" for row in found.to_dict("records")]
-    return Masking(said, "bad", flagged, numbers)
-
-
-def _places(table: pd.DataFrame) -> set[str]:
-    return {_place({**row, "seed": 0}) for row in table.to_dict("records")}
-
-
-def _place(row: Mapping[Any, Any]) -> str:
-    return f"{row['variant']} {value_of(row)} width={row['width_mult']:g} seed {row['seed']}"
-
-
 def _masking_row(row: Mapping[Any, Any]) -> Row:
     images = row.get("check_images", math.nan)
     return {
-        "operating point": Cell(_place(row)),
+        "operating point": Cell(name_point(row)),
         "signs": Cell(row["flags"] or "none"),
         "images": Cell("" if math.isnan(images) else f"{images:g}", images),
         **{name: percent(row.get(key, math.nan)) for key, name in CHECKS.items()},

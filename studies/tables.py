@@ -11,6 +11,7 @@ from rich.table import Table
 
 from studies.comparison import VERDICTS, Comparison
 from studies.intervals import LEVEL
+from studies.methods import value_text
 from studies.progress import duration
 
 HEADINGS = {
@@ -74,11 +75,6 @@ def difference(row: Mapping[Any, Any], name: str) -> Cell:
     return Cell(f"{value:+.1f} [{low:+.1f},{high:+.1f}]", row[name])
 
 
-def value_of(cell: Mapping[Any, Any]) -> str:
-    """Write the λ or the β of an operating point."""
-    return f"β={cell['beta']:g}" if math.isnan(cell["lam"]) else f"λ={cell['lam']:g}"
-
-
 def has_widths(comparison: Comparison) -> bool:
     """Return whether networks of more than one width are compared."""
     return bool(comparison.cells["width_mult"].nunique() > 1)
@@ -94,7 +90,7 @@ def rows(comparison: Comparison) -> list[Row]:
         once = f"{row['once']} " if several else ""
         out.append(
             {
-                "dedicated": Cell(f"{row['dedicated']} {value_of(row)}{width}"),
+                "dedicated": Cell(f"{row['dedicated']} {value_text(row)}{width}"),
                 "oat": Cell(f"{once}λ={row['oat_lam']:g}", None if several else row["oat_lam"]),
                 "sa_oat": percent(row["sa_oat"]),
                 "sa_dedicated": percent(row["sa_dedicated"]),
@@ -115,7 +111,7 @@ def variant_rows(comparison: Comparison) -> list[Row]:
     return [
         {
             "variant": Cell(
-                f"{row['variant']} {value_of(row)}"
+                f"{row['variant']} {value_text(row)}"
                 + (f" width={row['width_mult']:g}" if width else "")
             ),
             "SA": percent(row["sa"]),
@@ -197,6 +193,7 @@ def terminal(comparison: Comparison, width: int) -> Iterator[Table | str]:
         width=width,
     )
     yield comparison.answer()
+    yield from comparison.remarks()
     yield from comparison.notes
 
 
@@ -270,6 +267,7 @@ def markdown(comparison: Comparison, others: Iterable[Comparison] = ()) -> str:
         *([_markdown_table(variants)] if variants else []),
         *([_markdown_table(fronts)] if (fronts := front_rows(comparison)) else []),
         comparison.answer(),
+        *comparison.remarks(),
         *comparison.notes,
     ]
     for other in others:

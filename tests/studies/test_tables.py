@@ -112,7 +112,7 @@ def test_the_terminal_shows_every_number_whole(
         for piece in row["hypervolume"].split():
             assert piece in text
     assert sentences[0] == comparison.answer()
-    assert sentences[1:] == comparison.notes
+    assert sentences[1:] == [*comparison.remarks(), *comparison.notes]
 
 
 def test_a_wide_terminal_shows_what_training_cost_beside_each_row(
