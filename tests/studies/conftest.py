@@ -33,7 +33,7 @@ TINY: dict[str, Any] = {
         {"name": "pgd_at", "lam": [0, 1]},
         {"name": "trades", "beta": [1]},
     ],
-    "evaluate": {"attacks": [{"name": "pgd", "steps": 1}], "images": 50, "masking_images": 10},
+    "evaluate": {"attacks": [{"name": "pgd", "steps": 1}], "images": 50, "masking_images": 0},
 }
 
 IMAGES = 200

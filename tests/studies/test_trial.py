@@ -151,7 +151,8 @@ def test_a_job_is_plain_values(label: str, tiny: dict[str, Any], tmp_path: Path)
 def test_every_method_keeps_the_contract_of_a_trial(
     label: str, overrides: tuple[str, ...], tiny: dict[str, Any], tmp_path: Path
 ) -> None:
-    trial = _trial(tiny, label, tmp_path, "train.epochs=2", *overrides)
+    checked = "evaluate.masking_images=10"
+    trial = _trial(tiny, label, tmp_path, "train.epochs=2", checked, *overrides)
     folder = _place(trial, tmp_path)
     told: list[dict[str, Any]] = []
     outcome = run_trial(json.loads(json.dumps(trial.job)), folder, told.append)
@@ -222,7 +223,6 @@ def test_a_finished_trial_keeps_what_it_needs_and_no_more(
 ) -> None:
     for label in LABELS:
         assert _place(_trial(tiny, label, finished), finished).names() == [
-            "checks.jsonl",
             "config.json",
             "correct.npz",
             "epochs.jsonl",
@@ -342,8 +342,11 @@ def test_a_corrupt_checkpoint_starts_the_trial_anew(
 def test_weights_of_a_rule_judged_later_are_not_trained_again(
     tiny: dict[str, Any], storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    added = "evaluate.checkpoints=[last, chosen]"
-    trial = _trial(tiny, "pgd_at λ=1", storage, added)
+    checked = "evaluate.masking_images=5"
+    first = _trial(tiny, "pgd_at λ=1", storage, checked)
+    assert first.state == "evaluate"
+    run_trial(first.job, _place(first, storage), _ignore)
+    trial = _trial(tiny, "pgd_at λ=1", storage, checked, "evaluate.checkpoints=[last, chosen]")
     folder = _place(trial, storage)
     assert trial.state == "evaluate"
     told: list[dict[str, Any]] = []
