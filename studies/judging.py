@@ -98,6 +98,8 @@ class _Judging:
 
     def _judgement(self, spec: Spec) -> str:
         own = {"point_key", "check_key", "checkpoint_rule"}
+        if "sources" in spec:  # the rule says which of their weights as well
+            own.remove("checkpoint_rule")
         what = {key: value for key, value in spec.items() if key not in own}
         return digest({**what, "weights": self._sha256(spec)})
 
