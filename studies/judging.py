@@ -78,6 +78,9 @@ class _Judging:
             for check in checks:
                 if check["checkpoint_rule"] == rule:
                     self._check(check, model)
+        for name in self.folder.names():
+            if name.startswith(JudgingProgress.PREFIX):  # a kill came between point and removal
+                self.folder.remove(name)
 
     def _sha256(self, spec: Spec) -> str:
         return str(self.trained["weights"][spec["checkpoint_rule"]]["sha256"])
