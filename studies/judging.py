@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from oat.adversaries import ATTACKS
@@ -224,12 +224,18 @@ class _Judging:
         }
 
     def _gradients(self) -> float:
-        """Return the gradient evaluations of the training: of so many images, at any width."""
-        config = self.job["config"]
+        """Return the gradient evaluations of the training: of so many images, at any width.
+
+        The passes for the statistics of averaged weights make attacks, but no step.
+        """
+        config, attack = self.job["config"], Attack(**self.job["config"]["attack"])
         train, count = TrainConfig(**tuples(config["train"])), len(self.dataset.train)
         size = min(train.batch_size, count)
-        return images_seen(train, count) * training_gradients(
-            self.method, Attack(**config["attack"]), size
+        stepped = images_seen(replace(train, ema=None), count)
+        attacked = sum(work.attacked for work in self.method.work(attack, size).values())
+        return (
+            stepped * training_gradients(self.method, attack, size)
+            + (images_seen(train, count) - stepped) * attacked
         )
 
 
