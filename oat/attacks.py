@@ -163,9 +163,33 @@ def perturb(
 
     Source: Madry et al., ICLR 2018, equation (2.1) and section 2.2.
     """
-    lower, upper = ball(images, attack.eps)
-    images_adv = start_point(images, attack.eps, start, generator).clamp(lower, upper)
-    for _ in range(attack.steps):
+    first = start_point(images, attack.eps, start, generator)
+    bounds = ball(images, attack.eps)
+    return ascend(logits_fn, row_loss, first, bounds, steps=attack.steps, step=attack.step)
+
+
+def ascend(
+    logits_fn: LogitsFn,
+    row_loss: RowLoss,
+    start: Tensor,
+    bounds: tuple[Tensor, Tensor],
+    *,
+    steps: int,
+    step: float,
+) -> Tensor:
+    """Return the last iterate of signed gradient ascent from a given start.
+
+    Args:
+        logits_fn: See `perturb`.
+        row_loss: See `perturb`.
+        start: First iterate, shape (N, C, H, W); clipped to the bounds.
+        bounds: Lower and upper bound of each pixel, of the shape of ``start``.
+        steps: How many.
+        step: Length of one in pixel units.
+    """
+    lower, upper = bounds
+    images_adv = start.clamp(lower, upper)
+    for _ in range(steps):
         grad, _ = gradient(logits_fn, row_loss, images_adv)
-        images_adv = (images_adv + attack.step * grad.sign()).clamp(lower, upper)
+        images_adv = (images_adv + step * grad.sign()).clamp(lower, upper)
     return images_adv

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from oat.adversaries import EXTRA, EvaluationAttack, Fgsm, Pgd, Transfer, check_classes
-from oat.attacks import Attack, LogitsFn, ball, gradient, perturb, row_loss, start_point
+from oat.attacks import LogitsFn, ascend, ball, gradient, row_loss, start_point
 from oat.autoattack import Ensemble, Progress
 from oat.data import Split, unit
 from oat.deploy import OperatingPoint, fold
@@ -55,8 +55,8 @@ def evaluate(
     """Judge one frozen network on one split.
 
     Images already misclassified, and those already broken, are dropped from further steps. The
-    random start of an image in a white-box attack depends on its place in the split and on
-    ``batch_size`` only, and the first start does not depend on how many there are.
+    random start of an image depends on its place in the split and on ``batch_size`` only, and the
+    first start does not depend on how many there are; images are crafted on surrogates from it.
 
     Args:
         logits_fn: Maps images (N, C, H, W) in [0, 1] to logits; rows independent.
@@ -64,7 +64,7 @@ def evaluate(
         attack: What to judge by; its ``images`` is the caller's to heed.
         batch_size: Images at a time.
         surrogates: Networks to craft images on besides: those at other λ, or for `Transfer` the
-            only ones. Their last iterates count.
+            only ones. The last iterates of plain PGD from the first start count.
         progress: Where AutoAttack and Square keep what they have done, to go on from there.
 
     Returns:
@@ -115,15 +115,16 @@ def _survivors(
     starts: Sequence[torch.Generator],
 ) -> Tensor:
     """Return which images of a batch withstand a gradient attack, bool (N,)."""
-    alive = right.nonzero().squeeze(1)
-    if isinstance(attack, Pgd):
-        for generator in starts:
-            start = start_point(images, attack.radius(), "uniform", generator)
-            alive = _climb(logits_fn, attack, images, labels, alive, start)
-    elif isinstance(attack, Fgsm):
-        alive = _climb(logits_fn, attack, images, labels, alive, images)
+    alive, start = right.nonzero().squeeze(1), images
+    if not isinstance(attack, Fgsm):
+        start = start_point(images, attack.radius(), "uniform", starts[0])
+    if isinstance(attack, Pgd | Fgsm):
+        alive = _climb(logits_fn, attack, images, labels, alive, start)
+        for generator in starts[1:]:
+            other = start_point(images, attack.radius(), "uniform", generator)
+            alive = _climb(logits_fn, attack, images, labels, alive, other)
     for surrogate in surrogates:
-        alive = _shown(logits_fn, surrogate, attack, images, labels, alive, starts[0])
+        alive = _shown(logits_fn, surrogate, attack, images, labels, alive, start)
     robust = torch.zeros_like(right)
     robust[alive] = True
     return robust
@@ -164,15 +165,15 @@ def _shown(
     images: Tensor,
     labels: Tensor,
     alive: Tensor,
-    generator: torch.Generator,
+    start: Tensor,
 ) -> Tensor:
     """Return the indices of images that withstand what was crafted on another network."""
     assert isinstance(attack, Pgd | Transfer), "other attacks have no surrogates"
     if not len(alive):
         return alive
     loss = row_loss(attack.loss if isinstance(attack, Pgd) else "ce", labels[alive])
-    how = Attack(attack.radius(), attack.steps, attack.step() or "auto")
-    images_adv = perturb(surrogate, loss, images[alive], how, generator=generator)
+    bounds, step = ball(images[alive], attack.radius()), attack.step()
+    images_adv = ascend(surrogate, loss, start[alive], bounds, steps=attack.steps, step=step)
     return alive[_right(logits_fn, images_adv, labels[alive])]
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from oat.adversaries import ATTACKS
@@ -78,6 +78,9 @@ class _Judging:
             for check in checks:
                 if check["checkpoint_rule"] == rule:
                     self._check(check, model)
+        for name in self.folder.names():
+            if name.startswith(JudgingProgress.PREFIX):  # a kill came between point and removal
+                self.folder.remove(name)
 
     def _sha256(self, spec: Spec) -> str:
         return str(self.trained["weights"][spec["checkpoint_rule"]]["sha256"])
@@ -98,6 +101,8 @@ class _Judging:
 
     def _judgement(self, spec: Spec) -> str:
         own = {"point_key", "check_key", "checkpoint_rule"}
+        if "sources" in spec:  # the rule says which of their weights as well
+            own.remove("checkpoint_rule")
         what = {key: value for key, value in spec.items() if key not in own}
         return digest({**what, "weights": self._sha256(spec)})
 
@@ -219,12 +224,18 @@ class _Judging:
         }
 
     def _gradients(self) -> float:
-        """Return the gradient evaluations of the training: of so many images, at any width."""
-        config = self.job["config"]
+        """Return the gradient evaluations of the training: of so many images, at any width.
+
+        The passes for the statistics of averaged weights make attacks, but no step.
+        """
+        config, attack = self.job["config"], Attack(**self.job["config"]["attack"])
         train, count = TrainConfig(**tuples(config["train"])), len(self.dataset.train)
         size = min(train.batch_size, count)
-        return images_seen(train, count) * training_gradients(
-            self.method, Attack(**config["attack"]), size
+        stepped = images_seen(replace(train, ema=None), count)
+        attacked = sum(work.attacked for work in self.method.work(attack, size).values())
+        return (
+            stepped * training_gradients(self.method, attack, size)
+            + (images_seen(train, count) - stepped) * attacked
         )
 
 

@@ -150,9 +150,11 @@ class JudgingProgress:
         judgement: Digest of all that decides its numbers; what is kept of another is ignored.
     """
 
+    PREFIX = "judging-"
+
     def __init__(self, folder: Folder, point_key: str, judgement: str) -> None:
         self._folder, self._judgement = folder, judgement
-        self.name = f"judging-{point_key}.json"
+        self.name = f"{self.PREFIX}{point_key}.json"
 
     def read(self) -> dict[str, Any]:
         """Return what was written last; empty if there is nothing sound."""

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 
 import pytest
@@ -5,8 +6,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional
 
-from oat.attacks import Attack, Start, ball, gradient, perturb, start_point
+from oat.attacks import (
+    Attack,
+    Loss,
+    Start,
+    ascend,
+    ball,
+    gradient,
+    perturb,
+    row_loss,
+    start_point,
+)
 from oat.method import cross_entropy_of
 
 
@@ -204,3 +216,104 @@ def test_attack_runs_where_gradients_are_off(generator: torch.Generator) -> None
 def test_attack_refuses_values_out_of_range_by_name(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"`{key}`"):
         Attack(**{key: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("loss", ["ce", "cw", "dlr"])
+def test_losses_equal_the_formulas_by_hand(loss: Loss) -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0, -1.0], [1.0, 3.0, 2.0, -1.0], [0.5, 0.0, 0.5, -4.0]])
+    labels = torch.tensor([1, 3, 0])
+    by_hand = {
+        "ce": [
+            math.log(math.e + math.e**3 + math.e**2 + 1 / math.e) - 3,
+            math.log(math.e + math.e**3 + math.e**2 + 1 / math.e) + 1,
+            math.log(2 * math.e**0.5 + 1 + math.e**-4) - 0.5,
+        ],
+        "cw": [2 - 3, 3 + 1, 0.5 - 0.5],
+        "dlr": [(2 - 3) / (3 - 1), (3 + 1) / (3 - 1), 0],
+    }[loss]
+    found = row_loss(loss, labels)(logits)
+    assert found.shape == (3,)
+    torch.testing.assert_close(found, torch.tensor(by_hand, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("loss", ["cw", "dlr"])
+def test_a_margin_is_positive_exactly_where_an_image_is_misclassified(loss: Loss) -> None:
+    logits, labels = torch.randn(500, 5), torch.randint(5, (500,))
+    wrong = logits.argmax(dim=1) != labels
+    assert torch.equal(row_loss(loss, labels)(logits) > 0, wrong)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(3.0, 0.0), (1e4, 0.0), (1.0, -7.0), (0.2, 5.0)])
+def test_dlr_changes_neither_with_the_scale_of_logits_nor_with_their_shift(
+    scale: float, shift: float
+) -> None:
+    logits, labels = torch.randn(200, 5).double(), torch.randint(5, (200,))
+    loss = row_loss("dlr", labels)
+    torch.testing.assert_close(loss(scale * logits + shift), loss(logits), rtol=1e-4, atol=1e-4)
+    margin = row_loss("cw", labels)
+    torch.testing.assert_close(
+        margin(scale * logits + shift), scale * margin(logits), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_gradients_of_the_losses_by_the_logits_are_known() -> None:
+    logits, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    true = functional.one_hot(labels, 4).float()
+    best_other = functional.one_hot((logits - 1e9 * true).argmax(dim=1), 4).float()
+    first, _, third = (functional.one_hot(i, 4).float() for i in logits.topk(3).indices.T)
+    spread = logits.topk(3).values
+    spread = (spread[:, 0] - spread[:, 2])[:, None]
+    margin = ((best_other - true) * logits).sum(dim=1, keepdim=True)
+    expected = {
+        "ce": logits.softmax(dim=1) - true,
+        "cw": best_other - true,
+        "dlr": (best_other - true) / spread - margin * (first - third) / spread**2,
+    }
+    losses: tuple[Loss, ...] = ("ce", "cw", "dlr")
+    for loss in losses:
+        found, _ = gradient(lambda x: x, row_loss(loss, labels), logits)
+        torch.testing.assert_close(found, expected[loss], rtol=1e-4, atol=1e-5)
+
+
+def test_saturated_logits_have_no_cross_entropy_gradient_but_one_of_the_margins() -> None:
+    logits = torch.tensor([[2e5, 1e4, 0.0]])
+    label = torch.tensor([0])
+    assert not gradient(lambda x: x, row_loss("ce", label), logits)[0].any()
+    assert gradient(lambda x: x, row_loss("cw", label), logits)[0].tolist() == [[-1, 1, 0]]
+    assert gradient(lambda x: x, row_loss("dlr", label), logits)[0].any()
+
+
+def test_equal_logits_leave_dlr_a_number() -> None:
+    grad, _ = gradient(lambda x: x, row_loss("dlr", torch.tensor([0])), torch.ones(1, 3))
+    assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", ["ce", "cw", "dlr"])
+def test_losses_are_taken_in_float32_whatever_the_logits_are(loss: Loss) -> None:
+    logits = torch.randn(4, 5).bfloat16()
+    found = row_loss(loss, torch.tensor([0, 1, 2, 3]))(logits)
+    assert found.dtype == torch.float32
+
+
+def test_gradient_of_a_batch_is_that_of_each_row() -> None:
+    weight, images, labels = (
+        torch.randn(3, 9),
+        torch.rand(5, 1, 3, 3),
+        torch.tensor([0, 1, 2, 1, 0]),
+    )
+    loss = row_loss("ce", labels)
+    chance = _linear(weight)(images).softmax(dim=1) - functional.one_hot(labels, 3)
+    found, logits = gradient(_linear(weight), loss, images)
+    torch.testing.assert_close(found, (chance @ weight).view_as(images))
+    assert (logits.dtype, images.requires_grad) == (torch.float32, False)
+
+
+def test_ascent_begins_at_the_start_it_is_given_clipped_to_the_bounds() -> None:
+    images, weight = torch.full((1, 1, 1, 3), 0.5), torch.tensor([[1.0, -1.0, 0.0]])
+    start = torch.tensor([0.55, 0.9, 0.42]).view_as(images)
+    bounds = ball(images, 0.1)
+    none = ascend(_linear(weight), _first, start, bounds, steps=0, step=0.02)
+    torch.testing.assert_close(none.flatten(), torch.tensor([0.55, 0.6, 0.42]))
+    two = ascend(_linear(weight), _first, start, bounds, steps=2, step=0.02)
+    torch.testing.assert_close(two.flatten(), torch.tensor([0.59, 0.56, 0.42]))
+    assert start.flatten()[1] == 0.9
