@@ -95,6 +95,7 @@ def _make_up(
                 "results_version": RESULTS_VERSION,
                 "flops": 10**6,
                 "train_device_seconds": 10.0 + i,
+                "train_units": 1.0,
             }
             rows.append({**zeros, **texts, **numbers})
         rules = study.evaluate.checkpoints

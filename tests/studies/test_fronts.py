@@ -7,7 +7,8 @@ import pytest
 
 from studies.comparison import compare
 from studies.frontier import hypervolume
-from studies.fronts import PRICE, SUMMARIES, front_name
+from studies.fronts import PRICE, SUMMARIES, front_name, measure_fronts
+from studies.resampling import Resampled
 from studies.results import frame
 
 MakeRow = Callable[..., dict[str, Any]]
@@ -182,6 +183,43 @@ def test_intervals_hold_their_value_or_surround_it(seeds: int, make_row: MakeRow
         assert row[name] <= row[f"{name}_high"] + 1e-12
         assert row[f"{name}_low"] < row[f"{name}_high"]
     assert 0 <= row["covered_low"] <= row["covered_high"] <= 1
+
+
+def _paired(rows: Rows, margin: float = 0.0) -> "pd.Series[Any]":
+    """Measure OAT's front where each model has the first so many of the same images right."""
+    points = frame(rows)
+    images = np.arange(int(points["images"].iloc[0])) + 0.5
+    correct = {
+        f"{row['point_key']}.{kind}": images < row[name] * len(images)
+        for row in rows
+        for name, kind in (("sa", "clean"), ("ra", "robust"))
+    }
+    draws = Resampled(points, correct)
+    ours, theirs = np.flatnonzero(draws.once).tolist(), np.flatnonzero(~draws.once).tolist()
+    pairs = list(zip(ours, theirs, strict=True))
+    return measure_fronts(draws, points, pairs, margin).set_index("front").loc["oat"]
+
+
+def test_models_that_agree_on_every_image_have_a_ratio_known_exactly(make_row: MakeRow) -> None:
+    row = _paired(_at(make_row, "oat", THEIRS) + _at(make_row, "pgd_at", THEIRS))
+    for name, value in (("ratio", 1), ("matched", 1), ("gap", 0), ("covered", 1)):
+        assert row[[name, f"{name}_low", f"{name}_high"]].tolist() == [value] * 3
+    # the area of each alone is not known exactly
+    assert row["hypervolume_low"] < row["hypervolume"] < row["hypervolume_high"]
+
+
+def test_intervals_of_the_same_images_are_those_of_their_differences(make_row: MakeRow) -> None:
+    ours = {lam: (sa, ra - 0.04) for lam, (sa, ra) in THEIRS.items()}
+    row = _paired(_at(make_row, "oat", ours) + _at(make_row, "pgd_at", THEIRS))
+    assert (row["gap"], row["covered"]) == (pytest.approx(0.04), 0)
+    # 40 of 1000 images tell them apart: a standard error of 0.006, for the largest of three
+    assert 0.04 - 2 * 0.0063 < row["gap_low"] < row["gap"]
+    assert row["gap"] < row["gap_high"] < 0.04 + 4 * 0.0063
+    assert row["covered_high"] == 0
+    better = _paired(_at(make_row, "oat", THEIRS) + _at(make_row, "pgd_at", ours))
+    assert better["gap_high"] < 0
+    assert better["covered_low"] == 1
+    assert better["ratio_low"] > 1 > row["ratio_high"]
 
 
 @pytest.mark.parametrize(

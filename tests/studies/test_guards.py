@@ -270,6 +270,10 @@ def test_one_rule_is_kept_and_models_without_it_are_named(make_row: MakeRow) -> 
     kept, notes = one_checkpoint(frame(rows), None)
     assert set(kept["checkpoint_rule"]) == {"averaged"}
     assert notes == []
+    # weights that one model of a variant lacks serve no comparison of all
+    other = make_row("pgd_at", lam=0.0, checkpoint_rule="chosen")
+    kept, notes = one_checkpoint(frame([*rows, other]), None)
+    assert (set(kept["checkpoint_rule"]), notes) == ({"chosen"}, [])
     lone = make_row("trades", beta=6.0, checkpoint_rule="chosen")
     kept, (note,) = one_checkpoint(frame([*rows, lone]), "averaged")
     assert "1 models (trades)" in note
