@@ -223,6 +223,13 @@ class Study(BaseModel):
                 f"`evaluate.checkpoints` '{missing[0]}' needs `train.ema`, the decay of the "
                 "average (such as 0.999)."
             )
+        named = Counter(self.label_of(attack) for attack in self.attacks())
+        for label, count in named.items():
+            if count > 1:
+                raise ValueError(
+                    f"`evaluate.attacks` has {count} attacks named '{label}' once `eps` is that "
+                    "of `attack` where none is given; keep one."
+                )
         dedicated = sum(not method.conditioning().lambda_choices for method in self.all_methods())
         if dedicated < 2 and any(isinstance(a, Transfer) for a in self.evaluate.attacks):
             raise ValueError(
@@ -288,6 +295,11 @@ class Study(BaseModel):
             dataclasses.replace(a, eps=self.attack.eps if a.eps is None else a.eps)
             for a in self.evaluate.attacks
         ]
+
+    def label_of(self, attack: EvaluationAttack) -> str:
+        """Name one of `attacks` for tables, with its radius if that is not the one of training."""
+        odd = "" if attack.eps == self.attack.eps else f"@{attack.eps:.4g}"
+        return attack.label + odd
 
     def dump(self) -> dict[str, Any]:
         """Return the resolved study as plain values, such as YAML and JSON hold."""

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from studies.frontier import coverage, hypervolume, largest_gap, pareto_mask
-from studies.resampling import Resampled, quantiles
+from studies.resampling import CELL, Resampled, quantiles
 
 ALL_WIDTHS = "all widths"
 Pairs = Sequence[tuple[int, int]]
@@ -99,10 +99,12 @@ def _front(draws: Resampled, members: Members, points: pd.DataFrame) -> dict[str
     runs = points.merge(places, on=["variant", "width_mult"]).drop_duplicates("run_key")
     low, high = quantiles(draws.hypervolumes(members))
     values = cells[["sa", "ra"]].to_numpy()
-    seeds = runs["seed"].nunique()
-    price = {name: runs[column].sum() / seeds for name, column in PRICE.items()}
+    # a network is the mean of its seeds, however many it has
+    own = ["variant"] if draws.once[members[0]] else CELL
+    networks = runs.groupby(own, dropna=False)[list(PRICE.values())].mean()
+    price = {name: networks[column].sum(skipna=False) for name, column in PRICE.items()}
     return {
-        "models": len(runs) / seeds,
+        "models": len(networks),
         "operating_points": len(members),
         "on_front": int(pareto_mask(values).sum()),
         "hypervolume": hypervolume(values),
@@ -169,5 +171,6 @@ def _with_break_even(fronts: pd.DataFrame) -> pd.DataFrame:
         widest = dedicated.loc[dedicated["models"].idxmax()]
         each = widest["train_units"] / widest["models"]
         for i, row in here[here["gap"].notna()].iterrows():
-            fronts.loc[i, "break_even"] = np.floor(row["train_units"] / each) + 1
+            # as many that cost the same are not dearer, nor does rounding make them so
+            fronts.loc[i, "break_even"] = np.floor(row["train_units"] / each + 1e-9) + 1
     return fronts

@@ -119,6 +119,11 @@ def missing_notes(points: pd.DataFrame, unfinished: Iterable[str] = ()) -> list[
 
     if ours and theirs - ours:
         notes.append(f"OAT was not judged at {places(theirs - ours)}.")
+    widths = points.loc[once, "width_mult"]
+    lone = points[~once & points["lam"].isna() & ~points["width_mult"].isin(widths)]
+    if len(widths) and len(lone):
+        names = listed(name_point(row, seed=False) for _, row in lone.iterrows())
+        notes.append(f"OAT was not judged at the width of {names}.")
     if theirs and ours - theirs:
         notes.append(f"No dedicated model of PGD-AT stands beside OAT at {places(ours - theirs)}.")
     return notes
@@ -129,7 +134,7 @@ def _missing_seeds(points: pd.DataFrame) -> list[str]:
     cell = ["variant", "lam", "beta", "width_mult"]
     seeds = sorted(points["seed"].unique())
     have = set(map(tuple, points[[*cell, "seed"]].fillna(-1).to_numpy().tolist()))
-    cells = points.drop_duplicates(cell)
+    cells = points.drop_duplicates(cell).sort_values(cell)
     return [
         f"{name_point(row, seed=False)} seed {seed}"
         for (_, row), seed in itertools.product(cells.iterrows(), seeds)

@@ -196,13 +196,11 @@ def _points(study: Study, method: Method, run_key: str, seed: int) -> list[dict[
                     **_surrogates(study, attack, lam, run_key, seed),
                 }
                 key = digest({"run_key": run_key, "seed": EVALUATION_SEED, **what})
-                # RA at another radius than that of training is told apart by name
-                odd = "" if attack.eps == study.attack.eps else f"@{attack.eps:.4g}"
                 shared = {"seed": EVALUATION_SEED, **settings, "batch": what["batch_size"]}
                 points.append(
                     {
                         "point_key": key,
-                        "attack_label": attack.label + odd,
+                        "attack_label": study.label_of(attack),
                         "attack_settings": digest(shared),
                         **what,
                     }

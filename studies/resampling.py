@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from studies.frontier import hypervolume
+from studies.guards import listed, name_point
 from studies.intervals import LEVEL, Interval, paired_difference, unpaired_difference, wilson
 from studies.methods import ONCE
 from studies.records import Correct
@@ -95,9 +96,11 @@ class Resampled:
             drawn = rng.binomial(row.images, [row.sa, row.ra], size=(RESAMPLES, 2))
             by_seed[:, cell, self.seeds.index(row.seed)] = drawn / row.images
         if len(lone):
+            in_order = lone.sort_values([*CELL, "seed"])
+            names = listed(name_point(row) for _, row in in_order.iterrows())
             self.notes.append(
-                f"No per-image results for {len(lone)} of {len(points)} points "
-                f"({', '.join(sorted(set(lone['variant'])))}): their intervals are unpaired."
+                f"No per-image results for {len(lone)} of {len(points)} points ({names}): "
+                "their intervals are unpaired."
             )
         return np.asarray(np.nanmean(by_seed, axis=2))
 

@@ -14,10 +14,10 @@ import yaml
 from studies import api
 from studies.comparison import Comparison
 from studies.config import Study, load_study
-from studies.methods import RESULTS_VERSION, method_of, variant
+from studies.methods import ONCE, RESULTS_VERSION, method_of, variant
 from studies.origin import Origin, gather
 from studies.planning import make_plan
-from studies.records import weights_file, write_points, write_result
+from studies.records import digest, weights_file, write_points, write_result
 from studies.results import COLUMNS
 from studies.storage import LocalFolder
 from studies.trial import run_trial
@@ -95,6 +95,7 @@ def _make_up(
                 "results_version": RESULTS_VERSION,
                 "flops": 10**6,
                 "train_device_seconds": 10.0 + i,
+                "train_units": 1.0,
             }
             rows.append({**zeros, **texts, **numbers})
         rules = study.evaluate.checkpoints
@@ -110,6 +111,39 @@ def _make_up(
         }
         write_points(place, rows, correct)
         write_result(place, "result.json", {"status": "done", "trained": trained})
+
+
+MakeRow = Callable[..., dict[str, Any]]
+
+
+def _make_row(method: str, **values: Any) -> dict[str, Any]:
+    values = {"variant": method, "width_mult": 1.0, "seed": 0, **values}
+    place = () if method in ONCE else ("lam", "beta", "width_mult")
+    run = [values["variant"], *(values.get(name) for name in place), values["seed"]]
+    run_key = "-".join(map(str, run))
+    row: dict[str, Any] = {name: 0 if kind != "str" else "" for name, kind in COLUMNS.items()}
+    row |= {
+        "method": method,
+        "lam": np.nan,
+        "beta": np.nan,
+        "sa": 0.8,
+        "ra": 0.4,
+        "images": 1000,
+        "eps": 0.1,
+        "attack": "pgd20",
+        "checkpoint_rule": "last",
+        "train_units": 10.0,
+        "run_key": run_key,
+        **values,
+    }
+    told = ("lam", "beta", "width_mult", "attack", "checkpoint_rule")
+    return {**row, "point_key": digest([row["run_key"], *(str(row[name]) for name in told)])}
+
+
+@pytest.fixture(scope="session")
+def make_row() -> MakeRow:
+    """Make up one row of a frame of points: its method, and the columns that matter."""
+    return _make_row
 
 
 @pytest.fixture(autouse=True)

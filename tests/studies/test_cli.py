@@ -15,8 +15,9 @@ import yaml
 
 from studies import api, cli
 from studies.config import load_study, presets
-from studies.records import seal
+from studies.records import seal, unseal, write_lines
 from studies.results import COLUMNS, with_attack_columns
+from studies.storage import LocalFolder
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1
 NOLOAD = pytest.mark.filterwarnings(
@@ -269,6 +270,35 @@ def test_compare_refuses_an_attack_that_no_point_was_judged_by(
 ) -> None:
     said = oat("compare", study, "--storage", finished, "--attack", "pgd99")
     _is_a_sentence(said, "pgd99", "pgd1")
+
+
+@pytest.mark.timeout(60)
+def test_compare_refuses_two_studies_on_different_data(
+    oat: Oat, tiny: dict[str, Any], tmp_path: Path, make_up: Callable[..., None]
+) -> None:
+    files = []
+    for name, methods in (("ours", tiny["methods"][:1]), ("theirs", tiny["methods"][1:])):
+        evaluate = {**tiny["evaluate"], "lams": [0, 1]}
+        files.append(tmp_path / f"{name}.yaml")
+        files[-1].write_text(
+            yaml.safe_dump({**tiny, "name": name, "methods": methods, "evaluate": evaluate})
+        )
+        make_up(load_study(files[-1]), tmp_path)
+    both = ("compare", *files, "--storage", tmp_path)
+    assert oat(*both).code == 0
+    for path in (tmp_path / "theirs").rglob("points.jsonl"):
+        rows = [unseal(line) for line in path.read_bytes().splitlines()]
+        write_lines(
+            LocalFolder(path.parent),
+            path.name,
+            [seal({**row, "data_fingerprint": "other"}) for row in rows],
+        )
+    to = tmp_path / "out"
+    _is_a_sentence(oat(*both, "--out", to), "different data: none, other", "`--force`")
+    assert not to.exists()
+    forced = oat(*both, "--force", "--json")
+    assert forced.code == 0
+    assert any("different data: none, other" in note for note in forced.json["notes"])
 
 
 @pytest.mark.mlflow

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from studies import api
-from studies.comparison import MARGIN, Comparison, compare, judge
+from studies.comparison import MARGIN, Comparison, compare, compare_all, judge
 from studies.errors import ComparisonError
 from studies.frontier import hypervolume
 from studies.guards import MUST_AGREE
@@ -222,7 +222,22 @@ def test_points_whose_folder_is_gone_are_compared_unpaired(tmp_path: Path) -> No
     (tmp_path / "oat-None-0" / "correct.npz").unlink()
     result = compare(table)
     assert _only(result)["d_sa"] == pytest.approx(-0.005)
-    assert any("unpaired" in note and "1 of 2" in note for note in result.notes)
+    assert (
+        "No per-image results for 1 of 2 points (oat λ=1 seed 0): their intervals are unpaired."
+        in result.notes
+    )
+
+
+def test_points_without_results_by_image_are_named_the_first_of_many() -> None:
+    models = [m for i in range(6) for m in _pair(1000, (800, 400), (800, 400), i / 10)]
+    narrow = Model("trades", _first(8, 1000), _first(4, 1000), beta=6.0, width=0.5, seed=1)
+    (note,) = [n for n in compare(_bare(narrow, *models)).notes if "unpaired" in n]
+    first = ", ".join(f"oat λ={lam} seed 0" for lam in ("0", "0.1", "0.2", "0.3", "0.4", "0.5"))
+    assert (
+        f"for 13 of 13 points ({first}, pgd_at λ=0 seed 0, pgd_at λ=0.1 seed 0 and 5 more)" in note
+    )
+    (note,) = [n for n in compare(_bare(narrow)).notes if "unpaired" in n]
+    assert "for 1 of 1 points (trades β=6 width=0.5 seed 1)" in note
 
 
 def test_to_trade_places_turns_the_sign(tmp_path: Path) -> None:
@@ -663,3 +678,74 @@ def test_real_points_are_compared_pairwise(tiny: dict[str, Any], finished: Path)
         assert row["d_sa"] == pytest.approx(ours["sa"] - theirs["sa"], abs=1e-12)
         assert row["d_ra"] == pytest.approx(ours["ra"] - theirs["ra"], abs=1e-12)
     assert not any("unpaired" in note for note in result.notes)
+
+
+def _under(attack: str, right: int, images: int, *models: Model) -> list[Model]:
+    """Return the models under another attack, on the first so many images."""
+    clean = [model.clean[:images] for model in models]
+    return [
+        replace(model, attack=attack, clean=some, robust=_first(right, images))
+        for model, some in zip(models, clean, strict=True)
+    ]
+
+
+def test_the_attack_is_the_strongest_at_the_own_radius_on_the_most_images() -> None:
+    models = _pair(1000, (900, 400), (900, 400))
+    others = {
+        "pgd50": (350, 1000),
+        "fgsm": (500, 1000),
+        "autoattack": (60, 200),
+        "pgd20@0.2": (100, 1000),
+    }
+    rows = [m for name, (ra, n) in others.items() for m in _under(name, ra, n, *models)]
+    assert compare(_bare(*models, *rows)).attack == "pgd50"
+    # of radii of their own alone, too, the strongest on the most images
+    odd = [m for name in ("pgd20@0.2", "pgd20@0.1") for m in rows if m.attack == name]
+    odd += _under("pgd20@0.1", 300, 1000, *models) + _under("square@0.1", 0, 100, *models)
+    assert compare(_bare(*odd)).attack == "pgd20@0.2"
+    assert compare(_bare(*models, *rows), attack="autoattack").attack == "autoattack"
+
+
+def test_a_stronger_attack_on_fewer_images_is_said_with_its_number(tmp_path: Path) -> None:
+    oat, dedicated = _pair(1000, (900, 150), (900, 160))
+    strong = _under("autoattack", 100, 200, oat) + _under("autoattack", 120, 200, dedicated)
+    result = compare(_stored(tmp_path, oat, dedicated, *strong))
+    assert result.attack == "pgd20"
+    # 150 to 100 and 160 to 120 of the same 200: 25 and 20 points; RA of all 1000 is 0.15 and 0.16
+    assert (
+        "Under 'autoattack', on the first 200 images, RA is 22.5 points lower than under 'pgd20' "
+        "on the same (mean over 2 points)."
+    ) in result.notes
+
+
+def test_an_attack_that_is_stronger_on_other_images_alone_is_not_said(tmp_path: Path) -> None:
+    images = 1000
+    late = np.arange(images) >= images - 400  # none of the first images withstands
+    models = [replace(m, robust=late) for m in _pair(images, (1000, 0), (1000, 0))]
+    weak = _under("autoattack", 10, 200, *models)
+    assert weak[0].robust.mean() < models[0].robust.mean()
+    assert not any("Under '" in n for n in compare(_stored(tmp_path / "a", *models, *weak)).notes)
+    # of which nothing is stored by image, nothing is said: the images may not be the same
+    strong = _under("autoattack", 0, 200, *_pair(images, (1000, 900), (1000, 900)))
+    assert not any("Under '" in n for n in compare(_bare(*models, *strong)).notes)
+
+
+def test_an_attack_at_another_radius_is_not_called_stronger(tmp_path: Path) -> None:
+    models = _pair(1000, (900, 400), (900, 400))
+    table = _stored(tmp_path, *models, *_under("pgd20@0.2", 0, 1000, *models))
+    table.loc[table["attack"] == "pgd20@0.2", "eps"] = 0.2
+    assert not any("Under '" in note for note in compare(table).notes)
+
+
+def test_what_cannot_be_compared_under_another_attack_is_noted() -> None:
+    models = _pair(1000, (900, 400), (900, 400))
+    table = _bare(*models, *_under("pgd5", 500, 1000, *models), *_under("fgsm", 600, 1000, *models))
+    odd = (table["attack"] == "pgd5") & (table["method"] == "oat")
+    table.loc[odd, "attack_settings"] = "fedcba98765"
+    first, others = compare_all(table)
+    assert (first.attack, [other.attack for other in others]) == ("pgd20", ["fgsm"])
+    (note,) = [note for note in first.notes if note.startswith("Not compared")]
+    assert note.startswith("Not compared under 'pgd5': The points come from different settings")
+    assert {other.attack for other in compare_all(table, force=True)[1]} == {"fgsm", "pgd5"}
+    with pytest.raises(ComparisonError, match="different settings"):
+        compare_all(table, attack="pgd5")

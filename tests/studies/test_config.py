@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines import PgdAt, Trades
+from oat.adversaries import AutoAttack, Fgsm, Pgd, Square, Transfer
 from oat.encodings import ENCODINGS
 from oat.method import Oat, Oats
 from studies.config import Study, load_study, presets
@@ -528,3 +529,83 @@ def test_junk_anywhere_is_loaded_or_refused_but_never_breaks_the_reader(
     block[int(last) if isinstance(block, list) else last] = junk
     with suppress(StudyError):
         load_study(source)
+
+
+def _attacks(*blocks: str) -> str:
+    return f"evaluate.attacks=[{', '.join(blocks)}]"
+
+
+def test_every_attack_has_a_block_of_its_own_with_the_keys_of_its_config() -> None:
+    study = load_study(
+        _good(),
+        [
+            _attacks(
+                "{name: pgd, steps: 50, restarts: 10, loss: cw, momentum: 1, every_lam: true}",
+                "{name: fgsm, eps: 4/255}",
+                "{name: autoattack, images: 100, targets: 4}",
+                "{name: square, queries: 100}",
+                "{name: transfer, steps: 10, step_size: 0.01}",
+            )
+        ],
+    )
+    eps = 8 / 255
+    assert study.attacks() == [
+        Pgd(steps=50, restarts=10, loss="cw", momentum=1.0, every_lam=True, eps=eps),
+        Fgsm(eps=4 / 255),
+        AutoAttack(images=100, targets=4, eps=eps),
+        Square(queries=100, eps=eps),
+        Transfer(steps=10, step_size=0.01, eps=eps),
+    ]
+    assert [study.label_of(attack) for attack in study.attacks()] == [
+        "pgd50x10-cw-momentum1-every-lam",
+        "fgsm@0.01569",
+        "autoattack-4targets",
+        "square100",
+        "transfer10-step0.01",
+    ]
+    assert _through_yaml(study) == study
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        ("{steps: 20, images: 10}", "{steps: 20, images: 20}"),
+        ("{steps: 20}", "{steps: 20, images: 20}"),
+        ("{steps: 20}", "{steps: 20, eps: 8/255}"),
+        ("{steps: 20}", "{steps: 20, eps: 8/255, images: 10}"),
+        ("{name: fgsm, eps: 0.05}", "{name: fgsm, eps: 0.0500001}"),
+        ("{steps: 5, step_size: 0.01}", "{steps: 5, step_size: 0.01000001}"),
+        ("{name: autoattack}", "{name: autoattack, images: 10}"),
+    ],
+)
+def test_two_attacks_of_one_name_are_refused(blocks: tuple[str, str]) -> None:
+    _says(_fault(_good(), _attacks(*blocks)), ("`", "attacks", "named '", "keep one"))
+
+
+def test_attacks_that_differ_in_what_their_names_tell_are_two() -> None:
+    blocks = ("{steps: 20}", "{steps: 20, step_size: 0.01}", "{steps: 20, loss: cw}")
+    study = load_study(_good(), [_attacks(*blocks, "{steps: 20, eps: 0.05}", "{name: fgsm}")])
+    labels = [study.label_of(attack) for attack in study.attacks()]
+    assert labels == ["pgd20", "pgd20-step0.01", "pgd20-cw", "pgd20@0.05", "fgsm"]
+
+
+@pytest.mark.parametrize(
+    ("methods", "count"),
+    [
+        ("[{name: oat, lambda_choices: [0, 1]}]", 0),
+        ("[{name: oat, lambda_choices: [0, 1]}, {name: pgd_at, lam: 1}]", 1),
+        ("[{name: trades, beta: 6}]", 1),
+    ],
+)
+def test_transfer_needs_another_dedicated_model(methods: str, count: int) -> None:
+    said = _fault(_good(), f"methods={methods}", _attacks("{name: transfer}"))
+    _says(said, ("'transfer'", "at least two dedicated models", f"got {count}"))
+    # seeds are not other models: each is attacked from those of its own
+    said = _fault(_good(), f"methods={methods}", _attacks("{name: transfer}"), "seeds=[0, 1]")
+    _says(said, ("'transfer'", f"got {count}"))
+
+
+def test_two_dedicated_models_are_enough_for_transfer() -> None:
+    methods = "methods=[{name: pgd_at, lam: [1]}, {name: trades, beta: 6}]"
+    (attack,) = load_study(_good(), [methods, _attacks("{name: transfer}")]).attacks()
+    assert attack.label == "transfer20"

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from optuna._hypervolume import compute_hypervolume
 from optuna.study._multi_objective import _is_pareto_front
 
-from studies.frontier import attainment, hypervolume, pareto_mask
+from studies.frontier import attainment, coverage, hypervolume, largest_gap, pareto_mask
 
 SIDE = 6
 GRID = st.lists(
@@ -46,7 +46,16 @@ def test_what_is_not_finite_is_refused(bad: float, place: int) -> None:
     point = [0.5, 0.5]
     point[place] = bad
     values = [(0.1, 0.9), tuple(point)]
-    for of in (pareto_mask, hypervolume, lambda v: attainment(v, [0.5])):
+    others = [(0.5, 0.5)]
+    for of in (
+        pareto_mask,
+        hypervolume,
+        lambda v: attainment(v, [0.5]),
+        lambda v: largest_gap(v, others),
+        lambda v: largest_gap(others, v),
+        lambda v: coverage(v, others),
+        lambda v: coverage(others, v),
+    ):
         with pytest.raises(ValueError, match="finite"):
             of(values)
 
@@ -143,3 +152,109 @@ def test_fronts_and_areas_are_those_of_optuna(seed: int) -> None:
     above = values[(values > reference).all(axis=1)]
     expected = compute_hypervolume(-above, -reference) if len(above) else 0.0
     assert hypervolume(values, tuple(reference)) == pytest.approx(expected)
+
+
+COUNTS = st.lists(st.tuples(st.integers(0, SIDE), st.integers(0, SIDE)), min_size=1, max_size=12)
+Counts = list[tuple[int, int]]
+
+
+def _reach(points: Counts, level: float) -> float:
+    """Return the height of the attainment curve, which is 0 beyond the last point."""
+    return max((y for x, y in points if x >= level), default=0)
+
+
+@given(ours=COUNTS | st.just([]), theirs=COUNTS)
+def test_the_largest_gap_is_that_of_every_level_they_reach(ours: Counts, theirs: Counts) -> None:
+    # halves and thirds lie between all steps, and so tell a curve that is open on the other side
+    levels = [n / 6 for n in range(-6, 6 * max(x for x, _ in theirs) + 1)]
+    gaps = [_reach(theirs, level) - _reach(ours, level) for level in levels]
+    gap, at = largest_gap(ours, theirs)
+    assert gap == max(gaps)
+    assert _reach(theirs, at) - _reach(ours, at) == gap
+    assert at in {x for x, _ in theirs}
+
+
+@given(ours=FRACTIONS, theirs=FRACTIONS)
+def test_no_level_has_a_larger_gap(
+    ours: list[tuple[float, float]], theirs: list[tuple[float, float]]
+) -> None:
+    gap, at = largest_gap(ours, theirs)
+    levels = np.append(np.linspace(0, max(x for x, _ in theirs), 101), at)
+    gaps = attainment(theirs, levels) - attainment(ours, levels).clip(min=0)
+    assert gap == gaps.max()
+    # only the fronts count, each point once
+    front = np.array(ours)[pareto_mask(ours)]
+    assert largest_gap([*front, *front], [*theirs, *theirs])[0] == gap
+
+
+def test_the_gap_of_a_few_fronts_is_known() -> None:
+    assert largest_gap([(0.5, 0.25)], [(0.5, 0.5)]) == (0.25, 0.5)
+    assert largest_gap([(0.5, 0.5)], [(0.5, 0.25)]) == (-0.25, 0.5)
+    # theirs goes on where ours ends: all of its height is the gap
+    assert largest_gap([(0.5, 0.75)], [(0.75, 0.25)]) == (0.25, 0.75)
+    assert largest_gap([], [(0.5, 0.25)]) == (0.25, 0.5)
+    # a point of theirs that another dominates is on no curve
+    assert largest_gap([(1, 0.5)], [(0.25, 0.125), (1, 0.625)]) == (0.125, 0.25)
+
+
+@given(n=st.integers(1, 30))
+def test_a_staircase_lies_one_step_below_the_next_larger_one(n: int) -> None:
+    gap, _ = largest_gap(_staircase(n), _staircase(n + 1))
+    assert gap == 1
+    assert largest_gap(_staircase(n + 1), _staircase(n))[0] == -1
+    # all of the smaller one is reached, and of the larger one what is one worse, not less
+    assert coverage(_staircase(n), _staircase(n + 1)) == 1
+    assert coverage(_staircase(n + 1), _staircase(n)) == 0
+    assert coverage(_staircase(n + 1), _staircase(n), margin=1) == 1
+    assert coverage(_staircase(n + 1), _staircase(n), margin=0.5) == 0
+
+
+@given(front=COUNTS, by=COUNTS | st.just([]), margin=st.integers(0, 3))
+def test_coverage_is_that_of_the_definition(front: Counts, by: Counts, margin: int) -> None:
+    best = [p for p in front if not any(_dominates(other, p) for other in front)]
+    reached = [any(x >= p[0] - margin and y >= p[1] - margin for x, y in by) for p in best]
+    assert coverage(front, by, margin) == sum(reached) / len(best)
+
+
+@given(front=COUNTS, by=COUNTS, margin=st.integers(0, 3))
+def test_rounding_does_not_decide_what_is_reached(front: Counts, by: Counts, margin: int) -> None:
+    exact = coverage(front, by, margin)
+    assert coverage(np.array(front) / 449, np.array(by) / 449, margin / 449) == exact
+    third, other = (np.array([p]) / 3 for p in ((2, 2), (1, 1)))
+    assert coverage(third + 0.1, other + 0.1, 1 / 3) == 1
+
+
+@given(points=COUNTS, by=COUNTS)
+def test_a_front_covers_itself_and_a_gap_is_what_is_not_covered(points: Counts, by: Counts) -> None:
+    assert coverage(points, points) == 1
+    assert largest_gap(points, points)[0] == 0
+    # nowhere above in RA, so each point of theirs has one of ours as good; and the other way round
+    assert (largest_gap(by, [p for p in points if p[1] > 0] or [(0, 0)])[0] <= 0) == (
+        coverage([p for p in points if p[1] > 0] or [(0, 0)], by) == 1
+    )
+
+
+def test_one_point_is_reached_or_not() -> None:
+    assert coverage([(0.5, 0.5)], [(0.5, 0.5)]) == 1
+    assert coverage([(0.5, 0.5)], [(0.75, 0.25), (0.25, 0.75)]) == 0
+    # both of two equal points are reached; one of two others
+    assert coverage([(0.5, 0.5)] * 2 + [(0.25, 0.75)], [(0.5, 0.5)]) == 2 / 3
+    # a dominated point is on no front, reached or not
+    assert coverage([(0.5, 0.5), (0.25, 0.25)], [(0.25, 0.25)]) == 0
+
+
+def _front_of_optuna(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values[_is_pareto_front(-values, False)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_front_that_covers_another_adds_no_area_by_it(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ours, theirs = _random_front(rng), _random_front(rng)
+    both = np.vstack([ours, theirs])
+    added = compute_hypervolume(-both, np.zeros(2)) - compute_hypervolume(-ours, np.zeros(2))
+    inside = theirs[(theirs > 0).all(axis=1)]
+    if len(inside):
+        assert (coverage(inside, ours) == 1) == (added < 1e-12)
+    front = _front_of_optuna(theirs)
+    assert coverage(theirs, ours, 0.1) == coverage(front, ours, 0.1)

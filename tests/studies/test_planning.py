@@ -570,3 +570,171 @@ def test_a_worker_finds_data_that_were_named_from_where_the_driver_stands(
     monkeypatch.chdir(tmp_path)
     plan = _plan(tiny, tmp_path, "data.root=pictures")
     assert {trial.job["data"]["root"] for trial in plan.trials} == {str(tmp_path / "pictures")}
+
+
+PLAIN: dict[str, Any] = {
+    "name": "plain",
+    "data": {"name": "digits"},
+    "methods": [
+        {"name": "oat", "lambda_choices": [0, 1]},
+        {"name": "pgd_at", "lam": [0.5]},
+        {"name": "trades", "beta": [6]},
+    ],
+}
+ODD: dict[str, Any] = {
+    "name": "odd",
+    "data": {"name": "cifar10", "train_images": 1000},
+    "model": {"name": "resnet18", "width": 8},
+    "train": {"epochs": 3, "ema": 0.9},
+    "attack": {"eps": "8/255", "steps": 7},
+    "seeds": [1],
+    "methods": [
+        {"name": "oats", "lambda_choices": [0, 1], "width_mults": [0.5, 1]},
+        {"name": "pgd_at", "lam": 1, "width_mults": [0.5]},
+    ],
+    "evaluate": {
+        "attacks": [
+            {"name": "pgd", "steps": 20},
+            {"steps": 5, "step_size": 0.01, "eps": "4/255"},
+        ],
+        "images": 500,
+        "batch_size": 250,
+        "lams": [1],
+        "checkpoints": ["averaged", "last"],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "budget", "keys"),
+    [
+        (
+            PLAIN,
+            "d5fb9a5e912d",
+            {
+                "ab81aaf172ef": ["d1a80d16ac5b", "566054b5ce88"],
+                "84d4f86d865b": ["2957d1ebf800"],
+                "a284793b7a88": ["1041d3462ba2"],
+            },
+        ),
+        (
+            ODD,
+            "b98f3a8d1647",
+            {
+                "c1b457a88e63": [
+                    "a96f062f6df7", "dc6f056670d2", "6475272060f8", "b2e398e3aa55",
+                    "2c6367a2c446", "304f28c61dd2", "e4f27c1737a5", "c397594e9bda",
+                ],
+                "79baab85f21d": ["1f6a4bd4e5d3", "733e35e97d90", "2c64eef71d5b", "722cb7717e0d"],
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_what_was_finished_before_there_were_many_attacks_is_still_found(
+    source: dict[str, Any], budget: str, keys: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """These keys were computed by commit d7d7c39; another one would lose every finished result."""
+    trials = _plan(source, tmp_path).trials
+    found = {t.run_key: [point["point_key"] for point in t.job["points"]] for t in trials}
+    assert found == keys
+    assert {trial.job["budget"] for trial in trials} == {budget}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "evaluate.attacks=[{name: pgd, steps: 50, restarts: 2, loss: cw, momentum: 1}]",
+        "evaluate.attacks=[{name: pgd, every_lam: true}]",
+        "evaluate.attacks=[{name: fgsm}]",
+        "evaluate.attacks=[{name: autoattack, images: 10}]",
+        "evaluate.attacks=[{name: square, queries: 10}]",
+        "evaluate.attacks=[{name: transfer}]",
+        "evaluate.attacks=[{eps: 0.05}]",
+        "evaluate.lams=[0]",
+        "evaluate.images=10",
+        "evaluate.masking_images=0",
+        "evaluate.batch_size=7",
+        "evaluate.checkpoints=[chosen]",
+        "resources.cpu=2",
+    ],
+)
+def test_how_models_are_judged_changes_no_run_key(
+    override: str, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    assert _keys(tiny, tmp_path, override) == _keys(tiny, tmp_path)
+
+
+def _point_keys(source: dict[str, Any], storage: Path, *overrides: str) -> list[str]:
+    plan = _plan(source, storage, *overrides)
+    return [point["point_key"] for trial in plan.trials for point in trial.job["points"]]
+
+
+OPTIONS = (
+    "{steps: 3}",
+    "{steps: 3, restarts: 2}",
+    "{steps: 3, loss: cw}",
+    "{steps: 3, momentum: 1}",
+    "{steps: 3, step_size: 0.01}",
+    "{steps: 3, every_lam: true}",
+    "{steps: 3, eps: 0.05}",
+    "{name: fgsm}",
+    "{name: fgsm, loss: cw}",
+    "{name: autoattack}",
+    "{name: autoattack, targets: 4}",
+    "{name: square}",
+    "{name: square, queries: 3}",
+    "{name: transfer, steps: 3}",
+)
+
+
+def test_every_option_of_an_attack_makes_points_and_settings_of_its_own(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    plan = _plan(tiny, tmp_path, f"evaluate.attacks=[{', '.join(OPTIONS)}]")
+    points = [point for trial in plan.trials for point in trial.job["points"]]
+    assert len({point["point_key"] for point in points}) == len(points) == 5 * len(OPTIONS)
+    settings = {(point["attack_label"], point["attack_settings"]) for point in points}
+    assert len(settings) == len({label for label, _ in settings}) == len(OPTIONS)
+
+
+def test_an_attack_takes_no_more_images_than_the_study(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    def keys(images: str, study: str = "50") -> list[str]:
+        attack = f"evaluate.attacks=[{{name: pgd, steps: 1{images}}}]"
+        return _point_keys(tiny, tmp_path, attack, f"evaluate.images={study}")
+
+    assert keys(", images: 60") == keys(", images: 50") == keys("")
+    assert keys(", images: 20") == keys("", "20") != keys("")
+    assert keys(", images: 60", "null") == keys("", "60")
+    assert not set(keys("", "null")) & set(keys(""))
+
+
+def test_a_study_without_checks_for_masking_plans_none_and_the_same_points(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    none = "evaluate.masking_images=0"
+    assert [len(trial.job["checks"]) for trial in _plan(tiny, tmp_path).trials] == [2, 1, 1, 1]
+    assert not any(trial.job["checks"] for trial in _plan(tiny, tmp_path, none).trials)
+    assert _point_keys(tiny, tmp_path, none) == _point_keys(tiny, tmp_path)
+
+
+def test_images_are_crafted_on_the_other_dedicated_models_of_the_same_seed(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    plan = _plan(tiny, tmp_path, "evaluate.attacks=[{name: transfer}]", "seeds=[0, 1]")
+    for seed in (0, 1):
+        mine = {t.label: t for t in plan.trials if t.seed == seed}
+        dedicated = {t.run_key for label, t in mine.items() if not label.startswith("oat")}
+        assert len(dedicated) == 3
+        for trial in mine.values():
+            for point in trial.job["points"]:
+                assert point["sources"] == sorted(dedicated - {trial.run_key})
+
+
+def test_images_are_crafted_at_every_other_lam_of_a_network_that_has_them(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    plan = _plan(tiny, tmp_path, "evaluate.attacks=[{every_lam: true}]", "evaluate.lams=[0, 1]")
+    others = [[p.get("other_lams") for p in trial.job["points"]] for trial in plan.trials]
+    assert others == [[[1], [0]], [None], [None], [None]]
