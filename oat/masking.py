@@ -19,6 +19,9 @@ RESTARTS = 5
 DRAWS = 20
 LARGE_EPS = 0.5
 """Radius at which every image can be made uniformly grey, so that nothing can be robust."""
+HOW = (STEPS, RESTARTS, DRAWS, LARGE_EPS)
+"""What decides the numbers beside the images and the radius; part of a check's key."""
+
 PASSES = 2 * STEPS * (RESTARTS + 2) + DRAWS
 """Cost for a robust image, in forward passes; at the larger radii images fall early."""
 
@@ -37,9 +40,9 @@ class Checks:
         ra_restarts: At ``eps`` with 5 starts, of which the first is that of ``ra``.
         ra_noise: Under 20 draws of noise: uniform in the ball, and of its corners, in turns.
         ra_eps_0: At radius 0, where it must be ``sa``.
-        ra_eps_2x: At twice ``eps``, at most 0.5.
-        ra_eps_4x: At four times ``eps``, at most 0.5.
-        ra_eps_half: At radius 0.5, where it must be near 0.
+        ra_eps_2x: At twice ``eps``, at most 0.5 or ``eps``.
+        ra_eps_4x: At four times ``eps``, likewise.
+        ra_eps_half: At radius 0.5, where it must be near 0; at ``eps`` if that is larger.
         zero_gradients: Share of the correctly classified images at which every component of the
             cross-entropy's gradient is exactly 0.
     """
@@ -69,7 +72,7 @@ def check_masking(
     """
 
     def ra(radius: float, restarts: int = 1) -> float:
-        attack = Pgd(eps=min(radius, LARGE_EPS), steps=STEPS, restarts=restarts)
+        attack = Pgd(eps=min(radius, max(LARGE_EPS, eps)), steps=STEPS, restarts=restarts)
         return evaluate(logits_fn, split, attack, batch_size=batch_size).ra
 
     plain = evaluate(logits_fn, split, Pgd(eps=eps, steps=STEPS), batch_size=batch_size)
@@ -83,7 +86,7 @@ def check_masking(
         ra_eps_0=ra(0.0),
         ra_eps_2x=ra(2 * eps),
         ra_eps_4x=ra(4 * eps),
-        ra_eps_half=ra(LARGE_EPS),
+        ra_eps_half=ra(max(LARGE_EPS, eps)),
         zero_gradients=zero,
     )
 

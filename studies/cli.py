@@ -305,6 +305,8 @@ def _plain(result: Any) -> dict[str, Any]:
         "variants": records(result.variants),
         "cells": records(result.cells),
         "fronts": records(result.fronts),
+        "masking": records(result.masking),
+        "remarks": result.remarks(),
         "notes": result.notes,
     }
 

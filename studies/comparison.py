@@ -46,7 +46,7 @@ class Comparison:
         margin: How much worse still counts as free.
         notes: What a reader must know: seeds, missing cells, unpaired intervals.
         masking: A row for each operating point and seed that says what was checked for masked
-            gradients; see `studies.page`.
+            gradients; see `studies.masking.masking_table`.
     """
 
     attack: str
@@ -82,7 +82,7 @@ class Comparison:
         what = "dedicated models" if self.table["once"].nunique() == 1 else "comparisons"
         return (
             f"The in-situ trade-off is {self.verdict.upper()} here: of {len(self.table)} {what}, "
-            f"OAT is {parts} (margin {points(self.margin)} in SA and RA, "
+            f"OAT is {parts} (margin {in_points(self.margin)} in SA and RA, "
             f"{LEVEL:.0%} intervals); {self._ratio_text()}."
         )
 
@@ -108,7 +108,7 @@ class Comparison:
         return "hypervolume ratios " + ", ".join(f"{name} {text}" for name, text in texts.items())
 
 
-def points(fraction: float) -> str:
+def in_points(fraction: float) -> str:
     """Write a difference of accuracies for people, such as ``1 point``."""
     return f"{100 * fraction:g} point{'' if fraction == 0.01 else 's'}"
 
@@ -116,14 +116,16 @@ def points(fraction: float) -> str:
 def _front_remark(row: Mapping[Any, Any], margin: float) -> str:
     covered = (
         f"The front of {row['front']} reaches {row['covered']:.0%} of the dedicated front within "
-        f"{points(margin)} [{row['covered_low']:.0%}, {row['covered_high']:.0%}]"
+        f"{in_points(margin)} [{row['covered_low']:.0%}, {row['covered_high']:.0%}]"
     )
-    low, high = 100 * row["gap_low"], 100 * row["gap_high"]
+    ends = f"[{100 * row['gap_low']:.1f}, {100 * row['gap_high']:.1f}]"
+    where = f"at SA {100 * row['gap_at']:.1f}"
+    if row["sa_max"] < row["gap_at"] - margin - 1e-12:
+        where += f", which it does not reach (its highest is {100 * row['sa_max']:.1f})"
     gap = (
-        f"at worst it lies {100 * row['gap']:.1f} points of RA below [{low:.1f}, {high:.1f}], at "
-        f"SA {100 * row['gap_at']:.1f}"
+        f"at worst it lies {100 * row['gap']:.1f} points of RA below {ends}, {where}"
         if row["gap"] > 0
-        else "it nowhere lies below"
+        else f"it nowhere lies below (largest gap {100 * row['gap']:.1f} points of RA {ends})"
     )
     number = row["break_even"]
     price = f"it is the cheaper from {number:g} dedicated model{'s' if number > 1 else ''} on"
@@ -148,7 +150,8 @@ def compare(
         points: A frame of points, as `studies.points` returns it. With its ``folder`` column
             intervals are paired by image; without, they are not, and a note says so.
         attack: Which attack's RA to use; None is, of the attacks at the radius of training
-            (``pgd20@0.05`` is at another) on the most test images, the one that leaves least RA.
+            (``pgd20@0.05`` is at another) that judged the most operating points on the most test
+            images, the one that leaves least RA.
         checkpoint: Which weights to compare; None is the last where all models were judged with
             those, else the first rule in the alphabet that all were judged with.
         margin: How much worse, as a fraction, still counts as free.
@@ -171,7 +174,7 @@ def compare(
     chosen = _strongest(points) if attack is None else attack
     if chosen not in attacks:
         raise ComparisonError(f"No point was judged by '{chosen}'; there are {', '.join(attacks)}.")
-    masking, correct = masking_table(points), correctness(points)
+    grid, masking, correct = points, masking_table(points), correctness(points)
     notes += _stronger_note(points, chosen, correct)
     points = points[points["attack"] == chosen].sort_values("point_key", ignore_index=True)
     notes += check_comparable(points, force)
@@ -181,7 +184,7 @@ def compare(
     reference, variants = _variants(draws.cells, draws)
     fronts = measure_fronts(draws, points, pairs, margin)
     notes += draws.notes + _unequal_note(fronts) + _width_note(table, draws, margin)
-    notes += missing_notes(points, unfinished)
+    notes += missing_notes(points, grid, unfinished)
     return Comparison(
         attack=chosen,
         checkpoint=", ".join(points["checkpoint_rule"].unique()),
@@ -254,11 +257,18 @@ def _short_names(points: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
 
 
 def _strongest(points: pd.DataFrame) -> str:
-    """Return the attack that leaves least RA, of those at the own radius on the most images."""
-    attacks = points.groupby("attack").agg(ra=("ra", "mean"), images=("images", "min"))
+    """Return the attack that leaves least RA, of those at the own radius that judged most.
+
+    Most is the most operating points, and of those the most images.
+    """
+    attacks = points.groupby("attack").agg(
+        ra=("ra", "mean"), judged=("ra", "size"), images=("images", "min")
+    )
     own = attacks[~attacks.index.str.contains("@")]
     attacks = own if len(own) else attacks
-    return str(attacks.loc[attacks["images"] == attacks["images"].max(), "ra"].idxmin())
+    for most in ("judged", "images"):
+        attacks = attacks[attacks[most] == attacks[most].max()]
+    return str(attacks["ra"].idxmin())
 
 
 def _stronger_note(points: pd.DataFrame, chosen: str, correct: Correct) -> list[str]:

@@ -85,7 +85,7 @@ def attainment(values: ArrayLike, at: ArrayLike) -> NDArray[np.float64]:
     return best
 
 
-def largest_gap(ours: ArrayLike, theirs: ArrayLike) -> tuple[float, float]:
+def largest_gap(ours: ArrayLike, theirs: ArrayLike, margin: float = 0.0) -> tuple[float, float]:
     """Measure how far one attainment curve lies below another at worst.
 
     The curve of a set of points gives, for each level of the first value, the best second value
@@ -95,6 +95,7 @@ def largest_gap(ours: ArrayLike, theirs: ArrayLike) -> tuple[float, float]:
     Args:
         ours: Points, shape (N, 2).
         theirs: Points, shape (M, 2), at least one.
+        margin: A level that ``ours`` misses by so much counts as reached.
 
     Returns:
         The gap in the second value, negative where ``ours`` lies above all along; and the level
@@ -104,7 +105,9 @@ def largest_gap(ours: ArrayLike, theirs: ArrayLike) -> tuple[float, float]:
         ValueError: A value is not finite.
     """
     levels = _points(theirs)[:, 0]
-    gaps = attainment(theirs, levels) - attainment(ours, levels).clip(min=0)
+    # rounding must not decide between equal values
+    reached = attainment(ours, levels - margin - 1e-12).clip(min=0)
+    gaps = attainment(theirs, levels) - reached
     worst = int(gaps.argmax())
     return float(gaps[worst]), float(levels[worst])
 

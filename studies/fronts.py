@@ -1,6 +1,6 @@
 """Fronts of one model and of retrained ones: their area with intervals, and their price."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,10 @@ from studies.resampling import CELL, Resampled, quantiles
 ALL_WIDTHS = "all widths"
 Pairs = Sequence[tuple[int, int]]
 
-SUMMARIES = ("gap", "gap_low", "gap_high", "gap_at", "covered", "covered_low", "covered_high")
+SUMMARIES = (
+    *("gap", "gap_low", "gap_high", "gap_at"),
+    *("covered", "covered_low", "covered_high", "break_even"),
+)
 PRICE = {
     "device_seconds": "train_device_seconds",
     "train_units": "train_units",
@@ -48,13 +51,14 @@ def measure_fronts(
         margin: How much worse still counts as reached.
 
     Returns:
-        A row for each front: its name, models, operating points, hypervolume with interval, and
-        price (`train_units` in forward passes of the plain network). Those of a once-for-all
-        network also have, against all dedicated models there, each with an interval but the last:
+        A row for each front: its name, models, operating points, hypervolume with interval,
+        highest SA (``sa_max``), and price (`train_units` in forward passes of the plain network).
+        Those of a once-for-all network also have, against all dedicated models there, each with an
+        interval but the last:
 
         - ``ratio``: its hypervolume over theirs; ``matched``: the same for paired cells alone.
         - ``gap``: how far their attainment curve lies above at worst, in RA, and ``gap_at``, the SA
-          where; see `studies.frontier.largest_gap`.
+          where; an SA within the margin counts as reached. See `studies.frontier.largest_gap`.
         - ``covered``: the share of their front that it reaches within the margin.
         - ``break_even``: the number of dedicated models from which it is the cheaper, in forward
           passes of training.
@@ -75,10 +79,12 @@ def measure_fronts(
                     "front": front_name(name, width, len(widths) > 1),
                     "width_mult": np.nan if width is None else width,
                     **_front(draws, members, points),
-                    **_against(draws, members, dedicated if once else members[:0], pairs, margin),
+                    **_against(
+                        draws, points, members, dedicated if once else members[:0], pairs, margin
+                    ),
                 }
             )
-    return _with_break_even(pd.DataFrame(rows))
+    return pd.DataFrame(rows)
 
 
 def _groups(draws: Resampled, here: NDArray[np.bool_], dedicated: Members) -> dict[str, Members]:
@@ -95,27 +101,34 @@ def _groups(draws: Resampled, here: NDArray[np.bool_], dedicated: Members) -> di
 def _front(draws: Resampled, members: Members, points: pd.DataFrame) -> dict[str, Any]:
     """Measure one front, and what its models cost."""
     cells = draws.cells.iloc[members]
-    places = cells[["variant", "width_mult"]].drop_duplicates()
-    runs = points.merge(places, on=["variant", "width_mult"]).drop_duplicates("run_key")
-    low, high = quantiles(draws.hypervolumes(members))
     values = cells[["sa", "ra"]].to_numpy()
-    # a network is the mean of its seeds, however many it has
-    own = ["variant"] if draws.once[members[0]] else CELL
-    networks = runs.groupby(own, dropna=False)[list(PRICE.values())].mean()
+    networks = _networks(draws, members, points)
     price = {name: networks[column].sum(skipna=False) for name, column in PRICE.items()}
     return {
         "models": len(networks),
         "operating_points": len(members),
         "on_front": int(pareto_mask(values).sum()),
-        "hypervolume": hypervolume(values),
-        "hypervolume_low": low,
-        "hypervolume_high": high,
+        **_measured("hypervolume", hypervolume(values), draws.hypervolumes(members)),
+        "sa_max": values[:, 0].max(),
         **price,
     }
 
 
+def _networks(draws: Resampled, members: Members, points: pd.DataFrame) -> pd.DataFrame:
+    """Return the price of each network that some cells are of, the mean of its seeds."""
+    places = draws.cells.iloc[members][["variant", "width_mult"]].drop_duplicates()
+    runs = points.merge(places, on=["variant", "width_mult"]).drop_duplicates("run_key")
+    own = ["variant"] if draws.once[members[0]] else CELL
+    return runs.groupby(own, dropna=False)[list(PRICE.values())].mean()
+
+
 def _against(
-    draws: Resampled, ours: Members, theirs: Members, pairs: Pairs, margin: float
+    draws: Resampled,
+    points: pd.DataFrame,
+    ours: Members,
+    theirs: Members,
+    pairs: Pairs,
+    margin: float,
 ) -> dict[str, float]:
     """Return what tells the front of a once-for-all network from the dedicated one."""
     values = draws.cells[["sa", "ra"]].to_numpy()
@@ -128,49 +141,40 @@ def _against(
     }
     if not len(theirs):
         return found
-    gap, at = largest_gap(values[ours], values[theirs])
+    gap, at = largest_gap(values[ours], values[theirs], margin)
+    gaps = [largest_gap(draw[ours], draw[theirs], margin)[0] for draw in draws.samples]
+    covered = coverage(values[theirs], values[ours], margin)
+    shares = [coverage(draw[theirs], draw[ours], margin) for draw in draws.samples]
+    costs = [_networks(draws, some, points)["train_units"] for some in (ours, theirs)]
     return {
         **found,
-        "gap": gap,
-        **_ends(draws, "gap", lambda draw: largest_gap(draw[ours], draw[theirs])[0]),
+        **_measured("gap", gap, np.array(gaps)),
         "gap_at": at,
-        "covered": coverage(values[theirs], values[ours], margin),
-        **_ends(draws, "covered", lambda draw: coverage(draw[theirs], draw[ours], margin)),
+        **_measured("covered", covered, np.array(shares)),
+        # as many that cost the same are not dearer, nor does rounding make them so
+        "break_even": np.floor(costs[0].sum() / costs[1].mean() + 1e-9) + 1,
     }
 
 
-def _ends(
-    draws: Resampled, name: str, measure: Callable[[NDArray[np.float64]], float]
-) -> dict[str, float]:
-    """Return the interval of what is measured on each draw of all cells."""
-    low, high = quantiles(np.array([measure(draw) for draw in draws.samples]))
-    return {f"{name}_low": float(low), f"{name}_high": float(high)}
+def _measured(name: str, value: float, samples: NDArray[np.float64]) -> dict[str, float]:
+    """Return a value and its interval: percentiles of the draws, widened to hold the value.
+
+    A front of drawn points lies a little further out than the front itself, so that where points
+    are nearly equal the percentiles alone may miss it.
+    """
+    low, high = quantiles(samples)
+    ends = (min(float(low), value), max(float(high), value))
+    return {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}
 
 
 def _ratio(draws: Resampled, name: str, ours: Members, theirs: Members) -> dict[str, float]:
     """Return the hypervolume of one front over another's; NaN where that has no area."""
     values = draws.cells[["sa", "ra"]].to_numpy()
-    columns = (name, f"{name}_low", f"{name}_high")
+    unknown = dict.fromkeys((name, f"{name}_low", f"{name}_high"), np.nan)
     if not len(theirs) or not hypervolume(values[theirs]):
-        return dict.fromkeys(columns, np.nan)
+        return unknown
     samples = draws.hypervolumes(theirs)
     if not samples.all():
-        return dict.fromkeys(columns, np.nan)
-    low, high = quantiles(draws.hypervolumes(ours) / samples)
+        return unknown
     value = hypervolume(values[ours]) / hypervolume(values[theirs])
-    return dict(zip(columns, (value, float(low), float(high)), strict=True))
-
-
-def _with_break_even(fronts: pd.DataFrame) -> pd.DataFrame:
-    """Add the number of dedicated models from which each once-for-all network is the cheaper."""
-    fronts["break_even"] = np.nan
-    for _, here in fronts.groupby("width_mult", dropna=False):
-        dedicated = here[here["gap"].isna()]
-        if dedicated.empty:
-            continue
-        widest = dedicated.loc[dedicated["models"].idxmax()]
-        each = widest["train_units"] / widest["models"]
-        for i, row in here[here["gap"].notna()].iterrows():
-            # as many that cost the same are not dearer, nor does rounding make them so
-            fronts.loc[i, "break_even"] = np.floor(row["train_units"] / each + 1e-9) + 1
-    return fronts
+    return _measured(name, value, draws.hypervolumes(ours) / samples)

@@ -93,17 +93,20 @@ def check_comparable(points: pd.DataFrame, force: bool) -> list[str]:
     return notes
 
 
-def missing_notes(points: pd.DataFrame, unfinished: Iterable[str] = ()) -> list[str]:
+def missing_notes(
+    points: pd.DataFrame, grid: pd.DataFrame, unfinished: Iterable[str] = ()
+) -> list[str]:
     """Name the cells of the grid that have no point.
 
     Args:
         points: Points under one attack, of one checkpoint rule.
+        grid: Points under every attack, of the same rule.
         unfinished: Trials that are planned and not done, named for people.
     """
     notes = []
     if lacking := listed(unfinished):
         notes.append(f"Planned and not there: {lacking}.")
-    if lacking := listed(_missing_seeds(points)):
+    if lacking := listed(_missing_seeds(points, grid)):
         notes.append(f"Missing cells: {lacking}.")
     once = points["method"].isin(ONCE)
     several = points["width_mult"].nunique() > 1
@@ -129,12 +132,12 @@ def missing_notes(points: pd.DataFrame, unfinished: Iterable[str] = ()) -> list[
     return notes
 
 
-def _missing_seeds(points: pd.DataFrame) -> list[str]:
-    """Name the operating points of each variant that lack a seed which others have."""
+def _missing_seeds(points: pd.DataFrame, grid: pd.DataFrame) -> list[str]:
+    """Name what the grid has, an operating point for each seed, and the points have not."""
     cell = ["variant", "lam", "beta", "width_mult"]
-    seeds = sorted(points["seed"].unique())
+    seeds = sorted(grid["seed"].unique())
     have = set(map(tuple, points[[*cell, "seed"]].fillna(-1).to_numpy().tolist()))
-    cells = points.drop_duplicates(cell).sort_values(cell)
+    cells = grid.drop_duplicates(cell).sort_values(cell)
     return [
         f"{name_point(row, seed=False)} seed {seed}"
         for (_, row), seed in itertools.product(cells.iterrows(), seeds)

@@ -160,18 +160,22 @@ class _Judging:
             return [fold(model, lam, point["width_mult"]) for lam in point["other_lams"]]
         if "sources" not in point:
             return []
-        found = [self._source(key, point["checkpoint_rule"]) for key in point["sources"]]
-        there = [network for network in found if network is not None]
-        return list(there) if len(there) == len(found) else None
-
-    def _source(self, run_key: str, rule: str) -> Network | None:
-        """Return another trial's deployed network; None if it is not trained."""
-        folder = open_folder(self.job["siblings"]).sub(run_key)
-        result = read_result(folder)
-        if result is None or result["status"] != "done":
+        folders = [open_folder(self.job["siblings"]).sub(key) for key in point["sources"]]
+        found = [(folder, read_result(folder)) for folder in folders]
+        if any(result is None for _, result in found):
             return None
+        # a training that diverged will never be there: images come from the others
+        sources = [
+            self._source(folder, result["trained"], point["checkpoint_rule"])
+            for folder, result in found
+            if result is not None and result["status"] == "done"
+        ]
+        return sources or None
+
+    def _source(self, folder: Folder, trained: Mapping[str, Any], rule: str) -> LogitsFn:
+        """Return another trial's deployed network."""
         config = json.loads(folder.read("config.json"))
-        weights = read_weights(folder, result["trained"], rule)
+        weights = read_weights(folder, trained, rule)
         return fold(rebuild(config, method_of(config), self.dataset, weights), None)
 
     def _row(self, point: Spec, model: Network, found: Judged) -> dict[str, Any]:

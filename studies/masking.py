@@ -54,6 +54,9 @@ CHECK_COLUMNS = (
 """Columns of a point: fields of `oat.masking.Checks`, and how far RA under AutoAttack and under
 the strongest black box lies below that under PGD; NaN where there is nothing to tell it from."""
 
+EVERY_LAM = "-every-lam"
+"""In the name of an attack from other λ as well: a black box in part."""
+
 NOT_CHECKED = "not checked"
 NO_FLAG = "none"
 PLACE = ("checkpoint_rule", "lam", "width_mult")
@@ -72,8 +75,8 @@ def masking_columns(
         checks: Checks of the same trial's operating points.
 
     Returns:
-        By point key: ``masking``, which is ``none``, ``not checked`` or the signs found, and
-        `CHECK_COLUMNS`.
+        By point key: ``masking``, which is ``none``, ``not checked`` or the signs found, the
+        attacks' own warnings among them; and `CHECK_COLUMNS`.
     """
     by_place = {_place(check): check for check in checks}
     columns = {}
@@ -83,7 +86,8 @@ def masking_columns(
         numbers = {f"check_{name}": check[name] if check else math.nan for name in CHECKED}
         numbers["check_gap_autoattack"] = _gap(there, correct, ("autoattack",))
         numbers["check_gap_black_box"] = _gap(there, correct, ("square", "transfer"))
-        columns[row["point_key"]] = {"masking": _sentence(numbers), **numbers}
+        warnings = sorted({r["warnings"] for r in there if r.get("warnings")})
+        columns[row["point_key"]] = {"masking": _sentence(numbers, warnings), **numbers}
     return columns
 
 
@@ -93,7 +97,7 @@ def _place(row: Row) -> tuple[Any, ...]:
 
 def _gap(there: Sequence[Row], correct: Correct, kinds: tuple[str, ...]) -> float:
     """Return how far RA under some attacks lies below that under PGD, on the same images."""
-    white = [r for r in there if r["attack"].startswith("pgd")]
+    white = [r for r in there if r["attack"].startswith("pgd") and EVERY_LAM not in r["attack"]]
     other = [r for r in there if r["attack"].startswith(kinds)]
     if not white or not other:
         return math.nan
@@ -107,10 +111,11 @@ def _rate(right: NDArray[np.bool_]) -> float:
     return float(right.mean())
 
 
-def _sentence(numbers: Mapping[str, float]) -> str:
-    if all(math.isnan(value) for value in numbers.values()):
+def _sentence(numbers: Mapping[str, float], warnings: Sequence[str]) -> str:
+    signs = [*flags(numbers), *warnings]
+    if not signs and all(math.isnan(value) for value in numbers.values()):
         return NOT_CHECKED
-    return "; ".join(flags(numbers)) or NO_FLAG
+    return "; ".join(signs) or NO_FLAG
 
 
 def flags(numbers: Mapping[str, float]) -> list[str]:
@@ -161,7 +166,10 @@ def masking_table(points: pd.DataFrame) -> pd.DataFrame:
         The place of each, ``flags`` (empty where none was found), and `CHECK_COLUMNS`.
     """
     place = ["variant", "lam", "beta", "width_mult", "seed"]
-    first = points.drop_duplicates(["run_key", *place])
+    # attacks are held against each other at one radius, which is that of training if there is one
+    odd = points["attack"].str.contains("@")
+    own = points.assign(odd=odd).sort_values(["odd", "attack"], kind="stable")
+    first = own.drop_duplicates(["run_key", *place])
     found = first["masking"].fillna(NOT_CHECKED)
     table = first[[*place, *CHECK_COLUMNS]].assign(flags=found.where(found != NO_FLAG, ""))
     return table[[*place, "flags", *CHECK_COLUMNS]].sort_values(place, ignore_index=True)

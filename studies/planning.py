@@ -11,6 +11,7 @@ import torch
 from oat.adversaries import EvaluationAttack, Pgd, Transfer
 from oat.evaluation import EVALUATION_SEED
 from oat.lambdas import SAME_LAM
+from oat.masking import HOW as MASKING_HOW
 from oat.masking import PASSES as MASKING_PASSES
 from oat.method import Method, training_cost
 from oat.models import build, flops, relative_flops
@@ -22,6 +23,9 @@ from studies.storage import Folder
 
 State = Literal["done", "evaluate", "unfinished", "missing", "failed", "damaged", "diverged"]
 TO_RUN: frozenset[State] = frozenset({"evaluate", "unfinished", "missing", "failed", "damaged"})
+
+ONLY_CHECKS = "the checks for masked gradients are to be made"
+"""Reason of a trial that has all its points."""
 
 ROUGH_FLOPS_PER_CORE = 5e10
 ROUGH_FLOPS_PER_GPU = 4e13
@@ -52,7 +56,7 @@ class PlannedTrial:
             ``diverged`` is final.
         units: Estimated cost of training, in forward passes of the plain network.
         judge_units: Estimated cost of judging all its points, likewise.
-        reason: Why it failed or diverged.
+        reason: Why it failed or diverged, or what is to be evaluated.
     """
 
     run_key: str
@@ -90,11 +94,11 @@ class Plan:
     measured: bool
 
     def unfinished(self) -> list[str]:
-        """Name the trials that are not done, with the reason where there is one."""
+        """Name the trials that lack a point, with their state."""
         return [
             f"{trial.label} seed {trial.seed} ({trial.state})"
             for trial in self.trials
-            if trial.state != "done"
+            if trial.state != "done" and trial.reason != ONLY_CHECKS
         ]
 
     def to_run(self) -> list[PlannedTrial]:
@@ -196,7 +200,7 @@ def _points(study: Study, method: Method, run_key: str, seed: int) -> list[dict[
                     **_surrogates(study, attack, lam, run_key, seed),
                 }
                 key = digest({"run_key": run_key, "seed": EVALUATION_SEED, **what})
-                shared = {"seed": EVALUATION_SEED, **settings, "batch": what["batch_size"]}
+                shared = _shared_settings(study, attack, seed)
                 points.append(
                     {
                         "point_key": key,
@@ -223,6 +227,26 @@ def _attack_settings(attack: EvaluationAttack) -> dict[str, Any]:
     }
 
 
+def _shared_settings(study: Study, attack: EvaluationAttack, seed: int) -> dict[str, Any]:
+    """Return what points under one attack must share to be compared."""
+    shared = {
+        "seed": EVALUATION_SEED,
+        "batch": study.evaluate.batch_size,
+        **_attack_settings(attack),
+    }
+    if isinstance(attack, Pgd) and attack.every_lam:
+        shared["lams"] = study.lams()
+    if isinstance(attack, Transfer):
+        # those of another seed are other trainings of the same settings
+        keys = ({**_key_of(study, method, seed), "seed": None} for method in _dedicated(study))
+        shared["sources"] = sorted(map(digest, keys))
+    return shared
+
+
+def _dedicated(study: Study) -> list[Method]:
+    return [method for method in study.all_methods() if not method.conditioning().lambda_choices]
+
+
 def _fewest(*counts: int | None) -> int | None:
     return min((count for count in counts if count is not None), default=None)
 
@@ -234,8 +258,7 @@ def _surrogates(
     if isinstance(attack, Pgd) and attack.every_lam and lam is not None:
         return {"other_lams": [other for other in study.lams() if abs(other - lam) >= SAME_LAM]}
     if isinstance(attack, Transfer):
-        dedicated = [m for m in study.all_methods() if not m.conditioning().lambda_choices]
-        keys = (digest(_key_of(study, method, seed)) for method in dedicated)
+        keys = (digest(_key_of(study, method, seed)) for method in _dedicated(study))
         return {"sources": sorted(key for key in keys if key != run_key)}
     return {}
 
@@ -255,7 +278,8 @@ def _checks(study: Study, method: Method, run_key: str) -> list[dict[str, Any]]:
                 "images": _fewest(study.evaluate.masking_images, study.evaluate.images),
                 "batch_size": study.evaluate.batch_size,
             }
-            key = digest({"run_key": run_key, "seed": EVALUATION_SEED, "check": what})
+            decides = {"seed": EVALUATION_SEED, "how": MASKING_HOW, "check": what}
+            key = digest({"run_key": run_key, **decides})
             checks.append({"check_key": key, **what})
     return checks
 
@@ -321,14 +345,16 @@ def _state(folder: Folder, job: Mapping[str, Any]) -> tuple[State, str | None, f
         training_id = result["trained"]["training_id"]
         rows, _ = read_points(folder, training_id)
         have = {row["point_key"] for row in rows}
-        have |= {check["check_key"] for check in read_checks(folder, training_id)}
-        wanted = [p["point_key"] for p in job["points"]] + [c["check_key"] for c in job["checks"]]
-        if have.issuperset(wanted):
+        points = sum(point["point_key"] not in have for point in job["points"])
+        have = {check["check_key"] for check in read_checks(folder, training_id)}
+        checks = sum(check["check_key"] not in have for check in job["checks"])
+        if not points and not checks:
             return "done", None, seconds
+        left = f"{points} points are to be judged" if points else ONLY_CHECKS
     if (failure := read_failure(folder)) is not None:
         return "failed", failure, seconds
     if result is not None:
-        return "evaluate", None, seconds
+        return "evaluate", left, seconds
     return ("unfinished" if folder.size("checkpoint") else "missing"), None, None
 
 

@@ -10,9 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from studies.frontier import hypervolume
-from studies.guards import listed, name_point
+from studies.guards import listed
 from studies.intervals import LEVEL, Interval, paired_difference, unpaired_difference, wilson
-from studies.methods import ONCE
+from studies.methods import ONCE, name_point
 from studies.records import Correct
 
 RESAMPLES = 2000

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -128,10 +128,7 @@ def study_points(plan: Plan, folder: Folder) -> pd.DataFrame:
     places = {}
     for trial in plan.trials:
         place = folder.sub(f"trials/{trial.run_key}")
-        found, _ = read_trial(place, (point["point_key"] for point in trial.job["points"]))
-        # points judged before settings were kept have the same key, and so the same settings
-        settings = {p["point_key"]: p["attack_settings"] for p in trial.job["points"]}
-        rows.extend({**row, "attack_settings": settings[row["point_key"]]} for row in found)
+        rows.extend(read_planned(place, trial.job))
         places[trial.run_key] = place.uri
     table = frame(rows)
     return table.assign(folder=table["run_key"].map(places).astype("str"))
@@ -150,12 +147,25 @@ def correctness(table: pd.DataFrame) -> Correct:
     return correct
 
 
-def read_trial(folder: Folder, wanted: Iterable[str]) -> tuple[list[dict[str, Any]], Correct]:
+def read_planned(folder: Folder, job: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Read the points and checks that a job asks for; see `read_trial`."""
+    points = {point["point_key"]: point for point in job["points"]}
+    rows, _ = read_trial(folder, points, {check["check_key"] for check in job["checks"]})
+    # a point judged before settings were kept has the same key, and so the same settings
+    return [{**row, "attack_settings": points[row["point_key"]]["attack_settings"]} for row in rows]
+
+
+def read_trial(
+    folder: Folder, wanted: Iterable[str], checks: Container[str] | None = None
+) -> tuple[list[dict[str, Any]], Correct]:
     """Read the wanted points of a trial, and which images each has right.
+
+    Signs of masked gradients are looked for in all points of the trial, wanted or not.
 
     Args:
         folder: The trial's folder.
         wanted: Point keys.
+        checks: Check keys to heed; None is the latest check of each operating point.
 
     Returns:
         Rows, with intervals and checks added, and boolean arrays (N,) under
@@ -170,9 +180,11 @@ def read_trial(folder: Folder, wanted: Iterable[str]) -> tuple[list[dict[str, An
         return [], {}
     keys, training_id = set(wanted), result["trained"]["training_id"]
     rows, correct = read_points(folder, training_id)
+    known = read_checks(folder, training_id)
+    heeded = [check for check in known if checks is None or check["check_key"] in checks]
+    masking = masking_columns(rows, correct, heeded)
     rows = [row for row in rows if row["point_key"] in keys]
     correct = {key: value for key, value in correct.items() if key.partition(".")[0] in keys}
-    masking = masking_columns(rows, correct, read_checks(folder, training_id))
     return [{**row, **_wilson(row), **masking[row["point_key"]]} for row in rows], correct
 
 

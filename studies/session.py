@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from oat.data import DataError, load
 from studies.comparison import Comparison, compare_all
 from studies.config import Study, load_study
 from studies.errors import ComparisonError, StorageError, StudyError, TrackingError
-from studies.planning import Plan, make_plan
+from studies.planning import Plan, PlannedTrial, make_plan
 from studies.results import study_points
 from studies.storage import Folder, check_writable, open_folder
 
@@ -135,9 +135,9 @@ def run(
             _write_study(resolved, folder)
             _launch(before, folder, tracker, console)
             trained = make_plan(resolved, folder)
-            if _waits_for_others(trained):
-                console.print("All models are trained; now those judged by transfer.")
-                _launch(trained, folder, tracker, console)
+            if waiting := _waits_for_others(trained):
+                console.print("The models are trained; now they are judged by transfer.")
+                _launch(replace(trained, trials=waiting), folder, tracker, console)
     after = make_plan(resolved, folder)
     table = study_points(after, folder)
     # MLflow comes first: the report links to its runs
@@ -166,10 +166,11 @@ def _open_tracker(uri: str, study: str, artifacts: str | None) -> "Tracker":
     return tracker
 
 
-def _waits_for_others(current: Plan) -> bool:
-    """Whether points are left that need the networks of other trials."""
-    transfers = any(isinstance(attack, Transfer) for attack in current.study.attacks())
-    return transfers and any(trial.state == "evaluate" for trial in current.trials)
+def _waits_for_others(current: Plan) -> tuple[PlannedTrial, ...]:
+    """Return the trials whose points may need the networks of others; none without `Transfer`."""
+    if not any(isinstance(attack, Transfer) for attack in current.study.attacks()):
+        return ()
+    return tuple(trial for trial in current.trials if trial.state == "evaluate")
 
 
 def _write_study(study: Study, folder: Folder) -> None:
@@ -207,9 +208,10 @@ def _compare_and_report(
     except ComparisonError as error:
         return None, {}, [str(error)]
     place = folder.sub("report")
-    for name, data in render(comparison, gather(current, folder, command), others).items():
+    files = render(comparison, gather(current, folder, command), others)
+    for name, data in files.items():
         place.write(name, data)
-    return comparison, {name: f"{place.uri}/{name}" for name in place.names()}, []
+    return comparison, {name: f"{place.uri}/{name}" for name in files}, []
 
 
 def _keep_report(

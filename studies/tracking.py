@@ -36,7 +36,7 @@ from studies.results import (
     attack_column,
     frame,
     read_epochs,
-    read_trial,
+    read_planned,
     with_attack_columns,
 )
 from studies.storage import Folder
@@ -371,7 +371,7 @@ class Tracker:
             self._log(run_id, {name: trained[name] for name in finals}, 0)
             self.client.set_tag(run_id, "oat.training_id", trained["training_id"])
             run.data.tags["oat.training_id"] = trained["training_id"]
-        rows, _ = read_trial(folder, (point["point_key"] for point in trial.job["points"]))
+        rows = read_planned(folder, trial.job)
         self._remember_attacks({row["attack"] for row in rows})
         wide = with_attack_columns(frame(rows)).set_index("point_key").drop(columns=[*COLUMNS][1:])
         for row in rows:
