@@ -470,11 +470,13 @@ def others() -> Others:
     return Others(network, list(surrogates), _split(network, 200))
 
 
-def _crafted(split: Split, surrogate: RowByRow, eps: float, steps: int) -> Tensor:
+def _crafted(
+    split: Split, surrogate: RowByRow, eps: float, steps: int, which: Loss = "ce"
+) -> Tensor:
     """Return the last iterates of plain PGD on a surrogate, from the starts of the white box."""
     source = torch.Generator().manual_seed(EVALUATION_SEED)
-    loss = row_loss("ce", split.labels)
-    attack = Attack(eps=eps, steps=steps, step_size=2.5 * eps / steps if steps > 1 else 2 * eps)
+    loss = row_loss(which, split.labels)
+    attack = Attack(eps=eps, steps=steps, step_size=2.5 * eps / steps)
     return perturb(surrogate, loss, split.images, attack, generator=source)
 
 
@@ -493,12 +495,13 @@ def test_an_image_withstands_a_transfer_if_it_withstands_the_last_iterates_of_ev
     assert 0 < result.ra < result.sa
 
 
-def test_every_lam_is_its_own_attack_and_what_the_others_find(others: Others) -> None:
+@pytest.mark.parametrize("loss", ["ce", "cw", "dlr"])
+def test_every_lam_is_its_own_attack_and_what_the_others_find(loss: Loss, others: Others) -> None:
     network, surrogates, split = others
-    attack = Pgd(eps=0.05, steps=4)
+    attack = Pgd(eps=0.03, steps=4, loss=loss)
     own = evaluate(network, split, attack).robust
     withstood = [
-        network(_crafted(split, other, 0.05, 4)).argmax(dim=1) == split.labels
+        network(_crafted(split, other, 0.03, 4, loss)).argmax(dim=1) == split.labels
         for other in surrogates
     ]
     result = evaluate(network, split, attack, surrogates=surrogates)

@@ -117,6 +117,8 @@ EMPTY_OR_TWICE = [
     ("methods.2.beta=[]", ("methods.2", "`beta`", "at least one", "empty")),
     ("methods.0.lambda_choices=[]", ("methods.0", "lambda_choices", "empty")),
     ("seeds=[]", ("`seeds`", "at least one", "empty")),
+    ("evaluate.attacks=[{name: pdg}]", ("evaluate.attacks", "'pdg'", "did you mean 'pgd'")),
+    ("evaluate.attacks=[{name: fgsm, eps: 8}]", ("evaluate.attacks", "`eps`", "8/255")),
     ("evaluate.attacks=[]", ("evaluate", "`attacks`", "at least one", "empty")),
     ("evaluate.lams=[]", ("evaluate", "`lams`", "at least one", "empty")),
     ("methods.1.lam=[0, 0.5, 0]", ("Duplicate trial", "pgd_at λ=0", "2 times")),
