@@ -225,6 +225,7 @@ def test_of_many_the_first_are_named_and_the_rest_counted(grid: list[dict[str, A
     names = [f"pgd_at λ={i}" for i in range(MANY + 3)]
     assert listed(names[:MANY]) == ", ".join(names[:MANY])
     assert listed(names) == ", ".join(names[:MANY]) + " and 3 more"
+    assert listed(names[: MANY + 1]) == ", ".join(names[:MANY]) + " and 1 more"
     # each once
     assert listed([*names, *names]) == listed(names)
     assert listed([]) == ""

@@ -2,7 +2,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from studies.resampling import Resampled, pooled_variance
+from studies import resampling
+from studies.frontier import hypervolume
+from studies.intervals import LEVEL
+from studies.records import Correct
+from studies.resampling import Resampled, pooled_variance, quantiles
 from studies.results import COLUMNS
 
 
@@ -56,3 +60,52 @@ def test_the_spread_between_trainings_is_found_and_said() -> None:
     draws = Resampled(_points(np.random.default_rng(0), 40, luck=0.02), {})
     assert draws.spread == pytest.approx((0.02, 0.02), rel=0.25)
     assert any(note.startswith("40 seeds: trainings of one setting") for note in draws.notes)
+
+
+RATES = ((0.95, 0.1), (0.93, 0.3), (0.91, 0.4), (0.89, 0.45), (0.87, 0.5), (0.8, 0.55))
+
+
+def _judged(
+    rng: np.random.Generator, images: int, behind: tuple[float, float]
+) -> tuple[pd.DataFrame, Correct]:
+    """Make up OAT and dedicated models judged on the same images, one seed, partly alike."""
+    rows, correct = [], {}
+    shared = rng.random(images)
+    for method, (less_sa, less_ra) in (("oat", behind), ("pgd_at", (0.0, 0.0))):
+        for lam, (sa, ra) in enumerate(RATES):
+            hard = np.where(rng.random(images) < 0.8, shared, rng.random(images))
+            clean, robust = hard < sa - less_sa, hard < ra - less_ra
+            row = {name: 0.0 if kind != "str" else "" for name, kind in COLUMNS.items()}
+            row |= {"method": method, "variant": method, "lam": lam, "beta": np.nan, "seed": 0}
+            row |= {"sa": clean.mean(), "ra": robust.mean(), "images": images}
+            rows.append({**row, "point_key": f"{method}{lam}"})
+            correct |= {f"{method}{lam}.clean": clean, f"{method}{lam}.robust": robust}
+    return pd.DataFrame(rows), correct
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("behind", [(0.0, 0.0), (-0.01, 0.03)])
+@pytest.mark.parametrize("images", [449, 2000])
+def test_one_seeds_areas_and_cells_hold_the_truth_about_as_often_as_they_say(
+    images: int, behind: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resampling, "RESAMPLES", 200)
+    rng = np.random.default_rng([4, images])
+    theirs = hypervolume(RATES)
+    truth = hypervolume(np.array(RATES) - behind)
+    held: dict[str, list[bool]] = {"ratio": [], "area": [], "cell": []}
+    for _ in range(120):
+        draws = Resampled(*_judged(rng, images, behind))
+        ours, dedicated = np.flatnonzero(draws.once), np.flatnonzero(~draws.once)
+        areas = draws.hypervolumes(ours), draws.hypervolumes(dedicated)
+        for name, samples, value in (
+            ("ratio", areas[0] / areas[1], truth / theirs),
+            ("area", areas[1], theirs),
+            ("cell", draws.samples[:, dedicated[0], 0], RATES[0][0]),
+        ):
+            low, high = quantiles(samples)
+            held[name].append(bool(low <= value <= high))
+    # 120 studies tell the level to 0.02 (standard error), and 200 draws the ends a little short
+    for name, found in held.items():
+        assert abs(np.mean(found) - LEVEL) <= 0.055, name

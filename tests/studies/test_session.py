@@ -2,14 +2,22 @@
 
 import json
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import yaml
 from mlflow.tracking import MlflowClient
+from PIL import Image
 
-from studies import api
+from oat import autoattack
+from studies import api, cli, session
+from studies.config import Study, load_study
 from studies.errors import TrackingError
+from studies.planning import Plan
 from studies.session import RunOutcome
 from studies.tracking import Tracker
 
@@ -60,3 +68,131 @@ def test_a_server_that_goes_away_costs_a_note_and_no_report(
     assert outcome.comparison is not None
     assert outcome.comparison.answer().partition(";")[0] in _page(storage)
     assert ("no links" in _page(storage)) == (call == "catch_up")
+
+
+def _pictures(root: Path, classes: int) -> Path:
+    """Write a folder of images of so many classes."""
+    for half in ("train", "test"):
+        for name in range(classes):
+            place = root / half / f"class{name}"
+            place.mkdir(parents=True)
+            for i in range(8):
+                Image.new("RGB", (8, 8), (10 * i,) * 3).save(place / f"{i}.png")
+    return root
+
+
+def _refused(
+    study: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> str:
+    """Run a study that cannot run; nothing is started or written. Return what is said."""
+    started = Mock(side_effect=AssertionError("nothing may be started"))
+    for name in ("_connect", "_open_tracker", "_launch", "_write_study"):
+        monkeypatch.setattr(session, name, started)
+    path, storage = tmp_path / "study.yaml", tmp_path / "storage"
+    path.write_text(yaml.safe_dump(study))
+    monkeypatch.setattr(sys, "argv", ["oat", "run", str(path), "--storage", str(storage)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    written = capsys.readouterr()
+    assert ended.value.code == 2
+    assert "Traceback" not in written.err
+    assert written.out == ""
+    assert not [file for file in storage.rglob("*") if file.is_file()]
+    return " ".join(written.err.split())
+
+
+def test_autoattack_with_too_few_classes_is_refused_before_anything_starts(
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tiny["data"] = {"name": "imagefolder", "root": str(_pictures(tmp_path / "pictures", 5))}
+    tiny["evaluate"]["attacks"].append({"name": "autoattack"})
+    said = _refused(tiny, tmp_path, monkeypatch, capsys)
+    assert "at least 10 classes, the data have 5; set `targets: 4`." in said
+
+
+@pytest.mark.parametrize("name", ["autoattack", "square"])
+def test_an_attack_whose_package_is_missing_is_refused_before_anything_starts(
+    name: str,
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(autoattack, "find_spec", lambda _: None)
+    tiny["evaluate"]["attacks"].append({"name": name})
+    said = _refused(tiny, tmp_path, monkeypatch, capsys)
+    assert f"`{name}` needs the package pyautoattack; install 'oat-studies[autoattack]'." in said
+
+
+def _launches(
+    study: Study,
+    storage: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    leave: Callable[[int], None],
+) -> list[list[str]]:
+    """Run a study whose launches do what ``leave`` does, and return what each was to do."""
+    launched: list[list[str]] = []
+
+    def launch(current: Plan, *_: object) -> None:
+        launched.append([trial.state for trial in current.to_run()])
+        leave(len(launched))
+
+    monkeypatch.setattr("studies.tracking.check_server", lambda _: None)
+    monkeypatch.setattr(session, "_connect", lambda *_: None)
+    monkeypatch.setattr(session, "_open_tracker", lambda *_: Mock())
+    monkeypatch.setattr(session, "_compare_and_report", lambda *_: (None, {}, []))
+    monkeypatch.setattr(session, "_launch", launch)
+    api.run(study, storage=storage)
+    return launched
+
+
+def _without_checks(tiny: dict[str, Any], *attacks: str) -> Study:
+    tiny["evaluate"] |= {"masking_images": 0, "attacks": [{"name": name} for name in attacks]}
+    return load_study(tiny)
+
+
+def test_points_that_wait_for_other_networks_are_made_by_a_second_launch(
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_up: Callable[..., None],
+) -> None:
+    study = _without_checks(tiny, "pgd", "transfer")
+
+    def leave(number: int) -> None:
+        make_up(study, tmp_path, lambda p: number == 2 or p["attack"]["name"] != "transfer")
+
+    found = _launches(study, tmp_path, monkeypatch, leave)
+    assert found == [["missing"] * 4, ["evaluate"] * 4]
+    assert _launches(study, tmp_path, monkeypatch, leave) == []
+
+
+def test_points_that_waited_for_nothing_need_no_second_launch(
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_up: Callable[..., None],
+) -> None:
+    study = _without_checks(tiny, "pgd", "transfer")
+    found = _launches(study, tmp_path, monkeypatch, lambda _: make_up(study, tmp_path))
+    assert found == [["missing"] * 4]
+
+
+def test_points_that_are_left_without_transfer_are_for_the_next_run(
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_up: Callable[..., None],
+) -> None:
+    study = _without_checks(tiny, "pgd", "fgsm")
+
+    def leave(_: int) -> None:
+        make_up(study, tmp_path, lambda p: p["attack"]["name"] != "fgsm")
+
+    assert len(_launches(study, tmp_path, monkeypatch, leave)) == 1
