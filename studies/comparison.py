@@ -116,16 +116,15 @@ def in_points(fraction: float) -> str:
 def _front_remark(row: Mapping[Any, Any], margin: float) -> str:
     covered = (
         f"The front of {row['front']} reaches {row['covered']:.0%} of the dedicated front within "
-        f"{in_points(margin)} [{row['covered_low']:.0%}, {row['covered_high']:.0%}]"
+        f"{in_points(margin)}"
     )
-    ends = f"[{100 * row['gap_low']:.1f}, {100 * row['gap_high']:.1f}]"
     where = f"at SA {100 * row['gap_at']:.1f}"
     if row["sa_max"] < row["gap_at"] - margin - 1e-12:
         where += f", which it does not reach (its highest is {100 * row['sa_max']:.1f})"
     gap = (
-        f"at worst it lies {100 * row['gap']:.1f} points of RA below {ends}, {where}"
+        f"at worst it lies {100 * row['gap']:.1f} points of RA below, {where}"
         if row["gap"] > 0
-        else f"it nowhere lies below (largest gap {100 * row['gap']:.1f} points of RA {ends})"
+        else f"it nowhere lies below (largest gap {100 * row['gap']:.1f} points of RA)"
     )
     number = row["break_even"]
     price = f"it is the cheaper from {number:g} dedicated model{'s' if number > 1 else ''} on"

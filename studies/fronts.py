@@ -13,10 +13,7 @@ from studies.resampling import CELL, Resampled, quantiles
 ALL_WIDTHS = "all widths"
 Pairs = Sequence[tuple[int, int]]
 
-SUMMARIES = (
-    *("gap", "gap_low", "gap_high", "gap_at"),
-    *("covered", "covered_low", "covered_high", "break_even"),
-)
+SUMMARIES = ("gap", "gap_at", "covered", "break_even")
 PRICE = {
     "device_seconds": "train_device_seconds",
     "train_units": "train_units",
@@ -53,15 +50,18 @@ def measure_fronts(
     Returns:
         A row for each front: its name, models, operating points, hypervolume with interval,
         highest SA (``sa_max``), and price (`train_units` in forward passes of the plain network).
-        Those of a once-for-all network also have, against all dedicated models there, each with an
-        interval but the last:
+        Those of a once-for-all network also have, against all dedicated models there:
 
-        - ``ratio``: its hypervolume over theirs; ``matched``: the same for paired cells alone.
+        - ``ratio``, with interval: its hypervolume over theirs; ``matched``: the same for paired
+          cells alone.
         - ``gap``: how far their attainment curve lies above at worst, in RA, and ``gap_at``, the SA
           where; an SA within the margin counts as reached. See `studies.frontier.largest_gap`.
         - ``covered``: the share of their front that it reaches within the margin.
         - ``break_even``: the number of dedicated models from which it is the cheaper, in forward
           passes of training.
+
+        Gap and share have no interval: both jump with SA, and in simulated studies a bootstrap's
+        held the truth in 1 to 88 % of the cases where it said 95.
     """
     cells = draws.cells
     widths = sorted(cells["width_mult"].unique(), reverse=True)
@@ -142,15 +142,12 @@ def _against(
     if not len(theirs):
         return found
     gap, at = largest_gap(values[ours], values[theirs], margin)
-    gaps = [largest_gap(draw[ours], draw[theirs], margin)[0] for draw in draws.samples]
-    covered = coverage(values[theirs], values[ours], margin)
-    shares = [coverage(draw[theirs], draw[ours], margin) for draw in draws.samples]
     costs = [_networks(draws, some, points)["train_units"] for some in (ours, theirs)]
     return {
         **found,
-        **_measured("gap", gap, np.array(gaps)),
+        "gap": gap,
         "gap_at": at,
-        **_measured("covered", covered, np.array(shares)),
+        "covered": coverage(values[theirs], values[ours], margin),
         # as many that cost the same are not dearer, nor does rounding make them so
         "break_even": np.floor(costs[0].sum() / costs[1].mean() + 1e-9) + 1,
     }

@@ -137,17 +137,14 @@ def front_rows(comparison: Comparison) -> list[Row]:
 def _front_row(row: Mapping[Any, Any]) -> Row:
     def known(key: str, text: str) -> Cell:
         """Fill the values of the columns into a text, if the first of them is there."""
-        value = row.get(key, math.nan)
-        if value is None or math.isnan(value):
+        value = row[key]
+        if math.isnan(value):
             return Cell("", math.nan)
-        return Cell(text.format(**row, millions=value / 1e6), value)
+        level = 100 * row["gap_at"]
+        return Cell(
+            text.format(**row, millions=value / 1e6, points=100 * value, level=level), value
+        )
 
-    gap = known("gap", "")
-    if not math.isnan(float(gap.key)):
-        low, high = row.get("gap_low", math.nan), row.get("gap_high", math.nan)
-        at = row.get("gap_at", math.nan)
-        text = f"{100 * row['gap']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-        gap = Cell(text + ("" if math.isnan(at) else f" at SA {100 * at:.1f}"), row["gap"])
     return {
         "front": Cell(str(row["front"])),
         "models": Cell(f"{row['models']:g}", row["models"]),
@@ -158,8 +155,8 @@ def _front_row(row: Mapping[Any, Any]) -> Row:
         ),
         "ratio": known("ratio", "{ratio:.3f}"),
         "matched ratio": known("matched", "{matched:.3f} [{matched_low:.3f}, {matched_high:.3f}]"),
-        "largest RA gap": gap,
-        "covered": known("covered", "{covered:.0%} [{covered_low:.0%}, {covered_high:.0%}]"),
+        "largest RA gap": known("gap", "{points:.1f} at SA {level:.1f}"),
+        "covered": known("covered", "{covered:.0%}"),
         "cheaper from": known("break_even", "{break_even:g} models"),
         "training time": Cell(duration(row["device_seconds"]), row["device_seconds"]),
         "forward passes": known("train_units", "{millions:,.2f} M"),

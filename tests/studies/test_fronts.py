@@ -127,9 +127,9 @@ def test_widths_are_told_apart_and_together(make_row: MakeRow) -> None:
     ]
     fronts = _fronts(rows, margin=0.03)
     ours = fronts.loc[[f"oats {place}" for place in ("width=1", "width=0.5", "all widths")]]
-    # there, of width 0.5: 0.42 against the full network's 0.4
-    assert ours["gap"].tolist() == pytest.approx([0.38, 0.12, 0.38])
-    assert ours["gap_at"].tolist() == [0.82, 0.66, 0.82]
+    # SA 0.8 counts as 0.82; over all widths, width 0.5: 0.42 against the full network's 0.4
+    assert ours["gap"].tolist() == pytest.approx([-0.02, 0.12, 0.02])
+    assert ours["gap_at"].tolist() == [0.82, 0.66, 0.66]
     assert ours["covered"].tolist() == [1, 0, 1]
     assert ours["break_even"].tolist() == [3, 6, 4]
     assert ours["models"].tolist() == [1, 1, 1]
@@ -177,12 +177,8 @@ def test_intervals_hold_their_value_or_surround_it(seeds: int, make_row: MakeRow
     row = fronts.loc["oat"]
     for name in ("ratio", "matched", "hypervolume"):
         assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
-    # a maximum over points may lie near an end of its interval, and a share has few values
-    for name in ("gap", "covered"):
-        assert row[f"{name}_low"] <= row[name] + 1e-12
-        assert row[name] <= row[f"{name}_high"] + 1e-12
-        assert row[f"{name}_low"] < row[f"{name}_high"]
-    assert 0 <= row["covered_low"] <= row["covered_high"] <= 1
+    # they jump with SA, and no bootstrap knows by how much
+    assert not {"gap_low", "gap_high", "covered_low", "covered_high"} & set(row.index)
 
 
 def _paired(rows: Rows, margin: float = 0.0) -> "pd.Series[Any]":
@@ -202,8 +198,9 @@ def _paired(rows: Rows, margin: float = 0.0) -> "pd.Series[Any]":
 
 def test_models_that_agree_on_every_image_have_a_ratio_known_exactly(make_row: MakeRow) -> None:
     row = _paired(_at(make_row, "oat", THEIRS) + _at(make_row, "pgd_at", THEIRS))
-    for name, value in (("ratio", 1), ("matched", 1), ("gap", 0), ("covered", 1)):
-        assert row[[name, f"{name}_low", f"{name}_high"]].tolist() == [value] * 3
+    for name in ("ratio", "matched"):
+        assert row[[name, f"{name}_low", f"{name}_high"]].tolist() == [1] * 3
+    assert (row["gap"], row["covered"]) == (0, 1)
     # the area of each alone is not known exactly
     assert row["hypervolume_low"] < row["hypervolume"] < row["hypervolume_high"]
 
@@ -212,13 +209,8 @@ def test_intervals_of_the_same_images_are_those_of_their_differences(make_row: M
     ours = {lam: (sa, ra - 0.04) for lam, (sa, ra) in THEIRS.items()}
     row = _paired(_at(make_row, "oat", ours) + _at(make_row, "pgd_at", THEIRS))
     assert (row["gap"], row["covered"]) == (pytest.approx(0.04), 0)
-    # 40 of 1000 images tell them apart: a standard error of 0.006, for the largest of three
-    assert 0.04 - 2 * 0.0063 < row["gap_low"] < row["gap"]
-    assert row["gap"] < row["gap_high"] < 0.04 + 4 * 0.0063
-    assert row["covered_high"] == 0
     better = _paired(_at(make_row, "oat", THEIRS) + _at(make_row, "pgd_at", ours))
-    assert better["gap_high"] < 0
-    assert better["covered_low"] == 1
+    assert (better["gap"], better["covered"]) == (pytest.approx(-0.04), 1)
     assert better["ratio_low"] > 1 > row["ratio_high"]
 
 

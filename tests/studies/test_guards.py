@@ -14,11 +14,11 @@ from studies.guards import (
     check_comparable,
     finite_points,
     listed,
-    masking_table,
     missing_notes,
-    name_point,
     one_checkpoint,
 )
+from studies.masking import masking_table
+from studies.methods import name_point
 from studies.results import frame
 
 MakeRow = Callable[..., dict[str, Any]]
@@ -145,7 +145,7 @@ def test_an_accuracy_of_0_or_1_is_one(make_row: MakeRow) -> None:
 
 
 def test_a_whole_grid_misses_nothing(grid: list[dict[str, Any]]) -> None:
-    assert missing_notes(frame(grid)) == []
+    assert missing_notes(frame(grid), frame(grid)) == []
     assert not any("Missing" in note for note in compare(frame(grid)).notes)
 
 
@@ -160,7 +160,16 @@ def test_a_whole_grid_misses_nothing(grid: list[dict[str, Any]]) -> None:
 def test_a_seed_that_one_point_lacks_is_named(
     gone: dict[str, Any], named: str, grid: list[dict[str, Any]]
 ) -> None:
-    assert missing_notes(_without(grid, **gone)) == [f"Missing cells: {named}."]
+    assert missing_notes(_without(grid, **gone), _without(grid, **gone)) == [
+        f"Missing cells: {named}."
+    ]
+
+
+def test_what_other_attacks_have_judged_is_missing_under_this_one(
+    grid: list[dict[str, Any]],
+) -> None:
+    (note,) = missing_notes(_without(grid, method="pgd_at", lam=1.0, seed=1), frame(grid))
+    assert note == "Missing cells: pgd_at λ=1 seed 1."
 
 
 def test_beta_and_lam_of_one_value_are_two_places(make_row: MakeRow) -> None:
@@ -170,25 +179,27 @@ def test_beta_and_lam_of_one_value_are_two_places(make_row: MakeRow) -> None:
         make_row("trades", beta=1.0, seed=1),
         make_row("oat", lam=1.0, seed=1),
     ]
-    (note,) = missing_notes(frame(rows))
+    (note,) = missing_notes(frame(rows), frame(rows))
     assert note == "Missing cells: pgd_at λ=1 seed 1, trades β=1 seed 0."
 
 
 def test_a_lam_that_oat_lacks_is_named(grid: list[dict[str, Any]]) -> None:
-    found = missing_notes(_without(grid, method="oat", lam=0.5))
+    left = _without(grid, method="oat", lam=0.5)
+    found = missing_notes(left, left)
     assert found == ["OAT was not judged at λ=0.5."]
 
 
 def test_a_lam_without_a_dedicated_model_is_named(grid: list[dict[str, Any]]) -> None:
-    found = missing_notes(_without(grid, method="pgd_at", lam=0.5))
+    left = _without(grid, method="pgd_at", lam=0.5)
+    found = missing_notes(left, left)
     assert found == ["No dedicated model of PGD-AT stands beside OAT at λ=0.5."]
 
 
 def test_lams_are_told_apart_but_not_by_rounding(make_row: MakeRow) -> None:
     rows = [make_row("oat", lam=0.1 + 0.2), make_row("pgd_at", lam=0.3)]
-    assert missing_notes(frame(rows)) == []
+    assert missing_notes(frame(rows), frame(rows)) == []
     near = [make_row("oat", lam=0.301), make_row("pgd_at", lam=0.3)]
-    assert len(missing_notes(frame(near))) == 2
+    assert len(missing_notes(frame(near), frame(near))) == 2
 
 
 def test_a_width_that_oat_lacks_is_named_for_trades_as_well(make_row: MakeRow) -> None:
@@ -211,7 +222,7 @@ def test_widths_are_said_where_there_are_several(make_row: MakeRow) -> None:
         for width in (0.5, 1.0)
     ]
     kept = [r for r in rows if (r["method"], r["lam"], r["width_mult"]) != ("pgd_at", 0.5, 0.5)]
-    (note,) = missing_notes(frame(kept))
+    (note,) = missing_notes(frame(kept), frame(kept))
     assert note.endswith("beside OAT at λ=0.5 width=0.5.")
 
 
@@ -229,7 +240,7 @@ def test_of_many_the_first_are_named_and_the_rest_counted(grid: list[dict[str, A
     # each once
     assert listed([*names, *names]) == listed(names)
     assert listed([]) == ""
-    (note,) = missing_notes(frame(grid), names)
+    (note,) = missing_notes(frame(grid), frame(grid), names)
     assert note.endswith("λ=7 and 3 more.")
 
 

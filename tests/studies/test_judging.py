@@ -21,7 +21,7 @@ from oat.models.slimmable import HeadPerWidth, SlimmableLinear
 from studies.config import load_study
 from studies.judging import rebuild
 from studies.methods import method_of
-from studies.planning import PlannedTrial, make_plan
+from studies.planning import ONLY_CHECKS, PlannedTrial, make_plan
 from studies.records import read_checks, read_result, read_weights, unseal, write_result
 from studies.results import read_trial
 from studies.storage import LocalFolder
@@ -224,10 +224,28 @@ def test_a_transfer_waits_for_its_sources(tiny: dict[str, Any], tmp_path: Path) 
     assert _place(first, tmp_path).read("points.jsonl") == before
 
 
-def test_a_source_that_diverged_is_never_there(tiny: dict[str, Any], storage: Path) -> None:
+def test_images_come_from_the_sources_that_did_not_diverge(
+    tiny: dict[str, Any], storage: Path
+) -> None:
+    trial, lost, kept = (
+        _trial(tiny, label, storage, TRANSFER) for label in ("pgd_at λ=1", *DEDICATED[::2])
+    )
+    assert trial.label not in {lost.label, kept.label}
+    diverged = {"status": "diverged", "epoch": 1, "error": "no number"}
+    write_result(_place(lost, storage), "result.json", diverged)
+    _run(trial, storage)
+    assert [row["attack"] for row in _rows(trial, storage).values()] == ["pgd1", "transfer3"]
+
+
+def test_without_a_source_that_did_not_diverge_there_is_no_transfer(
+    tiny: dict[str, Any], storage: Path
+) -> None:
     trial = _trial(tiny, "pgd_at λ=1", storage, TRANSFER)
-    source = _place(_trial(tiny, "trades β=1", storage, TRANSFER), storage)
-    write_result(source, "result.json", {"status": "diverged", "epoch": 1, "error": "no number"})
+    for label in DEDICATED:
+        other = _trial(tiny, label, storage, TRANSFER)
+        if other.run_key != trial.run_key:
+            diverged = {"status": "diverged", "epoch": 1, "error": "no number"}
+            write_result(_place(other, storage), "result.json", diverged)
     _run(trial, storage)
     assert [row["attack"] for row in _rows(trial, storage).values()] == ["pgd1"]
 
@@ -337,6 +355,9 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return made
 
 
+CHECKED = "evaluate.masking_images=10"
+
+
 def _checks(trial: PlannedTrial, storage: Path) -> list[dict[str, Any]]:
     folder = _place(trial, storage)
     result = read_result(folder)
@@ -348,6 +369,7 @@ def test_each_operating_point_is_checked_once_and_equal_weights_are_not_checked_
     checked: list[float], tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     overrides = (
+        CHECKED,
         "evaluate.checkpoints=[last, chosen]",
         "evaluate.attacks=[{steps: 1}, {steps: 2}]",
     )
@@ -377,8 +399,11 @@ def test_each_operating_point_is_checked_once_and_equal_weights_are_not_checked_
 def test_one_more_attack_is_no_reason_to_check_again(
     checked: list[float], tiny: dict[str, Any], storage: Path
 ) -> None:
-    _run(_trial(tiny, LABELS[0], storage, "evaluate.attacks=[{steps: 1}, {steps: 2}]"), storage)
-    assert checked == []
+    _run(_trial(tiny, LABELS[0], storage, CHECKED), storage)
+    assert len(checked) == 2
+    more = "evaluate.attacks=[{steps: 1}, {steps: 2}]"
+    _run(_trial(tiny, LABELS[0], storage, CHECKED, more), storage)
+    assert len(checked) == 2
 
 
 @pytest.mark.parametrize(
@@ -395,24 +420,29 @@ def test_one_more_attack_is_no_reason_to_check_again(
 def test_a_damaged_check_is_made_anew_and_no_other(
     damage: Callable[[bytes], bytes], checked: list[float], tiny: dict[str, Any], storage: Path
 ) -> None:
-    trial = _trial(tiny, LABELS[0], storage)
+    trial = _trial(tiny, LABELS[0], storage, CHECKED)
+    _run(trial, storage)
+    checked.clear()
     folder, before = _place(trial, storage), _checks(trial, storage)
     first, second = folder.read("checks.jsonl").splitlines()
     assert damage(first) != first
     folder.write("checks.jsonl", damage(first) + b"\n" + second + b"\n")
-    assert _trial(tiny, LABELS[0], storage).state == "evaluate"
+    left = _trial(tiny, LABELS[0], storage, CHECKED)
+    assert (left.state, left.reason) == ("evaluate", ONLY_CHECKS)
     assert _run(trial, storage) == []
     assert len(checked) == 1
     by_key = {check["check_key"]: check for check in before}
     assert {check["check_key"]: check for check in _checks(trial, storage)} == by_key
     assert len(folder.read("checks.jsonl").splitlines()) == 2
-    assert _trial(tiny, LABELS[0], storage).state == "done"
+    assert _trial(tiny, LABELS[0], storage, CHECKED).state == "done"
 
 
 def test_checks_of_another_training_do_not_count(
     checked: list[float], tiny: dict[str, Any], storage: Path
 ) -> None:
-    trial, other = (_trial(tiny, label, storage) for label in DEDICATED[:2])
+    trial, other = (_trial(tiny, label, storage, CHECKED) for label in DEDICATED[:2])
+    _run(other, storage)
+    checked.clear()
     lines = _place(other, storage).read("checks.jsonl")
     _place(trial, storage).write("checks.jsonl", lines)
     _run(trial, storage)

@@ -713,10 +713,11 @@ def test_an_attack_takes_no_more_images_than_the_study(
 def test_a_study_without_checks_for_masking_plans_none_and_the_same_points(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:
-    none = "evaluate.masking_images=0"
-    assert [len(trial.job["checks"]) for trial in _plan(tiny, tmp_path).trials] == [2, 1, 1, 1]
+    none, some = "evaluate.masking_images=0", "evaluate.masking_images=5"
+    trials = _plan(tiny, tmp_path, some).trials
+    assert [len(trial.job["checks"]) for trial in trials] == [2, 1, 1, 1]
     assert not any(trial.job["checks"] for trial in _plan(tiny, tmp_path, none).trials)
-    assert _point_keys(tiny, tmp_path, none) == _point_keys(tiny, tmp_path)
+    assert _point_keys(tiny, tmp_path, none) == _point_keys(tiny, tmp_path, some)
 
 
 def test_images_are_crafted_on_the_other_dedicated_models_of_the_same_seed(
