@@ -22,7 +22,8 @@ STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
 """Of the standard version, in its order."""
 
 SUSPICIOUS = 0.002
-"""Share of images that Square may break after the other stages before it is said, as there."""
+"""Share of images that Square may break after the other stages before it is said, as there; a
+single image is never said."""
 
 ROUNDING = 1e-6
 
@@ -108,7 +109,7 @@ class Ensemble:
         said = sorted(self._said.values())
         before, after = (sum(len(batch["alive"][i]) for batch in self._batches) for i in (-2, -1))
         total = sum(batch["images"] for batch in self._batches)
-        if len(self._stages) > 1 and before - after > SUSPICIOUS * total:
+        if len(self._stages) > 1 and before - after > max(SUSPICIOUS * total, 1):
             said.append(
                 f"Square broke {before - after} of {total} images that the stages with gradients "
                 "did not: their gradients may be masked."

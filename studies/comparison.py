@@ -94,7 +94,7 @@ class Comparison:
     def remarks(self) -> list[str]:
         """Say what else the fronts tell, and the checks for masked gradients."""
         verdict = masking_verdict(self.masking)
-        checks = " ".join([verdict.said, *(f"{flag}." for flag in verdict.flagged)])
+        checks = " ".join([verdict.said, *(f"{flag.rstrip('.')}." for flag in verdict.flagged)])
         return [*self.front_remarks(), checks]
 
     def _ratio_text(self) -> str:
@@ -346,6 +346,8 @@ def _overall(table: pd.DataFrame) -> str:
 def _pairs(draws: Resampled) -> list[tuple[int, int]]:
     """Pair every dedicated cell with OAT's: at the same λ, or for TRADES at the nearest SA.
 
+    Of several points equally near, the one with the highest RA.
+
     Returns:
         Indices of cells, OAT's first; variant by variant, the widest first.
     """
@@ -357,7 +359,9 @@ def _pairs(draws: Resampled) -> list[tuple[int, int]]:
             if pd.notna(dedicated["lam"]):
                 candidates = candidates[(candidates["lam"] - dedicated["lam"]).abs() < SAME_LAM]
             if len(candidates):
-                nearest = (candidates["sa"] - dedicated["sa"]).abs().idxmin()
+                away = (candidates["sa"] - dedicated["sa"]).abs()
+                # few images make ties, of which a user would deploy the more robust
+                nearest = candidates.loc[away < away.min() + 1e-9, "ra"].idxmax()
                 pairs.append((int(nearest), int(str(j))))
     return pairs
 

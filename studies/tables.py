@@ -157,7 +157,7 @@ def _front_row(row: Mapping[Any, Any]) -> Row:
         "matched ratio": known("matched", "{matched:.3f} [{matched_low:.3f}, {matched_high:.3f}]"),
         "largest RA gap": known("gap", "{points:.1f} at SA {level:.1f}"),
         "covered": known("covered", "{covered:.0%}"),
-        "cheaper from": known("break_even", "{break_even:g} models"),
+        "cheaper from": known("break_even", "{break_even:g}"),
         "training time": Cell(duration(row["device_seconds"]), row["device_seconds"]),
         "forward passes": known("train_units", "{millions:,.2f} M"),
         "gradients": known("train_gradients", "{millions:,.2f} M"),

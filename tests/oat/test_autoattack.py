@@ -303,6 +303,16 @@ def test_warnings_of_before_a_kill_are_kept(short: list[str], folder: LocalFolde
     assert _judge(folder, network).warnings == whole.warnings
 
 
+def test_one_image_that_square_breaks_is_no_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken_by(self: Ensemble, stage: str, images: Tensor, labels: Tensor, alive: Any) -> Any:
+        return alive[1:] if stage == STAGES[3] else alive
+
+    monkeypatch.setattr(Ensemble, "_broken_by", broken_by)
+    network = Odd("no gradient")
+    assert evaluate(network, _split(network, 24), ATTACK, batch_size=24).warnings == ()
+    assert len(evaluate(network, _split(network, 24), ATTACK, batch_size=12).warnings) == 1
+
+
 def test_what_square_breaks_after_the_others_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps of a staircase: the gradient leads nowhere, a search by trial and error does."""
     network = Odd("no gradient")

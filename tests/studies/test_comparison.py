@@ -547,6 +547,15 @@ def test_trades_is_set_beside_the_oat_point_nearest_in_sa(right: int, nearest: f
     assert row["d_sa"] == pytest.approx({0.0: 0.94, 0.3: 0.88, 1.0: 0.78}[nearest] - right / 1000)
 
 
+def test_of_points_equally_near_in_sa_trades_is_set_beside_the_more_robust() -> None:
+    oat = [
+        Model("oat", _first(80, 100), _first(right, 100), lam=lam)
+        for lam, right in [(0.0, 2), (0.3, 57), (1.0, 55)]
+    ]
+    trades = Model("trades", _first(78, 100), _first(56, 100), beta=6.0)
+    assert _only(compare(_bare(*oat, trades)))["oat_lam"] == 0.3
+
+
 def test_several_seeds_are_averaged(tmp_path: Path) -> None:
     models = []
     for seed, (ours, theirs) in enumerate([(900, 880), (870, 890), (900, 900)]):

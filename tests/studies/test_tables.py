@@ -164,7 +164,7 @@ def test_summaries_of_a_front_are_shown_where_they_are_known(
     assert once["matched ratio"] == "0.987 [0.950, 1.020]"
     assert once["largest RA gap"] == "3.4 at SA 89.1"
     assert once["covered"] == "75%"
-    assert once["cheaper from"] == "3 models"
+    assert once["cheaper from"] == "3"
     assert once["gradients"] == "1.50 M"
     assert once["parameters"] == "78,042"
     dedicated = full[1]
