@@ -27,7 +27,7 @@ from mlflow.tracking import MlflowClient
 
 from studies.errors import TrackingError
 from studies.methods import RESULTS_VERSION
-from studies.origin import write_index
+from studies.origin import without_credentials, write_index
 from studies.planning import Plan, PlannedTrial
 from studies.records import ResultError, digest, read_result
 from studies.results import (
@@ -71,10 +71,15 @@ def check_server(uri: str) -> None:
         said = str(error)
     except (OSError, ValueError) as error:
         said = str(error)
-    raise TrackingError(
+    raise _refused(
         f"The tracking server '{uri}' does not answer ({said}); start it, correct "
         "`--tracking-uri`, or leave that out to use a database beside the results."
     )
+
+
+def _refused(said: str) -> TrackingError:
+    """Make an error of a sentence that may hold a URI with a password."""
+    return TrackingError(without_credentials(" ".join(said.split())))
 
 
 class Tracker:
@@ -102,9 +107,7 @@ class Tracker:
             self.client = MlflowClient(tracking_uri=uri)
             self.experiment_id = self._experiment(artifacts)
         except MlflowException as error:
-            raise TrackingError(
-                f"The tracking server '{uri}' refuses ({' '.join(str(error).split())})."
-            ) from error
+            raise _refused(f"The tracking server '{uri}' refuses ({error}).") from error
 
     def _experiment(self, artifacts: str | None) -> str:
         found = self.client.get_experiment_by_name(self.study)
@@ -227,9 +230,8 @@ class Tracker:
         try:
             yield
         except MlflowException as error:
-            said = " ".join(str(error).split())
-            raise TrackingError(
-                f"MLflow at {self.uri} did not take all results ({said}); they are safe in "
+            raise _refused(
+                f"MLflow at {self.uri} did not take all results ({error}); they are safe in "
                 f"'{folder.uri}', and `oat sync {self.study}` brings them there."
             ) from error
 

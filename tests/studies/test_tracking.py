@@ -462,6 +462,13 @@ def test_a_database_needs_no_answer(tmp_path: Path) -> None:
     check_server(f"sqlite:///{tmp_path / 'not-yet.db'}")
 
 
+def test_no_message_repeats_a_password() -> None:
+    with pytest.raises(TrackingError, match="does not answer") as caught:
+        check_server("http://user:secret@127.0.0.1:9")
+    assert "secret" not in str(caught.value)
+    assert "127.0.0.1:9" in str(caught.value)
+
+
 def test_a_server_that_refuses_says_so(refusing: str) -> None:
     check_server(refusing)
     with pytest.raises(TrackingError, match="403"):
