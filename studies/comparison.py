@@ -14,10 +14,17 @@ import pandas as pd
 from oat.lambdas import SAME_LAM
 from studies.errors import ComparisonError
 from studies.fronts import measure_fronts
-from studies.guards import check_comparable, finite_points, missing_notes, one_checkpoint
+from studies.guards import (
+    check_comparable,
+    finite_points,
+    missing_notes,
+    one_checkpoint,
+    stronger_note,
+    unequal_note,
+    width_note,
+)
 from studies.intervals import LEVEL, Interval
 from studies.masking import masking_table, masking_verdict
-from studies.records import Correct
 from studies.resampling import Resampled
 from studies.results import correctness
 
@@ -174,7 +181,7 @@ def compare(
     if chosen not in attacks:
         raise ComparisonError(f"No point was judged by '{chosen}'; there are {', '.join(attacks)}.")
     grid, masking, correct = points, masking_table(points), correctness(points)
-    notes += _stronger_note(points, chosen, correct)
+    notes += stronger_note(points, chosen, correct)
     points = points[points["attack"] == chosen].sort_values("point_key", ignore_index=True)
     notes += check_comparable(points, force)
     draws = Resampled(points, correct)
@@ -182,7 +189,11 @@ def compare(
     table = _table(pairs, draws, margin)
     reference, variants = _variants(draws.cells, draws)
     fronts = measure_fronts(draws, points, pairs, margin)
-    notes += draws.notes + _unequal_note(fronts) + _width_note(table, draws, margin)
+    notes += (
+        draws.notes
+        + unequal_note(fronts)
+        + width_note(table, draws.cells, len(draws.seeds), margin)
+    )
     notes += missing_notes(points, grid, unfinished)
     return Comparison(
         attack=chosen,
@@ -268,55 +279,6 @@ def _strongest(points: pd.DataFrame) -> str:
     for most in ("judged", "images"):
         attacks = attacks[attacks[most] == attacks[most].max()]
     return str(attacks["ra"].idxmin())
-
-
-def _stronger_note(points: pd.DataFrame, chosen: str, correct: Correct) -> list[str]:
-    """Say so where another attack breaks more of the images that both were run on."""
-    place = ["run_key", "lam", "width_mult"]
-    mine = points[points["attack"] == chosen]
-    notes = []
-    for other, theirs in points[points["attack"] != chosen].groupby("attack"):
-        both = mine.merge(theirs, on=[*place, "eps"], suffixes=("", "_other"))
-        falls, images = [], 0
-        for row in both.itertuples():
-            keys = (f"{row.point_key}.robust", f"{row.point_key_other}.robust")
-            if all(key in correct for key in keys):
-                images = min(len(correct[key]) for key in keys)
-                falls.append(np.subtract(*(correct[key][:images].mean() for key in keys)))
-        if falls and np.mean(falls) > 0:
-            notes.append(
-                f"Under '{other}', on the first {images} images, RA is {100 * np.mean(falls):.1f} "
-                f"points lower than under '{chosen}' on the same (mean over {len(falls)} points)."
-            )
-    return notes
-
-
-def _width_note(table: pd.DataFrame, draws: Resampled, margin: float) -> list[str]:
-    """Say so where the intervals are too wide for the margin to be decided."""
-    if table.empty:
-        return []
-    half = float((table["d_sa_high"] - table["d_sa_low"]).median() / 2)
-    if half <= margin:
-        return []
-    images = int(draws.cells["images"].iloc[0])
-    return [
-        f"With {images} test images and {len(draws.seeds)} seed(s) a difference in SA is known to "
-        f"about ±{100 * half:.1f} points, which is more than the margin: use more test images or "
-        "seeds to decide."
-    ]
-
-
-def _unequal_note(fronts: pd.DataFrame) -> list[str]:
-    """Say so where a hypervolume ratio is between fronts of unequally many points."""
-    for _, here in fronts.groupby("width_mult", dropna=False):
-        ours = set(here.loc[here["ratio"].notna(), "operating_points"])
-        theirs = here.loc[here["ratio"].isna(), "operating_points"].max()
-        if any(count != theirs for count in ours):
-            return [
-                "The hypervolume ratios set fronts of unequally many operating points side by "
-                "side: a front of more points has more area even where no shared point is better."
-            ]
-    return []
 
 
 def judge(sa: Interval, ra: Interval, margin: float) -> str:

@@ -1,13 +1,15 @@
-"""What may be compared with what, and what a comparison lacks."""
+"""What may be compared with what, what a comparison lacks, and what its reader must know."""
 
 import itertools
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
 from oat.recipe import RULES
 from studies.errors import ComparisonError
 from studies.methods import ONCE, name_point
+from studies.records import Correct
 
 MUST_AGREE = {
     "data_fingerprint": "data",
@@ -143,3 +145,52 @@ def _missing_seeds(points: pd.DataFrame, grid: pd.DataFrame) -> list[str]:
         for (_, row), seed in itertools.product(cells.iterrows(), seeds)
         if (*row[cell].fillna(-1).tolist(), seed) not in have
     ]
+
+
+def stronger_note(points: pd.DataFrame, chosen: str, correct: Correct) -> list[str]:
+    """Say so where another attack breaks more of the images that both were run on."""
+    place = ["run_key", "lam", "width_mult"]
+    mine = points[points["attack"] == chosen]
+    notes = []
+    for other, theirs in points[points["attack"] != chosen].groupby("attack"):
+        both = mine.merge(theirs, on=[*place, "eps"], suffixes=("", "_other"))
+        falls, images = [], 0
+        for row in both.itertuples():
+            keys = (f"{row.point_key}.robust", f"{row.point_key_other}.robust")
+            if all(key in correct for key in keys):
+                images = min(len(correct[key]) for key in keys)
+                falls.append(np.subtract(*(correct[key][:images].mean() for key in keys)))
+        if falls and np.mean(falls) > 0:
+            notes.append(
+                f"Under '{other}', on the first {images} images, RA is {100 * np.mean(falls):.1f} "
+                f"points lower than under '{chosen}' on the same (mean over {len(falls)} points)."
+            )
+    return notes
+
+
+def width_note(table: pd.DataFrame, cells: pd.DataFrame, seeds: int, margin: float) -> list[str]:
+    """Say so where the intervals are too wide for the margin to be decided."""
+    if table.empty:
+        return []
+    half = float((table["d_sa_high"] - table["d_sa_low"]).median() / 2)
+    if half <= margin:
+        return []
+    images = int(cells["images"].iloc[0])
+    return [
+        f"With {images} test images and {seeds} seed(s) a difference in SA is known to "
+        f"about ±{100 * half:.1f} points, which is more than the margin: use more test images or "
+        "seeds to decide."
+    ]
+
+
+def unequal_note(fronts: pd.DataFrame) -> list[str]:
+    """Say so where a hypervolume ratio is between fronts of unequally many points."""
+    for _, here in fronts.groupby("width_mult", dropna=False):
+        ours = set(here.loc[here["ratio"].notna(), "operating_points"])
+        theirs = here.loc[here["ratio"].isna(), "operating_points"].max()
+        if any(count != theirs for count in ours):
+            return [
+                "The hypervolume ratios set fronts of unequally many operating points side by "
+                "side: a front of more points has more area even where no shared point is better."
+            ]
+    return []
