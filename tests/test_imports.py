@@ -32,10 +32,12 @@ def _parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-def _module_level(tree: ast.Module) -> Iterator[ast.stmt]:
-    """Yield the statements that run on import: those outside functions."""
+def _module_level(tree: ast.Module | ast.ClassDef) -> Iterator[ast.stmt]:
+    """Yield the statements that run on import: those outside functions and methods."""
     for node in tree.body:
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, ast.ClassDef):
+            yield from _module_level(node)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
 
@@ -81,6 +83,7 @@ import sys
 from importlib.abc import MetaPathFinder
 
 BLOCKED = {"ray", "mlflow", "optuna", "pandas", "pydantic", "sklearn", "scipy", "yaml"}
+BLOCKED |= {"pyautoattack", "foolbox"}
 
 class Block(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
