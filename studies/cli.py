@@ -257,14 +257,14 @@ def runs(
 
 def _brief(table: pd.DataFrame) -> pd.DataFrame:
     """Choose the columns that tell points apart, and RA under attacks beyond a row's own."""
-    from studies.results import attack_column
+    from studies.results import COLUMNS, attack_column
 
     names = ["variant", "lam", "beta", "width_mult", "seed", "checkpoint_rule", "attack"]
     own = table["attack"].map(attack_column)
     others = [
         name
         for name in table.columns
-        if name.startswith(attack_column("")) and (table[name].notna() & (own != name)).any()
+        if name not in COLUMNS and (table[name].notna() & (own != name)).any()
     ]
     return table[[*names, "sa", "ra", *others]]
 

@@ -22,8 +22,8 @@ def render(
 
     Returns:
         Contents by file name: ``index.html``; ``front`` and ``price``, each as ``.png`` and
-        ``.svg``; ``table`` as ``.csv``, ``.md`` and ``.tex``; ``cells.csv``, ``fronts.csv``, and
-        ``variants.csv``, ``masking.csv`` where there are any.
+        ``.svg``; ``table`` as ``.csv``, ``.md`` and ``.tex``; ``cells.csv``, ``fronts.csv``,
+        ``masking.csv``, and ``variants.csv`` where there are several.
     """
     title = origin.plan.study.name
     figures = {

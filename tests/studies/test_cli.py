@@ -221,7 +221,7 @@ def test_compare_writes_the_report_where_it_is_told(
     assert said.code == 0
     assert {path.name for path in to.iterdir()} == {
         "front.png", "front.svg", "price.png", "price.svg", "index.html",
-        "table.csv", "table.md", "table.tex", "cells.csv", "fronts.csv",
+        "table.csv", "table.md", "table.tex", "cells.csv", "fronts.csv", "masking.csv",
     }  # fmt: skip
     assert not (finished / "tiny" / "report").exists()
     # as a shell would take it

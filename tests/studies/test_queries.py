@@ -1,5 +1,6 @@
 """The blocks of docs/queries.md, against the page's own study with made-up results."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,10 +37,10 @@ def uri(tmp_path_factory: pytest.TempPathFactory, make_up: Callable[..., None]) 
 
 @pytest.fixture
 def _as_before() -> Iterator[None]:
-    """Undo what the page sets for the whole process."""
-    before = mlflow.get_tracking_uri()
+    """Undo what the page sets for the whole process, also in its environment."""
     yield
-    mlflow.set_tracking_uri(before)
+    mlflow.set_tracking_uri(None)
+    assert "MLFLOW_TRACKING_URI" not in os.environ
     pd.reset_option("display.width")
     pd.reset_option("display.max_columns")
 

@@ -7,7 +7,7 @@ from studies.origin import Origin
 from studies.report import render
 
 PICTURES = {"front.png", "front.svg", "price.png", "price.svg"}
-TABLES = {"table.csv", "table.md", "table.tex", "cells.csv", "fronts.csv"}
+TABLES = {"table.csv", "table.md", "table.tex", "cells.csv", "fronts.csv", "masking.csv"}
 FILES = {*PICTURES, *TABLES, "index.html"}
 Found = tuple[Comparison, Origin]
 
