@@ -128,12 +128,14 @@ def flags(numbers: Mapping[str, float]) -> list[str]:
     radii = [n["ra_eps_0"], n["ra"], n["ra_eps_2x"], n["ra_eps_4x"], n["ra_eps_half"]]
     rises = any(after > before + RISE for before, after in pairwise(radii))
     harm, noise_harm = n["sa"] - n["ra_restarts"], n["sa"] - n["ra_noise"]
+    # where PGD leaves nothing, noise that breaks much hides nothing
+    equals = n["ra_restarts"] > LEFT and noise_harm > HARM and noise_harm >= NOISE * harm
     signs = {
         "radius 0 changes the accuracy": abs(n["ra_eps_0"] - n["sa"]) > 1e-9,
         "RA rises with the radius": rises,
         "RA stays above 0 at radius 0.5": n["ra_eps_half"] > LEFT,
         "more starts help much": n["ra"] - n["ra_restarts"] > HELP + 1e-9,
-        "noise is nearly as good as PGD": noise_harm > HARM and noise_harm >= NOISE * harm,
+        "noise is nearly as good as PGD": equals,
         "zero gradients": n["zero_gradients"] > FLAT,
         "PGD is far from AutoAttack": n["gap_autoattack"] > GAP + 1e-9,
         "a black box is better than PGD": n["gap_black_box"] > BLACK_BOX + 1e-9,

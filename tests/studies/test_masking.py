@@ -107,6 +107,11 @@ def test_only_gaps_may_be_known() -> None:
     ]
 
 
+def test_noise_that_breaks_what_pgd_breaks_whole_hides_nothing() -> None:
+    fallen = {"ra_eps_2x": 0.0, "ra_eps_4x": 0.0}
+    assert _flags(ra=0.0, ra_restarts=0.0, ra_noise=0.1, **fallen) == []
+
+
 def test_a_network_without_harm_has_nothing_for_noise_to_equal() -> None:
     assert _flags(ra=0.9, ra_restarts=0.9, ra_noise=0.9) == []
     assert _flags(ra=0.895, ra_restarts=0.895, ra_noise=0.895) == []
