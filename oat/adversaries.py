@@ -1,5 +1,6 @@
 """The attacks that finished models are judged by, as configs; `oat.evaluation` runs them."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,7 @@ TARGETS = 9
 
 
 @dataclass(frozen=True)
-class EvaluationAttack:
+class EvaluationAttack(ABC):
     """What every attack of an evaluation has.
 
     Attributes:
@@ -31,9 +32,9 @@ class EvaluationAttack:
             _check_count("images", self.images)
 
     @property
+    @abstractmethod
     def label(self) -> str:
         """Name for tables, such as ``pgd20``."""
-        raise NotImplementedError
 
     def radius(self) -> float:
         """Return ``eps``, which must have been resolved."""
@@ -44,9 +45,9 @@ class EvaluationAttack:
         """Return the length of one step in pixel units; None for an attack without steps."""
         return None
 
+    @abstractmethod
     def passes(self) -> float:
         """Estimate the cost for an image that withstands it, in forward passes."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
