@@ -128,7 +128,7 @@ def read_checks(folder: Folder, training_id: str) -> list[dict[str, Any]]:
     """Read the checks of one training; those damaged or of another are left out."""
     try:
         lines = folder.read(CHECKS).splitlines()
-    except OSError:
+    except FileNotFoundError:
         return []
     checks = []
     for line in lines:
