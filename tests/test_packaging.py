@@ -128,10 +128,11 @@ def test_the_lock_has_hashes_and_no_addresses() -> None:
 
 def test_the_lock_has_everything_that_the_project_asks_for(project: dict[str, Any]) -> None:
     extras = project["project"]["optional-dependencies"]
-    assert "oat-studies[autoattack]" in extras["dev"]
+    assert "oat-studies[autoattack,cluster]" in extras["dev"]
     asked = project["project"]["dependencies"] + [
         *extras["dev"],
         *extras["autoattack"],
+        *extras["cluster"],
         *project["build-system"]["requires"],
     ]
     names = {re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower() for requirement in asked}
