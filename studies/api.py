@@ -7,17 +7,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from rich.console import Console
 
 from oat.names import unknown
 from studies.comparison import compare
 from studies.config import load_study
 from studies.errors import StudyError
 from studies.planning import Plan, make_plan
+from studies.preconditions import preflight
 from studies.results import read_epochs, study_points
-from studies.session import STORAGE, Source, run, study_folder, tracking_place
+from studies.session import (
+    STORAGE,
+    Source,
+    only_driver,
+    run,
+    study_folder,
+    tracking_place,
+)
 from studies.where import parse_condition
 
-__all__ = ["compare", "load_study", "plan", "points", "run", "runs", "status", "sync"]
+__all__ = ["compare", "load_study", "plan", "points", "preflight", "run", "runs", "status", "sync"]
 
 
 def plan(study: Source, *, storage: str | Path = STORAGE, overrides: Sequence[str] = ()) -> Plan:
@@ -132,14 +141,16 @@ def sync(
 
     Raises:
         TrackingError: MLflow does not answer.
+        LeaseError: The study runs at the moment, and does so itself.
     """
     from studies.tracking import Tracker, check_server
 
     resolved = load_study(study, overrides)
     folder = study_folder(resolved, storage)
-    current = make_plan(resolved, folder)
     uri, artifacts = tracking_place(storage, tracking_uri)
     check_server(uri)
-    tracker = Tracker(uri, resolved.name, artifacts)
-    tracker.finish(current, folder, study_points(current, folder))
-    return len(tracker.points())
+    with only_driver(resolved, folder, Console(stderr=True)):
+        current = make_plan(resolved, folder)
+        tracker = Tracker(uri, resolved.name, artifacts)
+        tracker.finish(current, folder, study_points(current, folder))
+        return len(tracker.points())

@@ -36,6 +36,9 @@ TrackingUri = Annotated[
     str | None,
     typer.Option(help="MLflow; default MLFLOW_TRACKING_URI, else <storage>/mlflow.db."),
 ]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster, such as `auto`; default this machine.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -121,9 +124,7 @@ def plan(
 def run(
     study: StudyArgument,
     storage: Storage = "./outputs",
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster, such as `auto`; default this machine.")
-    ] = None,
+    address: Address = None,
     tracking_uri: TrackingUri = None,
     overrides: Overrides = None,
 ) -> None:
@@ -158,6 +159,32 @@ def run(
         )
     if bad:
         raise typer.Exit(1)
+
+
+@app.command()
+def preflight(
+    study: StudyArgument,
+    storage: Storage = "./outputs",
+    address: Address = None,
+    tracking_uri: TrackingUri = None,
+    overrides: Overrides = None,
+) -> None:
+    """Check all that must hold before a study starts, here and on every node; starts nothing."""
+    from studies import api
+
+    checks = api.preflight(
+        study,
+        storage=storage,
+        address=address,
+        tracking_uri=tracking_uri,
+        overrides=overrides or (),
+    )
+    table = Table("check", "state", "what")
+    for check in checks:
+        table.add_row(check.name, check.state, check.said)
+    out.print(table)
+    if any(check.error is not None for check in checks):
+        raise typer.Exit(2)
 
 
 @app.command()

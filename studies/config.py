@@ -57,11 +57,40 @@ for _block in (Attack, DataConfig, ModelConfig, TrainConfig, *ATTACKS.values()):
     setattr(_block, "__pydantic_config__", STRICT)  # noqa: B010 -- mypy has no such attribute
 
 
+class Resources(BaseModel):
+    """What one trial asks of a node.
+
+    Attributes:
+        cpu: Cores; also the number of threads of its process.
+        gpu: GPUs: 0, 1/4, 1/3, 1/2, or a whole number.
+        device: ``auto`` computes on the GPU if one is asked for; ``cpu`` does not, to rehearse on
+            a cluster whose GPUs are made up how trials are packed.
+    """
+
+    model_config = STRICT
+    cpu: int = Field(1, ge=1)
+    gpu: float = Field(0.0, ge=0)
+    device: Literal["auto", "cpu"] = "auto"
+
+    @model_validator(mode="after")
+    def _check(self) -> "Resources":
+        shared = any(abs(self.gpu - share) < 1e-3 for share in GPU_SHARES)
+        if not shared and self.gpu != int(self.gpu):
+            raise ValueError(f"`gpu` must be 0, 1/4, 1/3, 1/2 or a whole number, got {self.gpu:g}.")
+        return self
+
+
 class MethodBlock(BaseModel):
-    """One entry under ``methods``; its subclasses are made from the methods' own fields."""
+    """One entry under ``methods``; its subclasses are made from the methods' own fields.
+
+    Attributes:
+        name: A key of `METHODS`.
+        resources: What its trials ask of a node; None is what the study says.
+    """
 
     model_config = STRICT
     name: str
+    resources: Resources | None = None
 
     @model_validator(mode="after")
     def _expands(self) -> "MethodBlock":
@@ -155,26 +184,6 @@ class Evaluate(BaseModel):
             )
         if self.lams is not None:
             check_choices(self.lams, "lams")
-        return self
-
-
-class Resources(BaseModel):
-    """What one trial asks of a node.
-
-    Attributes:
-        cpu: Cores; also the number of threads of its process.
-        gpu: GPUs: 0, 1/4, 1/3, 1/2, or a whole number.
-    """
-
-    model_config = STRICT
-    cpu: int = Field(1, ge=1)
-    gpu: float = Field(0.0, ge=0)
-
-    @model_validator(mode="after")
-    def _check(self) -> "Resources":
-        shared = any(abs(self.gpu - share) < 1e-3 for share in GPU_SHARES)
-        if not shared and self.gpu != int(self.gpu):
-            raise ValueError(f"`gpu` must be 0, 1/4, 1/3, 1/2 or a whole number, got {self.gpu:g}.")
         return self
 
 
@@ -280,7 +289,15 @@ class Study(BaseModel):
 
     def all_methods(self) -> list[Method]:
         """Return every method config of the study, lists expanded, in the order of the file."""
-        return [method for block in self.methods for method in block.expand()]
+        return [method for method, _ in self.requests()]
+
+    def requests(self) -> list[tuple[Method, Resources]]:
+        """Return every method config of the study with what its trials ask of a node."""
+        return [
+            (method, block.resources or self.resources)
+            for block in self.methods
+            for method in block.expand()
+        ]
 
     def lams(self) -> tuple[float, ...]:
         """Return the λ at which conditional networks are judged, in ascending order."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from oat.adversaries import EvaluationAttack, Pgd, Transfer
+from oat.data import DataConfig
 from oat.evaluation import EVALUATION_SEED
 from oat.lambdas import SAME_LAM
 from oat.masking import HOW as MASKING_HOW
@@ -16,7 +17,8 @@ from oat.masking import PASSES as MASKING_PASSES
 from oat.method import Method, training_cost
 from oat.models import build, flops, relative_flops
 from oat.recipe import images_seen
-from studies.config import Study
+from studies.checkpoints import has_checkpoint
+from studies.config import Resources, Study
 from studies.methods import RESULTS_VERSION, describe
 from studies.records import ResultError, digest, read_checks, read_failure, read_points, read_result
 from studies.storage import Folder
@@ -153,7 +155,7 @@ def _key_of(study: Study, method: Method, seed: int) -> dict[str, Any]:
     for place in ("root", "download"):
         data.pop(place, None)
     if study.data.name == "imagefolder":  # there, the place says which images they are
-        data["root"] = _absolute(study.data.root)
+        data["root"] = absolute_root(study.data)
     return {
         "results_version": RESULTS_VERSION,
         "seed": seed,
@@ -165,9 +167,9 @@ def _key_of(study: Study, method: Method, seed: int) -> dict[str, Any]:
     }
 
 
-def _absolute(root: str) -> str:
-    """Return a place that means the same in a worker, which has a working folder of its own."""
-    return str(Path(root).absolute())
+def absolute_root(data: DataConfig) -> str:
+    """Return where the data lie, also for a worker, which has a working folder of its own."""
+    return str(Path(data.root).absolute())
 
 
 def _changed(config: Any) -> dict[str, Any]:
@@ -293,8 +295,8 @@ def make_plan(study: Study, folder: Folder) -> Plan:
     """
     trials, speeds = [], []
     for seed in study.seeds:
-        for method in study.all_methods():
-            trial, seconds = _plan_trial(study, method, seed, folder)
+        for method, need in study.requests():
+            trial, seconds = _plan_trial(study, method, need, seed, folder)
             trials.append(trial)
             if seconds is not None and trial.units:
                 speeds.append(seconds / trial.units)
@@ -310,7 +312,7 @@ def make_plan(study: Study, folder: Folder) -> Plan:
 
 
 def _plan_trial(
-    study: Study, method: Method, seed: int, folder: Folder
+    study: Study, method: Method, need: Resources, seed: int, folder: Folder
 ) -> tuple[PlannedTrial, float | None]:
     """Plan one trial; also return its training time if it is done."""
     config = trial_config(study, method, seed)
@@ -323,8 +325,8 @@ def _plan_trial(
         "points": _points(study, method, run_key, seed),
         "checks": _checks(study, method, run_key),
         "siblings": folder.sub("trials").uri,
-        "data": {"root": _absolute(study.data.root), "download": study.data.download},
-        "resources": study.resources.model_dump(),
+        "data": {"root": absolute_root(study.data), "download": study.data.download},
+        "resources": need.model_dump(),
     }
     state, reason, seconds = _state(folder.sub(f"trials/{run_key}"), job)
     label = describe(method)
@@ -355,7 +357,7 @@ def _state(folder: Folder, job: Mapping[str, Any]) -> tuple[State, str | None, f
         return "failed", failure, seconds
     if result is not None:
         return "evaluate", left, seconds
-    return ("unfinished" if folder.size("checkpoint") else "missing"), None, None
+    return ("unfinished" if has_checkpoint(folder) else "missing"), None, None
 
 
 def _nominal_data(study: Study) -> tuple[int, int, tuple[int, int, int]]:

@@ -238,9 +238,8 @@ def write_provenance(
     folder: Folder, dataset: Dataset, device: torch.device, started: float
 ) -> None:
     """Record what the weights came from beyond the config."""
-    versions = {name: _version(name) for name in ("oat-studies", "torch", "torchvision", "ray")}
     record = {
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": versions(),
         "git_revision": git_revision(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
         "threads": torch.get_num_threads(),
@@ -251,6 +250,19 @@ def write_provenance(
         "trained": time.time(),
     }
     folder.write("provenance.json", json.dumps(record, indent=1).encode())
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str | None]:
+    """Return the versions in this process that must be the same on all nodes."""
+    packages = ("oat-studies", "torch", "torchvision", "ray")
+    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
+
+
+def differences(wanted: Mapping[str, str | None], found: Mapping[str, str | None]) -> str:
+    """Say in which versions a node differs; empty if in none."""
+    odd = [name for name in wanted if found.get(name) != wanted[name]]
+    return ", ".join(f"{name} {found.get(name)} instead of {wanted[name]}" for name in odd)
 
 
 def _version(package: str) -> str | None:

@@ -21,14 +21,22 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 from ray import tune
+from ray.exceptions import OutOfMemoryError, RayTaskError
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
+from ray.tune.schedulers import FIFOScheduler
 
+from studies.claims import ClaimedFolder, SupersededError
 from studies.errors import StudyError
-from studies.planning import Plan
+from studies.planning import Plan, PlannedTrial
+from studies.records import differences, versions
 from studies.storage import Folder, open_folder
 from studies.trial import run_trial
 
 LOST_WORKER_RETRIES = 3
+"""Times that a trial is started again without having got on since the last time."""
+
+RAY_MEMORY = "running low on memory"
+"""What Ray says of an actor that its memory monitor has killed."""
 
 
 def connect(address: str | None) -> bool:
@@ -81,55 +89,142 @@ def _no_cluster(address: str | None, said: str) -> str:
     )
 
 
-def check_resources(request: Mapping[str, float], nodes: Sequence[Mapping[str, Any]]) -> None:
+Request = Mapping[str, float]
+"""``CPU`` and ``GPU`` that a trial asks of a node, or that a node has."""
+
+
+def request_of(trial: PlannedTrial) -> dict[str, float]:
+    """Return what a trial asks of a node."""
+    need = trial.job["resources"]
+    return {"CPU": float(need["cpu"]), "GPU": float(need["gpu"])}
+
+
+def node_sizes(nodes: Sequence[Mapping[str, Any]]) -> list[Request]:
+    """Return what the nodes of a cluster can hold: those that live, and those it may still start.
+
+    Args:
+        nodes: As ``ray.nodes()`` returns them.
+    """
+    living = [node["Resources"] for node in nodes if node["Alive"]]
+    # what an autoscaler may add, which an idle cluster has not yet; Ray has no public form of this
+    config = ray._private.state.state.get_cluster_config() if ray.is_initialized() else None
+    groups = config.node_group_configs if config is not None else ()
+    return living + [dict(group.resources) for group in groups if group.max_count]
+
+
+def fits(request: Request, node: Request) -> bool:
+    """Tell whether a node is large enough for a request."""
+    # 3 x 1/3 must be 1
+    return all(node.get(kind, 0) + 1e-6 >= amount for kind, amount in request.items())
+
+
+def check_resources(request: Request, sizes: Sequence[Request]) -> None:
     """Refuse a request that no node can satisfy; Ray would wait for ever.
 
     Args:
-        request: ``cpu`` and ``gpu`` of one trial.
-        nodes: As ``ray.nodes()`` returns them.
+        request: What one trial asks for.
+        sizes: See `node_sizes`.
 
     Raises:
-        StudyError: No living node has as much.
+        StudyError: No node has as much.
     """
-    have = [node["Resources"] for node in nodes if node["Alive"]]
-    fits = [
-        node
-        for node in have
-        if node.get("CPU", 0) >= request["cpu"] and node.get("GPU", 0) >= request["gpu"]
-    ]
-    if fits:
+    if any(fits(request, node) for node in sizes):
         return
-    largest: Mapping[str, Any] = max(
-        have, key=lambda n: (n.get("GPU", 0), n.get("CPU", 0)), default={}
-    )
+    largest: Request = max(sizes, key=lambda n: (n.get("GPU", 0), n.get("CPU", 0)), default={})
     raise StudyError(
-        f"`resources` ask for {request['cpu']:g} CPU and {request['gpu']:g} GPU a trial, but the "
-        f"largest of {len(have)} nodes has {largest.get('CPU', 0):g} CPU and "
+        f"`resources` ask for {request['CPU']:g} CPU and {request['GPU']:g} GPU a trial, but the "
+        f"largest of {len(sizes)} nodes has {largest.get('CPU', 0):g} CPU and "
         f"{largest.get('GPU', 0):g} GPU; lower `resources.cpu` or `resources.gpu`, or use another "
         "cluster."
     )
 
 
-def slots(request: Mapping[str, float], nodes: Sequence[Mapping[str, Any]]) -> int:
-    """Count the trials that fit on the living nodes at a time."""
-    count = 0.0
-    for node in nodes:
-        if node["Alive"]:
-            have = node["Resources"]
-            by_cpu = have.get("CPU", 0) // request["cpu"]
-            # 3 x 1/3 must be 3
-            by_gpu = (have.get("GPU", 0) + 1e-6) // request["gpu"] if request["gpu"] else by_cpu
-            count += min(by_cpu, by_gpu)
-    return int(count)
+def grown(request: Request, sizes: Sequence[Request]) -> dict[str, float] | None:
+    """Return a request that packs half as many trials on a node; None if there is none.
+
+    A share of a GPU is doubled, or the CPUs of a trial that has no GPU.
+    """
+    if request["GPU"] >= 1:
+        return None
+    kind = "GPU" if request["GPU"] else "CPU"
+    double = {**request, kind: 2 * request[kind]}
+    return double if any(fits(double, node) for node in sizes) else None
+
+
+class TrialOutOfMemory(Exception):
+    """A trial has run out of memory, and may have more room."""
+
+
+class Retries(FIFOScheduler):  # type: ignore[misc]
+    """Runs trials first in, first out, and decides how a lost one is tried again.
+
+    A worker may be lost any number of times, as long as its trial gets on in between; a trial that
+    ran out of memory goes on with twice the room. So does one lost twice at the same place, which
+    the kernel may have killed for its memory: that looks like any other kill.
+
+    Args:
+        sizes: See `node_sizes`.
+    """
+
+    def __init__(self, sizes: Sequence[Request]) -> None:
+        super().__init__()
+        self._sizes = sizes
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Forget earlier losses: the trial has got on."""
+        trial.run_metadata.num_failures = 0
+        return str(super().on_trial_result(tune_controller, trial, result))
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Give more room after a lack of memory; Tune has taken the trial off its worker."""
+        lost_here = trial.run_metadata.num_failures
+        if lost_here < 2 and not _is_out_of_memory(trial.get_pickled_error()):
+            return
+        config = trial.config["trial"]
+        larger = grown(config["request"], self._sizes)
+        if larger is not None:
+            trial.set_config({"trial": _with_room(config, larger, self._sizes)})
+            trial.update_resources(larger)
+
+
+def _with_room(
+    config: Mapping[str, Any], request: Request, sizes: Sequence[Request]
+) -> dict[str, Any]:
+    """Return a trial's config with its share of a node, and whether it can still have more."""
+    job = dict(config["job"])
+    # its share of the GPU's memory; threads decide the numbers on a CPU and stay
+    job["resources"] = {**job["resources"], "gpu": request["GPU"]}
+    can_grow = grown(request, sizes) is not None
+    return {**config, "job": job, "request": dict(request), "can_grow": can_grow}
+
+
+def _is_out_of_memory(error: Any) -> bool:
+    """Tell whether a worker's end was a lack of memory, by our account or by Ray's monitor."""
+    if error is None:
+        return False
+    cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
+    return isinstance(cause, TrialOutOfMemory | OutOfMemoryError) or RAY_MEMORY in str(cause)
 
 
 def trainable(config: dict[str, Any]) -> None:
-    """Run one trial in a Tune actor: the adapter between `run_trial` and Tune."""
+    """Run one trial in a Tune actor: the adapter between `run_trial` and Tune.
+
+    Raises:
+        TrialOutOfMemory: More room may help; anything else that is raised is tried again as it is.
+        RuntimeError: This node has other versions than the driver.
+    """
     trial = config["trial"]
-    run_trial(trial["job"], open_folder(trial["folder"]), tune.report)
+    if odd := differences(trial["versions"], versions()):
+        raise RuntimeError(f"Node {socket.gethostname()} has {odd}; set it up as the driver is.")
+    try:
+        outcome = run_trial(trial["job"], ClaimedFolder(open_folder(trial["folder"])), tune.report)
+    except SupersededError:
+        return  # whoever goes on with the trial reports it
+    if outcome.get("kind") == "out_of_memory" and trial["can_grow"]:
+        raise TrialOutOfMemory(outcome["error"])
 
 
-def launch(plan: Plan, folder: Folder, callbacks: Sequence[Callback]) -> None:
+def launch(plan: Plan, folder: Folder, callbacks: Sequence[Callback]) -> dict[str, str]:
     """Run the trials that are left, the longest first, and wait for them.
 
     Ray must be connected. Returns when no trial is running; what came of each stands in its
@@ -139,16 +234,23 @@ def launch(plan: Plan, folder: Folder, callbacks: Sequence[Callback]) -> None:
         plan: The plan.
         folder: The study's folder; every node must reach it.
         callbacks: Told of every report.
+
+    Returns:
+        What was said last of trials that were given up, by run key: their workers were lost
+        `LOST_WORKER_RETRIES` times more without getting on in between.
     """
     bookkeeping = tempfile.mkdtemp(prefix="oat-tune-")
-    configs = [
-        {"job": dict(trial.job), "folder": folder.sub(f"trials/{trial.run_key}").uri}
-        for trial in plan.to_run()
-    ]
+    sizes = node_sizes(ray.nodes())
+    configs = []
+    for trial in plan.to_run():
+        place = folder.sub(f"trials/{trial.run_key}").uri
+        config = {"job": trial.job, "folder": place, "versions": versions()}
+        configs.append(_with_room(config, request_of(trial), sizes))
     tuner = tune.Tuner(
         tune.with_resources(trainable, _resources),
         param_space={"trial": tune.grid_search(configs)},
         tune_config=TuneConfig(
+            scheduler=Retries(sizes),
             reuse_actors=True,
             trial_name_creator=run_key_of,
             trial_dirname_creator=run_key_of,
@@ -162,14 +264,26 @@ def launch(plan: Plan, folder: Folder, callbacks: Sequence[Callback]) -> None:
         ),
     )
     try:
-        tuner.fit()
+        results = tuner.fit()
+        return {
+            result.config["trial"]["job"]["run_key"]: _last_words(result.error)
+            for result in results
+            if result.error is not None
+        }
     finally:
         shutil.rmtree(bookkeeping, ignore_errors=True)
 
 
+def _last_words(error: Exception) -> str:
+    """Return what a worker said at its end, in one line."""
+    cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return lines[-1] if lines else type(cause).__name__
+
+
 def _resources(config: Mapping[str, Any]) -> dict[str, float]:
-    request = config["trial"]["job"]["resources"]
-    return {"cpu": request["cpu"], "gpu": request["gpu"]}
+    request = config["trial"]["request"]
+    return {"cpu": request["CPU"], "gpu": request["GPU"]}
 
 
 def run_key_of(trial: Any) -> str:

@@ -3,11 +3,13 @@
 Ray, MLflow and the charts take seconds to import, so a function imports those it needs.
 """
 
+import _thread
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +18,14 @@ import pandas as pd
 import yaml
 from rich.console import Console
 
-from oat.adversaries import EXTRA, Transfer, check_classes
-from oat.autoattack import check_installed
-from oat.data import DataError, load
+from oat.adversaries import Transfer
 from studies.comparison import Comparison, compare_all
 from studies.config import Study, load_study
-from studies.errors import ComparisonError, StorageError, StudyError, TrackingError
+from studies.errors import ComparisonError, StorageError, TrackingError
+from studies.lease import Lease, LeaseError
 from studies.planning import Plan, PlannedTrial, make_plan
 from studies.results import study_points
-from studies.storage import Folder, check_writable, open_folder
+from studies.storage import Folder, open_folder
 
 if TYPE_CHECKING:
     from studies.tracking import Tracker
@@ -112,50 +113,105 @@ def run(
         StorageError: The storage cannot be written; nothing was started.
         TrackingError: MLflow does not answer; nothing was started.
     """
-    from studies.tracking import check_server
+    from studies.preconditions import check_evaluation, check_here, demand
 
     resolved = load_study(study, overrides)
     folder = study_folder(resolved, storage)
     console = console or Console(stderr=True)
-    check_writable(folder)
-    before = make_plan(resolved, folder)
-    _announce(before, console)
     uri, artifacts = tracking_place(storage, tracking_uri)
-    check_server(uri)
-    left = before.to_run()
-    if left:
-        _check_evaluation(resolved)
-    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+    demand(check_here(resolved, folder, uri))
+    with only_driver(resolved, folder, console), ExitStack() as stack:
+        before = make_plan(resolved, folder)
+        _announce(before, console)
+        left = before.to_run()
+        if left and address is None:
+            demand([check_evaluation(resolved)])
+        gave_up: dict[str, str] = {}
         # MLflow takes seconds to import and to create its database, and so does Ray to start
-        opening = pool.submit(_open_tracker, uri, resolved.name, artifacts)
-        if left:
-            _connect(resolved, address, stack)
-        tracker = opening.result()
+        with ThreadPoolExecutor(1) as pool:
+            opening = pool.submit(_open_tracker, uri, resolved.name, artifacts)
+            if left:
+                _connect(resolved, folder, address, stack, console)
+            tracker = opening.result()
         if left:
             _write_study(resolved, folder)
-            _launch(before, folder, tracker, console)
+            gave_up |= _launch(before, folder, tracker, console)
             trained = make_plan(resolved, folder)
             if waiting := _waits_for_others(trained):
                 console.print("The models are trained; now they are judged by transfer.")
-                _launch(replace(trained, trials=waiting), folder, tracker, console)
-    after = make_plan(resolved, folder)
-    table = study_points(after, folder)
-    # MLflow comes first: the report links to its runs
-    refused = _refusal(lambda: tracker.catch_up(after, folder))
-    comparison, report, notes = _compare_and_report(after, table, folder, command)
-    refused = refused or _keep_report(tracker, after, folder, table, report)
-    return RunOutcome(after, table, comparison, report, len(left), notes + refused)
+                gave_up |= _launch(replace(trained, trials=waiting), folder, tracker, console)
+        after = _with_reasons(make_plan(resolved, folder), gave_up)
+        table = study_points(after, folder)
+        # MLflow comes first: the report links to its runs
+        refused = _refusal(lambda: tracker.catch_up(after, folder))
+        comparison, report, notes = _compare_and_report(after, table, folder, command)
+        refused = refused or _keep_report(tracker, after, folder, table, report)
+        return RunOutcome(after, table, comparison, report, len(left), notes + refused)
 
 
-def _connect(study: Study, address: str | None, stack: ExitStack) -> None:
-    """Connect to Ray until the stack closes, and refuse what no node can hold."""
+@contextmanager
+def only_driver(study: Study, folder: Folder, console: Console) -> Iterator[None]:
+    """Hold the study's lease; stop, as by Ctrl-C, if another driver takes it.
+
+    Raises:
+        LeaseError: Another driver has it, or has taken it.
+    """
+    taken = threading.Event()
+
+    def lost() -> None:
+        taken.set()
+        _thread.interrupt_main()
+
+    def say(sentence: str) -> None:
+        console.print(sentence, highlight=False)
+
+    try:
+        with Lease(folder, study.name, lost=lost, waiting=say):
+            yield
+    except KeyboardInterrupt:
+        if not taken.is_set():
+            raise
+        raise LeaseError(
+            f"Another run of study '{study.name}' has taken over, as this one gave no sign of "
+            "life; that one goes on."
+        ) from None
+
+
+def _connect(
+    study: Study, folder: Folder, address: str | None, stack: ExitStack, console: Console
+) -> None:
+    """Connect to Ray until the stack closes, and check what only a cluster can tell.
+
+    Raises:
+        StudyError: No cluster answers, or it cannot run the study.
+        StorageError: A node does not see the storage.
+    """
     import ray
 
-    from studies.runner import check_resources, connect
+    from studies.preconditions import check_cluster, check_nodes, demand
+    from studies.runner import connect, node_sizes
 
     if connect(address):
         stack.callback(ray.shutdown)
-    check_resources(study.resources.model_dump(), ray.nodes())
+    checks = [check_cluster(study, node_sizes(ray.nodes()))]
+    demand(checks)
+    if address is not None:
+        checks += check_nodes(study, folder, ray.nodes())
+        demand(checks)
+    for check in checks:
+        if check.warning:
+            console.print(check.said, highlight=False)
+
+
+def _with_reasons(current: Plan, gave_up: Mapping[str, str]) -> Plan:
+    """Return a plan that says of trials without a reason of their own what their worker said."""
+    trials = [
+        replace(trial, reason=f"its worker was lost again and again ({gave_up[trial.run_key]})")
+        if trial.run_key in gave_up and trial.reason is None
+        else trial
+        for trial in current.trials
+    ]
+    return replace(current, trials=tuple(trials))
 
 
 def _open_tracker(uri: str, study: str, artifacts: str | None) -> "Tracker":
@@ -178,8 +234,8 @@ def _write_study(study: Study, folder: Folder) -> None:
     folder.write("study.yaml", text.encode())
 
 
-def _launch(current: Plan, folder: Folder, tracker: "Tracker", console: Console) -> None:
-    """Run what is left under Ray while MLflow follows."""
+def _launch(current: Plan, folder: Folder, tracker: "Tracker", console: Console) -> dict[str, str]:
+    """Run what is left under Ray while MLflow follows; return what was given up, and why."""
     from studies.background import BackgroundSync
     from studies.progress import Progress
     from studies.runner import launch
@@ -188,7 +244,7 @@ def _launch(current: Plan, folder: Folder, tracker: "Tracker", console: Console)
     follower.start()
     try:
         with Progress(current, console, follower.changed) as progress:
-            launch(current, folder, [progress])
+            return launch(current, folder, [progress])
     finally:
         follower.close()
 
@@ -254,21 +310,3 @@ def _announce(current: Plan, console: Console) -> None:
             "(other settings); they are kept.",
             highlight=False,
         )
-
-
-def _check_evaluation(study: Study) -> None:
-    """Read the data once, and check the attacks against them, before anything starts.
-
-    Raises:
-        StudyError: The data are missing or unfit, or an attack does not fit them.
-    """
-    try:
-        dataset = load(study.data)
-        for attack in study.attacks():
-            if isinstance(attack, EXTRA):
-                check_installed(attack.name)
-            check_classes(attack, dataset.num_classes)
-    except (DataError, ImportError, ValueError) as error:
-        raise StudyError(str(error)) from error
-    finally:
-        load.cache_clear()

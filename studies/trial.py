@@ -12,18 +12,21 @@ import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from oat.attacks import Attack
-from oat.checkpoint import CheckpointError, dumps, loads
-from oat.data import DataConfig, Dataset, load
+from oat.data import DataConfig, DataError, Dataset, load
 from oat.method import Method, training_cost
 from oat.models import ModelConfig, count_parameters, stored_bytes
 from oat.recipe import TrainConfig, images_seen
 from oat.training import DivergenceError, Training
+from studies.checkpoints import Checkpoints
+from studies.claims import SupersededError
+from studies.errors import StorageError
 from studies.judging import Report, judge
 from studies.methods import method_of, tuples
 from studies.records import (
@@ -38,6 +41,11 @@ from studies.records import (
     write_result,
 )
 from studies.storage import Folder
+
+FailureKind = Literal["lost", "out_of_memory", "storage", "data", "error"]
+
+NO_MEMORY = ("can't allocate memory", "out of memory", "Cannot allocate memory")
+"""What torch's CPU allocator, CUDA's libraries and the kernel say, in errors of any class."""
 
 
 def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[str, Any]:
@@ -54,10 +62,13 @@ def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[st
     Returns:
         What was written: ``result.json`` with ``status`` ``done`` or ``diverged``, or
         ``failure.json`` with ``failed``. Every error of the trial's own making is recorded
-        there and not raised; a finished result is never overwritten by a failure.
+        there and not raised, with its ``kind`` (see `failure_kind`); a finished result is never
+        overwritten by a failure.
 
     Raises:
         torch.AcceleratorError: The process has lost its device; another one must try again.
+        SupersededError: Another worker goes on with the trial.
+        OSError, StorageError: Storage does not even take the record of a failure.
     """
     started = time.time()
     name = "result.json"
@@ -66,21 +77,45 @@ def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[st
         outcome = _train_and_judge(job, folder, report, started)
     except DivergenceError as error:
         outcome = {"status": "diverged", "epoch": error.epoch, "error": str(error)}
-    except torch.AcceleratorError:
+    except SupersededError:
         raise
     except Exception as error:
+        kind = failure_kind(error)
+        if kind == "lost":
+            raise
         name = "failure.json"
         outcome = {
             "status": "failed",
+            "kind": kind,
             "error": f"{type(error).__name__}: {error}",
             "traceback": "".join(traceback.format_exception(error)),
         }
     outcome = {"run_key": job["run_key"], **outcome}
     write_result(folder, name, outcome)
     if name == "result.json":
-        for passing in ("failure.json", "checkpoint", "trained.json"):
+        for passing in ("failure.json", "trained.json"):
             folder.remove(passing)
+        Checkpoints(folder).remove()
     return outcome
+
+
+def failure_kind(error: Exception) -> FailureKind:
+    """Tell what may cure an error.
+
+    Returns:
+        ``lost`` (the process has lost its device: another process), ``out_of_memory`` (more room),
+        ``storage`` (room or reach), ``data`` (the user), or ``error`` (us).
+    """
+    said = str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        words in said for words in NO_MEMORY
+    ):
+        return "out_of_memory"
+    if isinstance(error, torch.AcceleratorError):
+        return "lost"
+    if isinstance(error, DataError):
+        return "data"
+    return "storage" if isinstance(error, OSError | StorageError) else "error"
 
 
 def _settle(job: Mapping[str, Any]) -> None:
@@ -91,10 +126,32 @@ def _settle(job: Mapping[str, Any]) -> None:
     np.random.seed(seed)
     torch.manual_seed(seed)
     torch.set_num_threads(int(job["resources"]["cpu"]))
-    if (gpu := job["resources"]["gpu"]) > 0:
+    if _device(job).type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        torch.cuda.set_per_process_memory_fraction(min(1.0, gpu))
+        torch.cuda.set_per_process_memory_fraction(min(1.0, job["resources"]["gpu"]))
+
+
+def _device(job: Mapping[str, Any]) -> torch.device:
+    """Return where the trial computes: a request for a GPU may be a rehearsal on CPUs."""
+    need = job["resources"]
+    return torch.device("cuda" if need["gpu"] > 0 and need["device"] == "auto" else "cpu")
+
+
+def load_once(data: DataConfig) -> Dataset:
+    """Read the data set; what must be fetched is fetched by one process of a node at a time.
+
+    Raises:
+        DataError: The data are missing, or unfit.
+    """
+    if not data.download:
+        return load(data)
+    from filelock import FileLock
+
+    root = Path(data.root)
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".fetching.lock"):
+        return load(data)
 
 
 def _train_and_judge(
@@ -102,9 +159,9 @@ def _train_and_judge(
 ) -> dict[str, Any]:
     config = job["config"]
     method = method_of(config)
-    device = torch.device("cuda" if job["resources"]["gpu"] > 0 else "cpu")
+    device = _device(job)
     data = DataConfig(**config["data"], **job["data"])
-    dataset = load(data).to(device)
+    dataset = load_once(data).to(device)
     try:
         trained = _already_trained(folder)
     except ResultError:
@@ -159,11 +216,12 @@ def _train(
             seed=config["seed"],
         )
 
-    training, training_id, history = _resume(make, folder)
+    checkpoints = Checkpoints(folder)
+    training, training_id, history = _resume(make, checkpoints, folder)
     for record in training.epochs():
         history.append(asdict(record))
         state = {**training.state_dict(), "training_id": training_id, "history": history}
-        folder.write("checkpoint", dumps(state))
+        checkpoints.save(state)
         write_lines(folder, "epochs.jsonl", history)
         report({"kind": "epoch", "epochs": training.config.epochs, **asdict(record)})
     weights = {}
@@ -187,20 +245,20 @@ def _train(
 
 
 def _resume(
-    make: Callable[[], Training], folder: Folder
+    make: Callable[[], Training], checkpoints: Checkpoints, folder: Folder
 ) -> tuple[Training, str, list[dict[str, Any]]]:
-    """Return a training as the checkpoint left it, or a new one; its id and its epochs so far."""
+    """Return a training as the last checkpoint left it, or a new one; its id, its epochs so far."""
     training = make()
+    state = checkpoints.newest(training.device)
+    if state is None:
+        return training, uuid.uuid4().hex[:12], []
     try:
-        state = loads(folder.read("checkpoint"), training.device)
         training.load_state_dict(state)
         return training, state["training_id"], state["history"]
-    except FileNotFoundError:
-        return training, uuid.uuid4().hex[:12], []
-    except (CheckpointError, KeyError, ValueError, RuntimeError) as error:
-        # damaged, or of other code: say so in the folder, and start anew
+    except (KeyError, ValueError, RuntimeError) as error:
+        # of other code: say so in the folder, and start anew
         folder.write("checkpoint.error", f"{type(error).__name__}: {error}".encode())
-        folder.remove("checkpoint")
+        checkpoints.remove()
     return make(), uuid.uuid4().hex[:12], []
 
 

@@ -20,7 +20,7 @@ from studies import api, cli
 from studies.config import Study, load_study
 from studies.errors import StudyError
 from studies.planning import Plan
-from studies.runner import check_resources, connect, slots
+from studies.runner import check_resources, connect, node_sizes
 from studies.session import RunOutcome
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1
@@ -57,7 +57,7 @@ def _node(cpu: float, gpu: float = 0, alive: bool = True) -> dict[str, Any]:
 def test_a_request_that_some_node_can_hold_is_taken(
     cpu: int, gpu: float, nodes: list[dict[str, Any]]
 ) -> None:
-    check_resources({"cpu": cpu, "gpu": gpu}, nodes)
+    check_resources({"CPU": cpu, "GPU": gpu}, node_sizes(nodes))
 
 
 @pytest.mark.parametrize(
@@ -75,29 +75,10 @@ def test_a_request_that_no_node_can_hold_is_refused(
     cpu: int, gpu: float, nodes: list[dict[str, Any]], words: tuple[str, ...]
 ) -> None:
     with pytest.raises(StudyError) as caught:
-        check_resources({"cpu": cpu, "gpu": gpu}, nodes)
+        check_resources({"CPU": cpu, "GPU": gpu}, node_sizes(nodes))
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("cpu", "gpu", "nodes", "count"),
-    [
-        (1, 0, [_node(2)], 2),
-        (2, 0, [_node(5), _node(1)], 2),
-        (1, 1 / 3, [_node(8, 1)], 3),
-        (1, 1 / 3, [_node(2, 1)], 2),
-        (1, 0.25, [_node(16, 2)], 8),
-        (1, 0.5, [_node(16, 1), _node(16, 1, alive=False)], 2),
-        (2, 1, [_node(2, 4)], 1),
-        (1, 1, [_node(8)], 0),
-    ],
-)
-def test_slots_are_what_fits_at_a_time(
-    cpu: int, gpu: float, nodes: list[dict[str, Any]], count: int
-) -> None:
-    assert slots({"cpu": cpu, "gpu": gpu}, nodes) == count
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +182,7 @@ def test_trials_that_ask_for_the_same_share_workers(ran: Ran) -> None:
         json.loads((_place(ran.storage, trial.run_key) / "provenance.json").read_text())["pid"]
         for trial in ran.outcome.plan.trials
     }
-    at_a_time = slots({"cpu": 1, "gpu": 0}, ray.nodes())
+    at_a_time = int(ray.cluster_resources()["CPU"])
     assert len(pids) <= at_a_time
     if at_a_time < len(ran.outcome.plan.trials):
         assert len(pids) < len(ran.outcome.plan.trials)

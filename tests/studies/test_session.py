@@ -139,9 +139,10 @@ def _launches(
     """Run a study whose launches do what ``leave`` does, and return what each was to do."""
     launched: list[list[str]] = []
 
-    def launch(current: Plan, *_: object) -> None:
+    def launch(current: Plan, *_: object) -> dict[str, str]:
         launched.append([trial.state for trial in current.to_run()])
         leave(len(launched))
+        return {}
 
     monkeypatch.setattr("studies.tracking.check_server", lambda _: None)
     monkeypatch.setattr(session, "_connect", lambda *_: None)

@@ -1,0 +1,490 @@
+"""Does a study survive everything? A drill that breaks a real cluster while a study runs on it.
+
+``python -m benchmarks.faults --seeds 20`` starts nodes, an MLflow server (on PostgreSQL where that
+is installed) and, for every second seed, an S3 server, all on this machine. It runs a small real
+study with ``oat run``, injects every fault at random moments drawn from the seed, gives the same
+command again whenever the driver has ended, and prints one JSON object: how often each fault was
+injected, and what was planned, finished, lost or duplicated, in storage and in MLflow.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.servers import (
+    S3,
+    Mlflow,
+    mlflow_server,
+    postgres_programs,
+    postgres_server,
+    s3_error,
+    s3_server,
+)
+from benchmarks.site import FAKETIME, Site, kill, site, starve
+from studies.config import Study, load_study
+from studies.planning import Plan, make_plan
+from studies.records import read_result, weights_file
+from studies.results import study_points
+from studies.storage import Folder, LocalFolder, open_folder
+from studies.trial import run_trial
+
+OAT = Path(sys.executable).with_name("oat")
+DISK_BYTES = 64 * 2**20
+"""Size of the disk that is filled."""
+GIVE_UP_SECONDS = 900.0
+"""A study that has not come to its end by then counts as lost."""
+
+
+def pictures(folder: Path) -> None:
+    """Write scikit-learn's digits as an image folder, so that the data are files."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for i, (image, label) in enumerate(zip(digits.images[:200], digits.target[:200], strict=True)):
+        place = folder / ("test" if i % 4 == 0 else "train") / str(label)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15).astype("uint8")).convert("RGB").save(place / f"{i}.png")
+
+
+def drill_study(name: str, data: Path, epochs: int) -> Study:
+    """Return a study of seven trials: one diverges, one asks for a whole GPU."""
+    return load_study(
+        {
+            "name": name,
+            "data": {"name": "imagefolder", "root": str(data), "image_size": 8},
+            "model": {"name": "resnet8", "width": 4},
+            "train": {"epochs": epochs, "batch_size": 16, "val_images": 16, "val_every": epochs},
+            "attack": {"eps": 0.1, "steps": 2},
+            "methods": [
+                {
+                    "name": "oats",
+                    "lambda_choices": [0, 1],
+                    "width_mults": [0.5, 1],
+                    "resources": {"cpu": 1, "gpu": 1, "device": "cpu"},
+                },
+                {"name": "oat", "lambda_choices": [0, 0.5, 1]},
+                {"name": "pgd_at", "lam": [0, 0.5, 1]},
+                {"name": "trades", "beta": [1, 1e38]},
+            ],
+            "evaluate": {"lams": [0, 1], "attacks": [{"steps": 2}], "masking_images": 10},
+            "resources": {"cpu": 1, "gpu": 0.25, "device": "cpu"},
+        }
+    )
+
+
+@dataclass
+class Drill:
+    """One seed: a study that runs, what breaks it, and what became of it.
+
+    Attributes:
+        site: The cluster.
+        mlflow: Its tracking server.
+        s3: The S3 server, if storage lies there.
+        disk: The folder that storage lies in, if it does on a disk.
+        study: The study.
+        storage: Where its results go.
+        draw: What decides where and when.
+        injected: How often each fault was.
+        odd: What should not have happened, in words.
+    """
+
+    site: Site
+    mlflow: Mlflow
+    s3: S3 | None
+    disk: Path | None
+    study: Study
+    storage: str
+    data: Path
+    draw: random.Random
+    injected: Counter[str] = field(default_factory=Counter)
+    odd: list[str] = field(default_factory=list)
+    driver: subprocess.Popen[bytes] | None = None
+    starts: int = 0
+    settle: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
+
+    def command(self) -> list[str]:
+        """Return what the user types, each time the same."""
+        file = self.site.folder / f"{self.study.name}.yaml"
+        file.write_text(yaml.safe_dump(self.study.dump()))
+        return [str(OAT), "run", str(file), "--storage", self.storage,
+                "--address", self.site.address, "--tracking-uri", self.mlflow.url]  # fmt: skip
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start a driver; what it says is kept in one file a seed."""
+        self.starts += 1
+        with (self.site.folder / f"{self.study.name}.log").open("ab") as log:
+            log.write(f"--- start {self.starts}\n".encode())
+            log.flush()
+            return subprocess.Popen(self.command(), stdout=log, stderr=log)
+
+    def running(self) -> bool:
+        """Tell whether the driver runs."""
+        return self.driver is not None and self.driver.poll() is None
+
+    # --- faults: each returns whether it was injected; None where it never can be
+
+    def node_lost(self) -> bool:
+        """End a node without a word; another joins soon after."""
+        if len(self.site.nodes) < 2:
+            return False
+        self.site.remove_node(self.draw.choice(self.site.nodes))
+        self.later(self.site.add_node)
+        return True
+
+    def node_preempted(self) -> bool:
+        """Announce the end of a node, and end it."""
+        if len(self.site.nodes) < 2:
+            return False
+        node = self.draw.choice(self.site.nodes)
+        self.site.drain_node(node, 3)
+
+        def end() -> None:
+            if node in self.site.nodes:
+                self.site.remove_node(node)
+            self.site.add_node()
+
+        self.later(end)
+        return True
+
+    def clock_off(self) -> bool | None:
+        """Let a node join whose clock is an hour off."""
+        if not FAKETIME.exists():
+            return None
+        self.site.add_node(hours_off=self.draw.choice([-1, 1]))
+        if len(self.site.nodes) > 3:
+            self.site.remove_node(self.site.nodes[0])
+        return True
+
+    def worker_killed(self) -> bool:
+        """Kill a worker."""
+        workers = self.site.workers()
+        return bool(workers) and kill(self.draw.choice(workers))
+
+    def out_of_memory(self) -> bool:
+        """Let a worker find no more memory."""
+        workers = self.site.workers()
+        return bool(workers) and starve(self.draw.choice(workers), self.draw)
+
+    def driver_killed(self) -> bool:
+        """Kill the driver."""
+        return self.driver is not None and self.running() and kill(self.driver.pid)
+
+    def two_drivers(self) -> bool:
+        """Start another driver by mistake; it must be refused while the first runs."""
+        second = self.start()
+        code = second.wait(120)
+        if not self.running():
+            return False  # the first ended meanwhile, so this one was right to run
+        if code != 2:
+            self.odd.append(f"a second driver was not refused but ended with {code}")
+        return True
+
+    def data_gone(self) -> bool:
+        """Take the data away for a while: an error that no retry cures."""
+        away = self.data.with_name("away")
+        if away.exists():
+            return False
+        self.data.rename(away)
+        self.later(lambda: away.rename(self.data) and None)
+        return True
+
+    def disk_full(self) -> bool | None:
+        """Fill the disk that storage lies on, for a while."""
+        if self.disk is None:
+            return None
+        ballast = self.disk / "ballast"
+        with ballast.open("wb") as file:
+            try:
+                while True:
+                    file.write(bytes(2**16))
+                    file.flush()
+            except OSError:
+                pass  # full
+        self.later(ballast.unlink)
+        return True
+
+    def storage_refuses(self) -> bool | None:
+        """Let the S3 server refuse all requests for a while."""
+        s3 = self.s3
+        if s3 is None:
+            return None
+        s3.fault = s3_error(503, "SlowDown")
+        self.later(lambda: setattr(s3, "fault", None))
+        return True
+
+    def mlflow_dead(self) -> bool:
+        """Kill the tracking server; it comes back."""
+        if self.mlflow.process is None:
+            return False
+        self.mlflow.kill()
+        self.later(self.mlflow.start)
+        return True
+
+    def mlflow_slow(self) -> bool:
+        """Stop the tracking server without closing its connections, for a while."""
+        process = self.mlflow.process
+        if process is None:
+            return False
+        os.killpg(process.pid, 19)
+
+        def go_on() -> None:
+            if self.mlflow.process is process:
+                os.killpg(process.pid, 18)
+
+        self.later(go_on)
+        return True
+
+    def later(self, undo: Callable[[], None]) -> None:
+        """Undo a fault after a while."""
+        self.settle.append((time.monotonic() + self.draw.uniform(2, 8), undo))
+
+    def settle_due(self, everything: bool = False) -> None:
+        """Undo what is due."""
+        for item in list(self.settle):
+            if everything or item[0] <= time.monotonic():
+                self.settle.remove(item)
+                item[1]()
+
+    def run(self) -> None:
+        """Run the study to its end, and break it meanwhile."""
+        faults: list[Callable[[], bool | None]] = [getattr(self, name) for name in FAULTS]
+        self.draw.shuffle(faults)
+        began = time.monotonic()
+        self.driver = self.start()
+        due = began + self.draw.uniform(6, 10)
+        while True:
+            time.sleep(0.1)
+            self.settle_due()
+            if time.monotonic() - began > GIVE_UP_SECONDS:
+                self.odd.append("it did not come to its end")
+                kill(self.driver.pid)
+                self.driver.wait()
+                break
+            if not self.running():
+                if self.ended():
+                    break
+                self.settle_due(everything=True)  # as the user mends what the message names
+                self.driver = self.start()
+                due = time.monotonic() + self.draw.uniform(4, 8)
+            elif faults and time.monotonic() > due:
+                fault = faults.pop()
+                done = fault()
+                if done:
+                    self.injected[fault.__name__] += 1
+                elif done is not None:
+                    faults.insert(0, fault)  # not now: its turn comes again
+                due = time.monotonic() + self.draw.uniform(1, 4) * bool(done)
+        self.settle_due(everything=True)
+
+    def ended(self) -> bool:
+        """Tell whether a driver has said that nothing is left."""
+        if self.driver is None or self.driver.returncode not in {0, 1}:
+            return False
+        return not self.plan().to_run()
+
+    def folder(self) -> Folder:
+        """Return the study's folder."""
+        return open_folder(self.storage).sub(self.study.name)
+
+    def plan(self) -> Plan:
+        """Return the plan as storage has it."""
+        return make_plan(self.study, self.folder())
+
+
+FAULTS = (
+    "node_lost",
+    "node_preempted",
+    "clock_off",
+    "worker_killed",
+    "out_of_memory",
+    "driver_killed",
+    "two_drivers",
+    "data_gone",
+    "disk_full",
+    "storage_refuses",
+    "mlflow_dead",
+    "mlflow_slow",
+)
+
+
+Outcomes = Mapping[str, Any]
+"""What each trial ended with, by run key: see `outcomes`."""
+
+
+def outcomes(plan: Plan, folder: Folder) -> dict[str, Any]:
+    """Return by run key how each trial ended, its weights, and what it has right."""
+    found: dict[str, Any] = {}
+    table = study_points(plan, folder).set_index("run_key")
+    for trial in plan.trials:
+        place = folder.sub(f"trials/{trial.run_key}")
+        result = read_result(place)
+        if result is None or result["status"] != "done":
+            found[trial.run_key] = result and (result["status"], result["epoch"])
+            continue
+        points = table.loc[[trial.run_key]].sort_values("point_key")
+        accuracies = points[["point_key", "sa", "ra"]].to_numpy().tolist()
+        found[trial.run_key] = ("done", place.read(weights_file("last")), accuracies)
+    return found
+
+
+def undisturbed(study: Study, folder: Path) -> dict[str, Any]:
+    """Run the study here, one trial after the other, without a cluster."""
+    place = LocalFolder(folder / study.name)
+    for trial in make_plan(study, place).to_run():
+        run_trial(trial.job, place.sub(f"trials/{trial.run_key}"), lambda _: None)
+    return outcomes(make_plan(study, place), place)
+
+
+def judge(drill: Drill, wanted: Outcomes) -> dict[str, Any]:
+    """Count what a seed has left: in storage, and in MLflow."""
+    plan, folder = drill.plan(), drill.folder()
+    found = outcomes(plan, folder)
+    table = study_points(plan, folder)
+    finished = sum(found[key] is not None for key in wanted)
+    keys = [("trial", trial.run_key) for trial in plan.trials]
+    keys += [("point", key) for key in table["point_key"]]
+    runs = _runs(drill)
+    return {
+        "planned": len(wanted),
+        "finished": finished,
+        "lost": len(wanted) - finished,
+        "duplicated": len(folder.sub("trials").names()) - len(plan.trials)
+        + int(table["point_key"].duplicated().sum()),
+        "missing": sum(runs[key] == 0 for key in keys),
+        "doubled": sum(runs[key] > 1 for key in keys) + sum(key not in keys for key in runs),
+        "weights_equal": found == dict(wanted),
+        "driver_starts": drill.starts,
+        "odd": drill.odd,
+    }  # fmt: skip
+
+
+def _runs(drill: Drill) -> Counter[tuple[str, str]]:
+    """Count the active runs of each key in MLflow, without those of the study itself."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(drill.mlflow.url)
+    experiment = client.get_experiment_by_name(drill.study.name)
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], max_results=1000)
+    drill.odd += [
+        f"run {r.info.run_name} is still open" for r in found if r.info.status == "RUNNING"
+    ]
+    tags = [run.data.tags for run in found]
+    return Counter((t["oat.kind"], t["oat.key"]) for t in tags if t["oat.kind"] != "study")
+
+
+@contextmanager
+def small_disk(size: int) -> Iterator[Path | None]:
+    """Mount a disk of so many bytes; None where that is not allowed."""
+    with tempfile.TemporaryDirectory(prefix="oat-disk-") as name:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", name],
+            check=False, capture_output=True,
+        )  # fmt: skip
+        try:
+            yield Path(name) if mounted.returncode == 0 else None
+        finally:
+            if mounted.returncode == 0:
+                subprocess.run(["umount", "-l", name], check=True)
+
+
+def run_seed(
+    seed: int, here: Site, mlflow: Mlflow, s3: S3, data: Path, epochs: int, wanted: Outcomes
+) -> tuple[Drill, dict[str, Any]]:
+    """Run one drill; storage is a disk for even seeds and S3 for odd ones."""
+    study = drill_study(f"drill-{seed}", data, epochs)  # its name decides no number
+    with ExitStack() as stack:
+        disk = None
+        if seed % 2:
+            storage = "s3://drill/studies"
+        else:
+            disk = stack.enter_context(small_disk(DISK_BYTES))
+            storage = str(disk or stack.enter_context(tempfile.TemporaryDirectory()))
+        drill = Drill(
+            here, mlflow, s3 if seed % 2 else None, disk, study, storage, data, random.Random(seed)
+        )
+        drill.run()
+        found = judge(drill, wanted)
+    while len(here.nodes) < 3:
+        here.add_node()
+    return drill, found
+
+
+def measure(seeds: int, epochs: int, first: int = 0, logs: Path | None = None) -> dict[str, Any]:
+    """Run the drill for several seeds and add up what came of them.
+
+    Args:
+        seeds: How many.
+        epochs: Of each training.
+        first: The first seed.
+        logs: Folder to keep what the drivers said in.
+    """
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="oat-drill-")))
+        pictures(scratch / "data")
+        wanted = undisturbed(drill_study("undisturbed", scratch / "data", epochs), scratch)
+        s3 = stack.enter_context(s3_server())
+        os.environ |= s3.environment
+        s3.make_bucket("drill")
+        store = None
+        if postgres_programs() is not None:
+            store = stack.enter_context(postgres_server()).make("drill")
+        (scratch / "mlflow").mkdir()
+        mlflow = stack.enter_context(mlflow_server(scratch / "mlflow", store))
+        here = stack.enter_context(site(3))
+        faults: Counter[str] = Counter()
+        total: Counter[str] = Counter()
+        equal, odd, each = True, [], []
+        for seed in range(first, first + seeds):
+            began = time.monotonic()
+            drill, found = run_seed(seed, here, mlflow, s3, scratch / "data", epochs, wanted)
+            faults += drill.injected
+            for name in ("planned", "finished", "lost", "duplicated", "missing", "doubled"):
+                total[name] += found[name]
+            equal &= found["weights_equal"]
+            odd += [f"seed {seed}: {said}" for said in found["odd"]]
+            each.append({"seed": seed, "seconds": round(time.monotonic() - began), **found,
+                         "faults": dict(drill.injected)})  # fmt: skip
+            print(json.dumps(each[-1]), file=sys.stderr, flush=True)
+            if logs is not None:
+                shutil.copy(here.folder / f"drill-{seed}.log", logs)
+        return {
+            "seeds": seeds,
+            "mlflow_store": "postgresql" if store else "sqlite",
+            "faults": {name: faults[name] for name in FAULTS},
+            **{name: total[name] for name in ("planned", "finished", "lost", "duplicated")},
+            "runs": {name: total[name] for name in ("missing", "doubled")},
+            "weights_equal": equal,
+            "odd": odd,
+            "each": each,
+        }
+
+
+def main() -> None:
+    """Print what came of the drill as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1, help="how many drills")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--epochs", type=int, default=8, help="of each training")
+    parser.add_argument("--logs", type=Path, help="keep what the drivers said in this folder")
+    asked = parser.parse_args()
+    print(json.dumps(measure(asked.seeds, asked.epochs, asked.first, asked.logs), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""A cluster of several nodes on this machine, to be broken: nodes, workers, drivers.
+
+Each node is a raylet of its own with made-up GPUs; what runs on it are real worker processes.
+"""
+
+import os
+import random
+import resource
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+CPUS, GPUS = 2, 1
+"""What each node has: the CPUs are shared, and the GPUs made up."""
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+"""Debian's libfaketime, by which a node's clock is set off."""
+
+
+@dataclass
+class Site:
+    """A running cluster.
+
+    Attributes:
+        cluster: Ray's own utility, with a head that holds no trial.
+        address: Of the cluster.
+        folder: Scratch of this site.
+        token: File that holds the cluster's token.
+    """
+
+    cluster: Any
+    address: str
+    folder: Path
+    token: Path
+    nodes: list[Any] = field(default_factory=list)
+
+    def add_node(self, hours_off: int = 0) -> None:
+        """Start a node, whose clock may be off."""
+        env = {}
+        if hours_off:
+            env = {
+                "LD_PRELOAD": str(FAKETIME),
+                "FAKETIME": f"{hours_off:+d}h",
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            }
+        self.nodes.append(self.cluster.add_node(num_cpus=CPUS, num_gpus=GPUS, env_vars=env))
+
+    def remove_node(self, node: Any) -> None:
+        """End a node and all that runs on it, at once."""
+        self.nodes.remove(node)
+        self.cluster.remove_node(node, allow_graceful=False)
+
+    def drain_node(self, node: Any, seconds: int) -> None:
+        """Announce that a node will be pre-empted in so many seconds."""
+        command = [Path(sys.executable).with_name("ray"), "drain-node", "--address", self.address]
+        command += ["--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+        command += ["--reason-message", "drill", "--deadline-remaining-seconds", str(seconds)]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def workers(self) -> list[int]:
+        """Return the processes in which trials of this cluster run."""
+        parents = _parents()
+        raylets = {info.process.pid for node in self.nodes for info in node.all_processes["raylet"]}
+        return [
+            pid
+            for pid, parent in parents.items()
+            if parent in raylets and _title(pid).startswith("ray::ImplicitFunc")
+        ]
+
+
+@contextmanager
+def site(nodes: int) -> Iterator[Site]:
+    """Start a cluster whose head holds the control store alone, behind a token of its own."""
+    with tempfile.TemporaryDirectory(prefix="oat-site-") as name:
+        token = Path(name) / "token"
+        token.write_text(secrets.token_hex(16))
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        found = Site(cluster, cluster.address, Path(name), token)
+        try:
+            for _ in range(nodes):
+                found.add_node()
+            yield found
+        finally:
+            cluster.shutdown()
+
+
+def kill(pid: int) -> bool:
+    """Kill a process; return whether there was one."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+        return True
+    return False
+
+
+def starve(pid: int, draw: random.Random) -> bool:
+    """Leave a process hardly more memory than it has; return whether there was one."""
+    with suppress(OSError, ProcessLookupError):
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + draw.randrange(2**20)
+        resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
+        return True
+    return False
+
+
+def _parents() -> dict[int, int]:
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            _, parent = path.read_text().rpartition(")")[2].split()[:2]
+            found[int(path.parent.name)] = int(parent)
+    return found
+
+
+def _title(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    return ""

@@ -1,0 +1,166 @@
+"""One driver for a study: a lease in its folder, kept alive by a heartbeat.
+
+Works on any storage, and compares no clock with another machine's: a lease is alive if it beats
+while one looks. No lock holds on every storage, so a driver writes its lease, waits, and holds it
+if it still is its own (Fischer's algorithm, in Lamport, "A fast mutual exclusion algorithm", 1987);
+should two have passed at once, one finds the other's lease at its next beat, and stops.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from studies.errors import StorageError, StudyError
+from studies.storage import Folder, LocalFolder
+
+LEASE = "lease.json"
+BEAT_SECONDS = 5.0
+PATIENCE_SECONDS = 30.0
+"""A lease of another machine that does not beat for so long is dead."""
+SETTLE_SECONDS = 0.1, 1.0
+"""What another driver may take from looking to writing, on a path and behind a URI."""
+
+
+class LeaseError(StudyError):
+    """Another driver runs the study."""
+
+
+class Lease:
+    """The right to run a study, while the context lasts.
+
+    Args:
+        folder: The study's folder.
+        study: Its name, for messages.
+        lost: Called, in a thread of its own, if another driver has taken the lease.
+        waiting: Told a sentence before a wait.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        study: str,
+        *,
+        lost: Callable[[], None],
+        waiting: Callable[[str], None],
+    ) -> None:
+        self._folder, self._study = folder, study
+        self._tell_lost, self._waiting = lost, waiting
+        self._record: dict[str, Any] = {"owner": uuid.uuid4().hex, "beat": 0, **_whereabouts()}
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="oat-lease", daemon=True)
+
+    def __enter__(self) -> "Lease":
+        """Take the lease.
+
+        Raises:
+            LeaseError: Another driver has it; nothing was written.
+            OSError, StorageError: Storage cannot be read or written.
+        """
+        self._wait_for_the_other()
+        self._write()
+        time.sleep(SETTLE_SECONDS[not isinstance(self._folder, LocalFolder)])
+        found = self._read()
+        if found is None or not self._is_own(found):
+            raise self._refusal(found or {})
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+        found = self._read()
+        if found is not None and self._is_own(found):
+            self._folder.remove(LEASE)
+
+    def _is_own(self, record: dict[str, Any]) -> bool:
+        return bool(record.get("owner") == self._record["owner"])
+
+    def _read(self) -> dict[str, Any] | None:
+        """Return the lease in storage; None where there is none, or nothing that can be read."""
+        with suppress(FileNotFoundError, ValueError):
+            record = json.loads(self._folder.read(LEASE))
+            if isinstance(record, dict):
+                return record
+        return None
+
+    def _write(self) -> None:
+        self._folder.write(LEASE, json.dumps(self._record).encode())
+
+    def _wait_for_the_other(self) -> None:
+        """Return when no lease is alive.
+
+        Raises:
+            LeaseError: One is.
+        """
+        first = self._read()
+        if first is None:
+            return
+        if first.get("place") is not None and first["place"] == self._record["place"]:
+            if _runs_here(first):
+                raise self._refusal(first)
+            return  # its process has died
+        self._waiting(
+            f"A run of {self._study} on {first.get('host')} has left a lease; watching for up to "
+            f"{PATIENCE_SECONDS:.0f} s whether it is alive."
+        )
+        until = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < until:
+            time.sleep(min(1.0, BEAT_SECONDS))
+            now = self._read()
+            if now is None:
+                return
+            if now != first:
+                raise self._refusal(now)
+
+    def _refusal(self, other: dict[str, Any]) -> LeaseError:
+        where = f"process {other.get('pid')} on {other.get('host')}"
+        return LeaseError(
+            f"Study '{self._study}' is being run already, by {where}; wait for its end or stop it "
+            f"(`oat status` shows how far it is), or use another `--storage`."
+        )
+
+    def _keep(self) -> None:
+        """Beat until the end, or until the lease is another's."""
+        while not self._end.wait(BEAT_SECONDS):
+            try:
+                found = self._read()
+                if found is None or not self._is_own(found):
+                    self._tell_lost()
+                    return
+                self._record["beat"] += 1
+                self._write()
+            except (OSError, StorageError):
+                continue  # storage is away or full; whoever takes over is seen when it is back
+
+
+def _whereabouts() -> dict[str, Any]:
+    """Tell where this process is; `place` is None where processes cannot be looked up."""
+    pid = os.getpid()
+    record: dict[str, Any] = {"host": socket.gethostname(), "pid": pid, "place": None}
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid")
+        record |= {"place": f"{record['host']} {boot} {namespace}", "started": _started(pid)}
+    return record
+
+
+def _started(pid: int) -> str | None:
+    """Return when a process of this machine was started, in ticks after boot; None if it is gone.
+
+    With it, a process that was given the number of a dead one is not taken for that.
+    """
+    with suppress(OSError):
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if state == "Z" else fields[18]
+    return None
+
+
+def _runs_here(record: dict[str, Any]) -> bool:
+    return isinstance(record.get("pid"), int) and _started(record["pid"]) == record.get("started")

@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+
+from studies import claims
+from studies.claims import CLAIM, ClaimedFolder, SupersededError
+from studies.errors import StorageError
+from studies.storage import LocalFolder
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "PATIENCE", (0.0, 0.0, 0.0))
+
+
+def test_a_claimed_folder_reads_and_writes_as_the_folder_does(tmp_path: Path) -> None:
+    plain = LocalFolder(tmp_path)
+    plain.write("old", b"1")
+    own = ClaimedFolder(plain)
+    own.write("new", b"22")
+    assert own.uri == plain.uri
+    assert (own.read("old"), plain.read("new"), own.size("new")) == (b"1", b"22", 2)
+    assert own.names() == ["new", "old"]
+    assert own.sub("below").uri == plain.sub("below").uri
+    own.remove("old")
+    assert plain.size("old") is None
+
+
+def test_only_the_last_to_claim_writes_and_removes(tmp_path: Path) -> None:
+    first = ClaimedFolder(LocalFolder(tmp_path))
+    first.write("points", b"first")
+    second = ClaimedFolder(LocalFolder(tmp_path))
+    with pytest.raises(SupersededError, match="another worker goes on"):
+        first.write("points", b"again")
+    with pytest.raises(SupersededError):
+        first.remove("points")
+    assert first.read("points") == b"first"
+    second.write("points", b"second")
+    assert (tmp_path / "points").read_bytes() == b"second"
+
+
+class Refusing(LocalFolder):
+    """Takes no more writes than it is told to refuse."""
+
+    left = 0
+    error: Exception = OSError(28, "No space left on device")
+
+    def write(self, name: str, data: bytes) -> None:
+        if self.left:
+            self.left -= 1
+            raise self.error
+        super().write(name, data)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "full"), StorageError("S3 does not answer.")])
+def test_a_write_that_storage_refuses_is_tried_again(error: Exception, tmp_path: Path) -> None:
+    folder = Refusing(tmp_path)
+    own = ClaimedFolder(folder)
+    folder.left, folder.error = 3, error
+    own.write("points", b"1")
+    assert own.read("points") == b"1"
+
+
+def test_a_write_that_storage_keeps_refusing_says_why_and_leaves_what_was_there(
+    tmp_path: Path,
+) -> None:
+    folder = Refusing(tmp_path)
+    own = ClaimedFolder(folder)
+    own.write("points", b"1")
+    folder.left = 4
+    with pytest.raises(OSError, match="No space left"):
+        own.write("points", b"2")
+    assert own.read("points") == b"1"
+
+
+def test_a_folder_that_cannot_be_claimed_is_an_error(tmp_path: Path) -> None:
+    folder = Refusing(tmp_path)
+    folder.left = 4
+    with pytest.raises(OSError, match="No space left"):
+        ClaimedFolder(folder)
+    assert not (tmp_path / CLAIM).exists()

@@ -1,0 +1,219 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from studies import lease as module
+from studies.errors import StorageError
+from studies.lease import LEASE, Lease, LeaseError
+from studies.storage import LocalFolder
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.6)
+    monkeypatch.setattr(module, "SETTLE_SECONDS", (0.02, 0.02))
+
+
+def _lease(
+    path: Path, lost: Callable[[], None] = lambda: None, said: list[str] | None = None
+) -> Lease:
+    told = [] if said is None else said
+    return Lease(LocalFolder(path), "tiny", lost=lost, waiting=told.append)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return dict(json.loads((path / LEASE).read_text()))
+
+
+def _elsewhere(path: Path, **changed: Any) -> dict[str, Any]:
+    """Leave the lease of a driver on another machine."""
+    record = {
+        "owner": "other",
+        "beat": 3,
+        "host": "far",
+        "pid": 1,
+        "place": "far boot pid",
+        **changed,
+    }
+    path.mkdir(exist_ok=True)
+    (path / LEASE).write_text(json.dumps(record))
+    return record
+
+
+def test_a_lease_lies_in_the_folder_while_it_is_held_and_beats(tmp_path: Path) -> None:
+    with _lease(tmp_path):
+        first = _record(tmp_path)
+        time.sleep(0.3)
+        assert _record(tmp_path)["beat"] > first["beat"]
+        assert _record(tmp_path)["owner"] == first["owner"]
+    assert not (tmp_path / LEASE).exists()
+
+
+def test_a_second_driver_of_the_same_machine_is_refused_at_once_with_one_sentence(
+    tmp_path: Path,
+) -> None:
+    said: list[str] = []
+    with _lease(tmp_path):
+        with pytest.raises(LeaseError) as caught, _lease(tmp_path, said=said):
+            pytest.fail("it must not run")
+        assert "\n" not in str(caught.value)
+        for word in ("'tiny'", str(os.getpid()), socket.gethostname(), "`oat status`"):
+            assert word in str(caught.value)
+        assert said == []
+    with _lease(tmp_path):
+        pass
+
+
+def test_the_lease_of_a_process_that_was_killed_is_taken_at_once(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from studies.lease import Lease; from studies.storage import LocalFolder\n"
+        "Lease(LocalFolder(sys.argv[1]), 'tiny', lost=print, waiting=print).__enter__()\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert ended.returncode == -9
+    dead = _record(tmp_path)
+    said: list[str] = []
+    with _lease(tmp_path, said=said):
+        assert _record(tmp_path)["owner"] != dead["owner"]
+    assert said == []
+
+
+def test_a_process_that_was_given_the_number_of_a_dead_one_is_not_taken_for_it(
+    tmp_path: Path,
+) -> None:
+    with _lease(tmp_path):
+        own = _record(tmp_path)
+    (tmp_path / LEASE).write_text(json.dumps({**own, "owner": "dead", "started": "1"}))
+    with _lease(tmp_path):
+        assert _record(tmp_path)["owner"] not in {"dead", own["owner"]}
+
+
+def test_a_lease_of_another_machine_that_beats_is_respected(tmp_path: Path) -> None:
+    other, end = _elsewhere(tmp_path), threading.Event()
+
+    def beat() -> None:
+        while not end.wait(0.05):
+            other["beat"] += 1
+            LocalFolder(tmp_path).write(LEASE, json.dumps(other).encode())
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    said: list[str] = []
+    try:
+        with pytest.raises(LeaseError, match="on far"), _lease(tmp_path, said=said):
+            pytest.fail("it must not run")
+    finally:
+        end.set()
+        thread.join()
+    assert len(said) == 1
+    assert "far" in said[0]
+
+
+@pytest.mark.parametrize("clock", [-3600, 0, 3600])
+def test_a_lease_of_another_machine_that_does_not_beat_is_taken_whatever_the_clock_says(
+    clock: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _elsewhere(tmp_path)
+    true_time = time.time
+    monkeypatch.setattr(time, "time", lambda: true_time() + clock)
+    os.utime(tmp_path / LEASE, (true_time() + clock, true_time() + clock))
+    with _lease(tmp_path):
+        assert _record(tmp_path)["owner"] != "other"
+
+
+def test_a_lease_that_goes_away_while_one_watches_leaves_the_way_free(tmp_path: Path) -> None:
+    _elsewhere(tmp_path)
+    threading.Timer(0.2, (tmp_path / LEASE).unlink).start()
+    began = time.monotonic()
+    with _lease(tmp_path):
+        pass
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+def test_a_lease_that_cannot_be_read_is_no_lease(text: str, tmp_path: Path) -> None:
+    (tmp_path / LEASE).write_text(text)
+    with _lease(tmp_path):
+        assert "owner" in _record(tmp_path)
+
+
+def test_whoever_was_taken_for_dead_learns_of_it_and_leaves_the_others_lease(
+    tmp_path: Path,
+) -> None:
+    lost = threading.Event()
+    with _lease(tmp_path, lost.set):
+        other = _elsewhere(tmp_path)
+        assert lost.wait(5)
+        time.sleep(0.2)
+        assert _record(tmp_path) == other
+    assert _record(tmp_path) == other
+
+
+def test_a_lease_that_was_removed_is_lost(tmp_path: Path) -> None:
+    lost = threading.Event()
+    with _lease(tmp_path, lost.set):
+        (tmp_path / LEASE).unlink()
+        assert lost.wait(5)
+        assert not (tmp_path / LEASE).exists()
+
+
+def test_storage_that_is_away_for_a_while_costs_no_lease(tmp_path: Path) -> None:
+    class Flaky(LocalFolder):
+        away = False
+
+        def read(self, name: str) -> bytes:
+            if self.away:
+                raise StorageError("it is away.")
+            return super().read(name)
+
+        def write(self, name: str, data: bytes) -> None:
+            if self.away:
+                raise OSError("No space left on device")
+            super().write(name, data)
+
+    folder, lost = Flaky(tmp_path), threading.Event()
+    with Lease(folder, "tiny", lost=lost.set, waiting=print):
+        folder.away = True
+        time.sleep(0.3)
+        folder.away = False
+        beat = _record(tmp_path)["beat"]
+        time.sleep(0.3)
+        assert _record(tmp_path)["beat"] > beat
+    assert not lost.is_set()
+
+
+def test_of_many_drivers_that_start_at_once_no_two_go_on(tmp_path: Path) -> None:
+    start, holding, most = threading.Barrier(8), [], []
+    lock = threading.Lock()
+
+    def drive() -> None:
+        lost = threading.Event()
+        start.wait()
+        try:
+            with _lease(tmp_path, lost.set):
+                time.sleep(0.4)  # more than a beat: who shares the lease has learned of it
+                with lock:
+                    if not lost.is_set():
+                        holding.append(threading.get_ident())
+                time.sleep(0.4)
+                most.append(lost.is_set())
+        except LeaseError:
+            pass
+
+    threads = [threading.Thread(target=drive) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(holding) == 1
