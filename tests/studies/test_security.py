@@ -175,11 +175,14 @@ def test_removing_a_link_leaves_what_it_points_to(kind: str, tmp_path: Path) -> 
     (outside / "precious").write_bytes(b"x")
     store = tmp_path / "store"
     store.mkdir()
-    (store / "file").symlink_to(outside / "precious")
     folder = LocalFolder(store) if kind == "local" else RemoteFolder(store.as_uri())
+    (store / "file").symlink_to(outside / "precious")
     folder.write("file", b"new")
     folder.remove("file")
+    (store / "folder").symlink_to(outside)
+    folder.remove("folder")
     assert (outside / "precious").read_bytes() == b"x"
+    assert list(store.iterdir()) == []
 
 
 @pytest.mark.parametrize("uri", ["javascript:alert(1)", "data:text/html,x", "file:///etc/passwd"])
