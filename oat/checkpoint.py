@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pickle
+import struct
 import uuid
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,20 @@ import torch
 
 MAGIC = b"oat-checkpoint-1\n"
 DIGEST_BYTES = 32
+
+UNREADABLE = (
+    RuntimeError,
+    pickle.UnpicklingError,
+    struct.error,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+)
+"""What torch raises on bytes that `torch.save` did not write."""
 
 
 class CheckpointError(Exception):
@@ -40,9 +55,10 @@ def loads(data: bytes, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise CheckpointError("its SHA-256 does not match: it is cut off or was changed.")
     try:
         state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         raise CheckpointError(f"it holds more than tensors and plain values ({error}).") from error
-    assert isinstance(state, dict)
+    if not isinstance(state, dict):
+        raise CheckpointError(f"it holds no state but a {type(state).__name__}.")
     return state
 
 

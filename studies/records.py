@@ -29,7 +29,15 @@ CHECKS = "checks.jsonl"
 Correct = dict[str, np.ndarray[Any, Any]]
 """Which images points have right: boolean (N,) under ``<point_key>.clean`` and ``.robust``."""
 
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,  # a lone array
+    KeyError,
+    EOFError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+)
 """What reading a damaged archive of arrays raises."""
 
 

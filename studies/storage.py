@@ -84,7 +84,7 @@ class LocalFolder:
     def remove(self, name: str) -> None:
         """See `Folder.remove`."""
         path = self.path / name
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)

@@ -101,6 +101,31 @@ def test_a_bare_pickle_behind_a_valid_head_is_refused_and_does_not_run(
     assert not target.exists()
 
 
+@given(payload=st.binary(max_size=60))
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+def test_foreign_bytes_behind_a_valid_head_are_refused(payload: bytes) -> None:
+    with pytest.raises(CheckpointError):
+        loads(MAGIC + hashlib.sha256(payload).digest() + payload)
+
+
+@given(position=st.integers(0, len(DATA) - 100), bit=st.integers(0, 7))
+def test_a_made_up_state_with_a_digest_of_its_own_is_a_state_or_refused(
+    position: int, bit: int
+) -> None:
+    payload = bytearray(DATA[len(MAGIC) + 32 :])
+    payload[position] ^= 1 << bit
+    try:
+        state = loads(MAGIC + hashlib.sha256(payload).digest() + payload)
+    except CheckpointError:
+        return
+    assert isinstance(state, dict)
+
+
+def test_a_checkpoint_that_is_no_state_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="no state but a list"):
+        loads(dumps([1, 2]))  # type: ignore[arg-type]
+
+
 @contextmanager
 def _files_of_at_most(size: int) -> Iterator[None]:
     """Let the system refuse to grow any file of this process beyond a size."""
