@@ -45,6 +45,8 @@ from studies.trial import run_trial
 OAT = Path(sys.executable).with_name("oat")
 DISK_BYTES = 64 * 2**20
 """Size of the disk that is filled."""
+START_SECONDS = 60.0
+"""What a driver may take until its first trial runs."""
 GIVE_UP_SECONDS = 900.0
 """A study that has not come to its end by then counts as lost."""
 
@@ -131,6 +133,16 @@ class Drill:
             log.write(f"--- start {self.starts}\n".encode())
             log.flush()
             return subprocess.Popen(self.command(), stdout=log, stderr=log)
+
+    def start_driver(self) -> float:
+        """Start the driver, mostly wait until trials run, and return when the next fault is due."""
+        self.driver = self.start()
+        if self.draw.random() < 0.8:  # else a fault may find it starting
+            until = time.monotonic() + START_SECONDS
+            while self.running() and time.monotonic() < until and not self.site.workers():
+                self.settle_due()
+                time.sleep(0.1)
+        return time.monotonic() + self.draw.uniform(0, 4)
 
     def running(self) -> bool:
         """Tell whether the driver runs."""
@@ -265,8 +277,7 @@ class Drill:
         faults: list[Callable[[], bool | None]] = [getattr(self, name) for name in FAULTS]
         self.draw.shuffle(faults)
         began = time.monotonic()
-        self.driver = self.start()
-        due = began + self.draw.uniform(6, 10)
+        due = self.start_driver()
         while True:
             time.sleep(0.1)
             self.settle_due()
@@ -279,8 +290,7 @@ class Drill:
                 if self.ended():
                     break
                 self.settle_due(everything=True)  # as the user mends what the message names
-                self.driver = self.start()
-                due = time.monotonic() + self.draw.uniform(4, 8)
+                due = self.start_driver()
             elif faults and time.monotonic() > due:
                 fault = faults.pop()
                 done = fault()

@@ -5,7 +5,10 @@ Errors of a trial's own making are recorded there and end it; what Tune sees and
 lost worker or node. docs/architecture.md says why.
 """
 
+import io
+import logging
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -35,8 +38,24 @@ from studies.trial import run_trial
 LOST_WORKER_RETRIES = 3
 """Times that a trial is started again without having got on since the last time."""
 
+log = logging.getLogger("oat.ray")
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 RAY_MEMORY = "running low on memory"
 """What Ray says of an actor that its memory monitor has killed."""
+
+
+class FirstLines(io.TextIOBase):
+    """Takes what Ray prints of dead nodes, pages long, and logs the first line.
+
+    Ray prints it to standard output, which is for results.
+    """
+
+    def write(self, text: str) -> int:
+        """Log the first line, if there is one."""
+        if lines := ANSI.sub("", text).strip().splitlines():
+            log.warning("%s", lines[0])
+        return len(text)
 
 
 def connect(address: str | None) -> bool:

@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,8 +189,9 @@ def _connect(
     import ray
 
     from studies.preconditions import check_cluster, check_nodes, demand
-    from studies.runner import connect, node_sizes
+    from studies.runner import FirstLines, connect, node_sizes
 
+    stack.enter_context(redirect_stdout(FirstLines()))
     if connect(address):
         stack.callback(ray.shutdown)
     checks = [check_cluster(study, node_sizes(ray.nodes()))]
