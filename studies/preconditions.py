@@ -234,6 +234,7 @@ def _answer(ref: Any, node: Mapping[str, Any]) -> dict[str, Any] | Check:
     import ray
 
     name = f"node {node['NodeManagerAddress']}"
+    where = f"N{name[1:]}"
     try:
         return {"name": name, **ray.get(ref, timeout=0)}
     except ray.exceptions.GetTimeoutError:
@@ -242,8 +243,8 @@ def _answer(ref: Any, node: Mapping[str, Any]) -> dict[str, Any] | Check:
         last = str(error).strip().splitlines()[-1]
         said = f"cannot run oat-studies ({last}); install the same environment on every node"
     except ray.exceptions.RayError:
-        return Check(name, f"{name} has left the cluster meanwhile.", warning=True)
-    sentence = f"N{name[1:]} {said}."
+        return Check(name, f"{where} has left the cluster meanwhile.", warning=True)
+    sentence = f"{where} {said}."
     return Check(name, sentence, StudyError(sentence))
 
 

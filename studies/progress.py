@@ -79,7 +79,11 @@ class Progress(Callback):  # type: ignore[misc]
         }
         self._left = {t.run_key for t in plan.trials if t.to_run}
         self._began = self._spoke = time.monotonic()
-        self._live = Live(console=console, refresh_per_second=2) if console.is_terminal else None
+        self._live = (
+            Live(console=console, refresh_per_second=2, redirect_stdout=False)
+            if console.is_terminal
+            else None
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Give Tune nothing to pickle: it would write callbacks for a restore we never do."""

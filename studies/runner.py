@@ -13,6 +13,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -23,7 +24,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a bann
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 from ray.exceptions import OutOfMemoryError, RayTaskError
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
 from ray.tune.schedulers import FIFOScheduler
@@ -197,7 +198,7 @@ class Retries(FIFOScheduler):  # type: ignore[misc]
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Give more room after a lack of memory; Tune has taken the trial off its worker."""
         lost_here = trial.run_metadata.num_failures
-        if lost_here < 2 and not _is_out_of_memory(trial.get_pickled_error()):
+        if lost_here < 2 and not _is_out_of_memory(_error_of(trial)):
             return
         config = trial.config["trial"]
         larger = grown(config["request"], self._sizes)
@@ -215,6 +216,12 @@ def _with_room(
     job["resources"] = {**job["resources"], "gpu": request["GPU"]}
     can_grow = grown(request, sizes) is not None
     return {**config, "job": job, "request": dict(request), "can_grow": can_grow}
+
+
+def _error_of(trial: Any) -> Any:
+    """Return how a trial's worker ended last; Tune's own reader looks where it copies it later."""
+    path = trial.pickled_error_file
+    return cloudpickle.loads(Path(path).read_bytes()) if path and Path(path).exists() else None
 
 
 def _is_out_of_memory(error: Any) -> bool:

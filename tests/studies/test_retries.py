@@ -1,0 +1,144 @@
+"""What is tried again, and how: on a real Ray, with trials that die as trials do."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray import tune
+from ray.tune import FailureConfig, RunConfig, TuneConfig
+
+from studies.runner import LOST_WORKER_RETRIES, Retries, TrialOutOfMemory, fits, grown, node_sizes
+
+NODES = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0}]
+
+
+@pytest.mark.parametrize(
+    ("request_", "larger"),
+    [
+        ({"CPU": 1.0, "GPU": 0.25}, {"CPU": 1.0, "GPU": 0.5}),
+        ({"CPU": 1.0, "GPU": 0.5}, {"CPU": 1.0, "GPU": 1.0}),
+        ({"CPU": 1.0, "GPU": 1 / 3}, {"CPU": 1.0, "GPU": 2 / 3}),
+        ({"CPU": 1.0, "GPU": 2 / 3}, None),
+        ({"CPU": 1.0, "GPU": 1.0}, None),
+        ({"CPU": 1.0, "GPU": 0.0}, {"CPU": 2.0, "GPU": 0.0}),
+        ({"CPU": 2.0, "GPU": 0.0}, {"CPU": 4.0, "GPU": 0.0}),
+        ({"CPU": 4.0, "GPU": 0.0}, None),
+    ],
+)
+def test_more_room_is_half_the_packing_as_long_as_a_node_has_it(
+    request_: dict[str, float], larger: dict[str, float] | None
+) -> None:
+    assert grown(request_, NODES) == larger
+
+
+def test_three_thirds_of_a_gpu_fit_one() -> None:
+    assert fits({"GPU": 3 * (1 / 3)}, {"GPU": 1})
+    assert fits({"GPU": 1.0}, {"GPU": 1 / 3 + 1 / 3 + 1 / 3})
+    assert not fits({"GPU": 1.0}, {"CPU": 8})
+
+
+def test_dead_nodes_have_no_room() -> None:
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 1}},
+        {"Alive": False, "Resources": {"CPU": 9}},
+    ]
+    assert node_sizes(nodes) == [{"CPU": 1}]
+
+
+@pytest.fixture(scope="module")
+def four_cpus() -> Iterator[None]:
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def _tell(place: Path, line: str) -> int:
+    """Add a line to what trials leave behind; return how many there are."""
+    with (place / "lives").open("a") as file:
+        file.write(f"{line}\n")
+    return len((place / "lives").read_text().splitlines())
+
+
+def _run(place: Path, live: Callable[[dict[str, Any]], None]) -> Any:
+    """Run one trial as `studies.runner.launch` does."""
+    sizes = node_sizes(ray.nodes())
+    config = {
+        "place": str(place),
+        "job": {"resources": {"cpu": 1, "gpu": 0}},
+        "request": {"CPU": 1.0, "GPU": 0.0},
+        "can_grow": True,
+    }
+
+    def resources(config: dict[str, Any]) -> dict[str, float]:
+        return {"cpu": config["trial"]["request"]["CPU"]}
+
+    tuner = tune.Tuner(
+        tune.with_resources(live, resources),
+        param_space={"trial": tune.grid_search([config])},
+        tune_config=TuneConfig(scheduler=Retries(sizes), reuse_actors=True),
+        run_config=RunConfig(
+            storage_path=str(place / "tune"),
+            verbose=0,
+            failure_config=FailureConfig(max_failures=LOST_WORKER_RETRIES),
+        ),
+    )
+    (result,) = tuner.fit()
+    return result
+
+
+def under_ray(test: Callable[..., None]) -> Callable[..., None]:
+    for mark in (pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(180)):
+        test = mark(test)
+    return test
+
+
+@under_ray
+def test_a_trial_without_memory_has_twice_the_room_until_a_node_has_no_more(
+    four_cpus: None, tmp_path: Path
+) -> None:
+    def live(config: dict[str, Any]) -> None:
+        trial = config["trial"]
+        (held,) = [r for r in ray.get_runtime_context().get_assigned_resources().items()][:1]
+        _tell(Path(trial["place"]), f"{trial['request']['CPU']:g} {trial['can_grow']} {held[1]:g}")
+        tune.report({"kind": "epoch"})
+        if trial["can_grow"]:
+            raise TrialOutOfMemory("out of memory")
+
+    result = _run(tmp_path, live)
+    assert result.error is None
+    lives = (tmp_path / "lives").read_text().splitlines()
+    assert lives == ["1 True 1", "2 True 2", "4 False 4"]
+
+
+@under_ray
+def test_a_worker_may_be_killed_any_number_of_times_as_long_as_its_trial_gets_on(
+    four_cpus: None, tmp_path: Path
+) -> None:
+    deaths = LOST_WORKER_RETRIES + 2
+
+    def live(config: dict[str, Any]) -> None:
+        count = _tell(Path(config["trial"]["place"]), f"{config['trial']['request']['CPU']:g}")
+        tune.report({"kind": "epoch"})
+        tune.report({"kind": "epoch"})  # the one before has surely arrived
+        if count <= deaths:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert _run(tmp_path, live).error is None
+    assert (tmp_path / "lives").read_text().splitlines() == ["1"] * (deaths + 1)
+
+
+@under_ray
+def test_a_worker_that_dies_at_the_same_place_again_and_again_is_given_up_with_more_room_tried(
+    four_cpus: None, tmp_path: Path
+) -> None:
+    def live(config: dict[str, Any]) -> None:
+        _tell(Path(config["trial"]["place"]), f"{config['trial']['request']['CPU']:g}")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert _run(tmp_path, live).error is not None
+    # 1 + LOST_WORKER_RETRIES lives; the kernel's killer looks like this, so there is more room
+    assert (tmp_path / "lives").read_text().splitlines() == ["1", "1", "2", "4"]
