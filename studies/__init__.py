@@ -7,9 +7,35 @@ that `studies.trial` also runs where only torch and numpy are installed.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from studies.api import compare, load_study, plan, points, preflight, run, runs, status, sync
+    from studies.api import (
+        compare,
+        job,
+        load_study,
+        logs,
+        plan,
+        points,
+        preflight,
+        run,
+        runs,
+        status,
+        submit,
+        sync,
+    )
 
-__all__ = ["compare", "load_study", "plan", "points", "preflight", "run", "runs", "status", "sync"]
+__all__ = [
+    "compare",
+    "job",
+    "load_study",
+    "logs",
+    "plan",
+    "points",
+    "preflight",
+    "run",
+    "runs",
+    "status",
+    "submit",
+    "sync",
+]
 
 
 def __getattr__(name: str) -> Any:

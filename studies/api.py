@@ -1,10 +1,11 @@
 """The functions behind the `oat` command; each returns data and prints nothing of its own.
 
-MLflow takes seconds to import, so a function that needs it imports it.
+MLflow and Ray take seconds to import, so a function that needs them imports them.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.console import Console
@@ -26,7 +27,23 @@ from studies.session import (
 )
 from studies.where import parse_condition
 
-__all__ = ["compare", "load_study", "plan", "points", "preflight", "run", "runs", "status", "sync"]
+if TYPE_CHECKING:
+    from studies.jobs import Job, Log
+
+__all__ = [
+    "compare",
+    "job",
+    "load_study",
+    "logs",
+    "plan",
+    "points",
+    "preflight",
+    "run",
+    "runs",
+    "status",
+    "submit",
+    "sync",
+]
 
 
 def plan(study: Source, *, storage: str | Path = STORAGE, overrides: Sequence[str] = ()) -> Plan:
@@ -154,3 +171,89 @@ def sync(
         tracker = Tracker(uri, resolved.name, artifacts)
         tracker.finish(current, folder, study_points(current, folder))
         return len(tracker.points())
+
+
+def submit(
+    study: Source,
+    *,
+    address: str,
+    storage: str,
+    tracking_uri: str | None = None,
+    overrides: Sequence[str] = (),
+) -> "Job":
+    """Submit a study to a cluster as a job and return at once: `run`, detached.
+
+    The study is checked here; the resolved one is sent, and the job has the environment of the
+    cluster, credentials included.
+
+    Args:
+        study: The study. Its ``data.root`` is a folder of the cluster's nodes.
+        address: The cluster's job server, such as ``http://HEAD:8265``.
+        storage: Absolute path or URI that every node of the cluster reaches.
+        tracking_uri: MLflow as the cluster reaches it, without credentials; None leaves it to
+            ``MLFLOW_TRACKING_URI`` there.
+        overrides: ``path.to.key=value`` each.
+
+    Raises:
+        StudyError: The study is faulty; nothing was submitted.
+        JobError: It cannot travel, a job of it has not ended, or the server does not take it.
+    """
+    from studies.jobs import JobServer, check_travels
+
+    resolved = load_study(study, overrides)
+    check_travels(resolved, storage, tracking_uri)
+    return JobServer(address).submit(resolved, storage, tracking_uri)
+
+
+def job(
+    study: Source,
+    *,
+    address: str,
+    storage: str | Path | None = None,
+    overrides: Sequence[str] = (),
+) -> "Job | None":
+    """Return the newest job of a study on a cluster; None if the server knows none.
+
+    Args:
+        study: The study.
+        address: The cluster's job server.
+        storage: Only jobs with this storage; None is any.
+        overrides: ``path.to.key=value`` each.
+
+    Raises:
+        JobError: The server does not answer, or refuses the token.
+    """
+    from studies.jobs import JobServer
+
+    name = load_study(study, overrides).name
+    return JobServer(address).newest(name, None if storage is None else str(storage))
+
+
+def logs(
+    study: Source,
+    *,
+    address: str,
+    storage: str | Path | None = None,
+    follow: bool = False,
+    overrides: Sequence[str] = (),
+) -> "Log":
+    """Find the newest job of a study on a cluster to read what its driver says.
+
+    Args:
+        study: The study.
+        address: The cluster's job server.
+        storage: Only jobs with this storage; None is any.
+        follow: Whether the log ends with the job, not with what there is now.
+        overrides: ``path.to.key=value`` each.
+
+    Returns:
+        The log, to be iterated over; its ``job`` says how the job stands, at last how it ended.
+
+    Raises:
+        JobError: The server does not answer, refuses the token, or knows no job of the study.
+    """
+    from studies.jobs import JobServer
+
+    name = load_study(study, overrides).name
+    server = JobServer(address)
+    return server.log(name, None if storage is None else str(storage), follow=follow)

@@ -4,6 +4,7 @@ import json
 import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from studies.errors import UserError
+from studies.errors import JobError, UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -127,10 +128,27 @@ def run(
     address: Address = None,
     tracking_uri: TrackingUri = None,
     overrides: Overrides = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Submit to the job server at --address; return.")
+    ] = False,
 ) -> None:
     """Run what is missing, judge it, log it to MLflow, compare. Safe to call again."""
     from studies import api
 
+    if detach:
+        if address is None:
+            raise JobError(
+                "`--detach` needs the cluster's job server, such as `--address http://HEAD:8265`."
+            )
+        job = api.submit(
+            study,
+            storage=storage,
+            address=address,
+            tracking_uri=tracking_uri,
+            overrides=overrides or (),
+        )
+        _submitted(job, study, overrides or (), tracking_uri)
+        return
     outcome = api.run(
         study,
         storage=storage,
@@ -191,17 +209,81 @@ def preflight(
 def status(
     study: StudyArgument,
     storage: Storage = "./outputs",
+    address: Annotated[
+        str | None, typer.Option(help="Job server; shows the job of a detached run as well.")
+    ] = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Show how far each trial is, from storage, while a study runs or after."""
     from studies import api
 
-    table = api.status(study, storage=storage, overrides=overrides or ())
-    if as_json:
+    chosen = overrides or ()
+    job = api.job(study, address=address, storage=storage, overrides=chosen) if address else None
+    table = api.status(study, storage=storage, overrides=chosen)
+    if as_json and address:
+        told = None if job is None else {**vars(job), "since": job.since.isoformat()}
+        trials = json.loads(table.to_json(orient="records"))
+        print(json.dumps({"job": told, "trials": trials}, indent=1))
+    elif as_json:
         print(table.to_json(orient="records", indent=1))
     else:
+        if address:
+            print(_job_line(job, address))
         _print_frame(table.round(4))
+
+
+@app.command()
+def logs(
+    study: StudyArgument,
+    address: Annotated[str, typer.Option(help="Job server, such as http://HEAD:8265.")],
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Until the job ends; exit code 1 if it failed.")
+    ] = False,
+    storage: Annotated[
+        str | None, typer.Option(help="Only a job with this storage; default any.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print what the newest detached run of a study says."""
+    from studies import api
+
+    log = api.logs(
+        study, address=address, storage=storage, follow=follow, overrides=overrides or ()
+    )
+    err.print(_job_line(log.job, address), highlight=False, markup=False, soft_wrap=True)
+    lived = log.job.live
+    for text in log:
+        print(text, end="", flush=True)
+    if follow:
+        if lived:
+            err.print(_job_line(log.job, address), highlight=False, markup=False, soft_wrap=True)
+        if log.job.status != "SUCCEEDED":
+            raise typer.Exit(1)
+
+
+def _job_line(job: Any, address: str) -> str:
+    if job is None:
+        return f"The job server at {address} knows no job of this study with this storage."
+    since = f"{job.since.astimezone():%Y-%m-%d %H:%M:%S}"
+    return f"Job {job.id} with storage {job.storage}: {job.status} since {since}. {job.message}"
+
+
+def _submitted(job: Any, study: str, overrides: Sequence[str], tracking_uri: str | None) -> None:
+    """Tell how to follow a job."""
+    settings = [word for override in overrides for word in ("--set", override)]
+    where = ["--storage", job.storage, "--address", job.address, *settings]
+    mlflow = tracking_uri or (
+        "what MLFLOW_TRACKING_URI of the cluster names; else a file in a folder of the head that "
+        "Ray may remove"
+        if "://" in job.storage
+        else f"what MLFLOW_TRACKING_URI of the cluster names; else {job.storage}/mlflow.db"
+    )
+    print(f"Submitted study {job.study} as job {job.id}. You may close this shell.")
+    print(f"MLflow:    {mlflow}")
+    print(f"Its log:   {shlex.join(['oat', 'logs', study, '--follow', *where])}")
+    print(f"Its state: {shlex.join(['oat', 'status', study, *where])}")
+    print(f"Stop it:   {shlex.join(['ray', 'job', 'stop', job.id, '--address', job.address])}")
 
 
 @app.command()
@@ -365,7 +447,10 @@ def main() -> None:
         app(standalone_mode=True)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            err.print("Stopped. The same command goes on from the last checkpoints.")
+            if sys.argv[1:2] == ["logs"]:
+                err.print("Stopped. The job goes on.")
+            else:
+                err.print("Stopped. The same command goes on from the last checkpoints.")
         raise
     except UserError as error:
         err.print(str(error), highlight=False, markup=False, soft_wrap=True)

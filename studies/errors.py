@@ -19,3 +19,7 @@ class TrackingError(UserError):
 
 class ComparisonError(UserError):
     """The points cannot be compared."""
+
+
+class JobError(UserError):
+    """The job server of a cluster does not answer, refuses, or knows no such job."""

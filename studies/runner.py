@@ -91,8 +91,13 @@ def _check_address(address: str | None) -> None:
     """Knock at a ``host:port``: Ray itself would knock for minutes.
 
     Raises:
-        StudyError: Nobody answers within five seconds.
+        StudyError: Nobody answers within five seconds, or the address is that of a job server.
     """
+    if (address or "").startswith(("http://", "https://")):
+        raise StudyError(
+            f"`--address` '{address}' is that of a job server, which takes a study with "
+            "`--detach`; to run it from here, give the cluster's HOST:6379, or `auto` on a node."
+        )
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
         return

@@ -16,8 +16,8 @@ def _files(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
-def _roots(tree: ast.AST) -> set[str]:
-    """Return the top-level package of every import below a node."""
+def _modules(tree: ast.AST) -> list[str]:
+    """Return the module of every import below a node."""
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -25,7 +25,12 @@ def _roots(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             names.append(node.module or "")
-    return {name.partition(".")[0] for name in names}
+    return names
+
+
+def _roots(tree: ast.AST) -> set[str]:
+    """Return the top-level package of every import below a node."""
+    return {name.partition(".")[0] for name in _modules(tree)}
 
 
 def _parse(path: Path) -> ast.Module:
@@ -61,6 +66,11 @@ def test_tools_of_the_studies_are_imported_under_studies_only(package: str) -> N
 def test_mlflow_is_imported_by_the_tracking_module_only() -> None:
     importers = [path for path in _files("studies") if "mlflow" in _roots(_parse(path))]
     assert {str(path.relative_to(ROOT)) for path in importers} <= {"studies/tracking.py"}
+
+
+def test_the_job_server_is_asked_by_one_module_only() -> None:
+    users = [path for path in _files("studies") if "ray.job_submission" in _modules(_parse(path))]
+    assert {str(path.relative_to(ROOT)) for path in users} == {"studies/jobs.py"}
 
 
 @pytest.mark.parametrize(

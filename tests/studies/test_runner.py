@@ -255,6 +255,11 @@ def test_an_address_without_a_cluster_is_refused(tiny_file: Path, tmp_path: Path
     assert not (tmp_path / "tiny" / "trials").exists()
 
 
+def test_the_address_of_a_job_server_is_told_from_that_of_a_cluster() -> None:
+    with pytest.raises(StudyError, match="`--detach`"):
+        connect("http://head:8265")
+
+
 SETTINGS = ["train.epochs=24", "train.val_every=24", "train.batch_size=64"]
 
 

@@ -1,0 +1,539 @@
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import pandas as pd
+import pytest
+import yaml
+
+from studies import api
+from studies.config import load_study
+from studies.errors import JobError, StudyError
+from studies.jobs import STUDY_FILE, check_travels, entry_point
+
+OAT = Path(sys.executable).with_name("oat")
+TOKEN = "a" * 32
+SECRET = "secret-of-this-shell"
+OF_A_RUN = {"training_id", "folder"}
+"""Columns of a point that tell of one run, beside its times."""
+
+SHELL = """
+import contextlib, io, json, sys
+from studies import cli
+
+for line in sys.stdin:
+    sys.argv = ["oat", *json.loads(line)]
+    code, out, err = 0, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+"""Runs the command again and again: its imports take longer than most that it is asked here."""
+
+
+def on_a_cluster(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that asks a cluster, or is the first to."""
+    for mark in (pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)):
+        test = mark(test)
+    return test
+
+
+Ended = subprocess.CompletedProcess[str]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A head with a job server, and a shell that may use it."""
+
+    address: str
+    home: Path
+    env: dict[str, str]
+    shell: subprocess.Popen[str]
+
+    def oat(self, *words: object) -> Ended:
+        """Run the command in the shell."""
+        assert self.shell.stdin is not None
+        assert self.shell.stdout is not None
+        arguments = [str(word) for word in words]
+        self.shell.stdin.write(json.dumps(arguments) + "\n")
+        self.shell.stdin.flush()
+        code, out, err = json.loads(self.shell.stdout.readline())
+        return Ended(arguments, code, out, err)
+
+    def oat_apart(self, *words: object, **env: str) -> Ended:
+        """Run the command as a process of its own, with other variables."""
+        return subprocess.run(
+            [str(OAT), *map(str, words)],
+            env=self.env | env, cwd=self.home, capture_output=True, text=True, check=False,
+            timeout=200,
+        )  # fmt: skip
+
+    def ask(self, path: str) -> Any:
+        """Return what the server says to a plain request with the token."""
+        request = Request(self.address + path, headers={"Authorization": f"Bearer {TOKEN}"})
+        with urlopen(request, timeout=20) as answer:
+            return json.load(answer)
+
+
+def _free_ports(count: int) -> list[int]:
+    with_ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(bound.getsockname()[1]) for bound in with_ports]
+    for bound in with_ports:
+        bound.close()
+    return ports
+
+
+def _children() -> dict[int, list[int]]:
+    """Return the children of each process of this machine, by Linux's account of them."""
+    found: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                found.setdefault(int(parent), []).append(int(path.parent.name))
+    return found
+
+
+def _family(pid: int) -> set[int]:
+    children, found, new = _children(), set(), [pid]
+    while new:
+        found.update(new)
+        new = [child for parent in new for child in children.get(parent, [])]
+    return found
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it started."""
+    family = _family(process.pid)
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    for pid in family:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def _wait_until_it_answers(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        assert process.poll() is None, log.read_text()
+        try:
+            urlopen(address + "/api/version", timeout=5).close()
+        except HTTPError as error:  # it asks for the token
+            error.close()
+            return
+        except (URLError, OSError):
+            time.sleep(0.2)
+    raise AssertionError(log.read_text())
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head of this module's own, started as a user starts one, with a token."""
+    home = Path(tempfile.mkdtemp(prefix="oat-r-", dir="/tmp"))  # sockets need a short path
+    (home / "token").write_text(TOKEN)
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    env = inherited | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(home / "token"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PATH": f"{OAT.parent}:{os.environ['PATH']}",
+    }
+    dashboard, agent, client, metrics, environments = _free_ports(5)
+    command = (
+        f"ray start --head --block --num-cpus 2 --port 0 --temp-dir {home}/t "
+        f"--include-dashboard true --dashboard-host 127.0.0.1 --dashboard-port {dashboard} "
+        f"--dashboard-agent-listen-port {agent} --ray-client-server-port {client} "
+        f"--metrics-export-port {metrics} --runtime-env-agent-port {environments} "
+        "--min-worker-port 0 --max-worker-port 0 --disable-usage-stats"
+    )
+    with (home / "log").open("wb") as log:
+        head = subprocess.Popen(
+            [OAT.with_name("ray"), *shlex.split(command)[1:]],
+            env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    address = f"http://127.0.0.1:{dashboard}"
+    # what the shell knows and the cluster does not
+    env |= {"MLFLOW_TRACKING_PASSWORD": SECRET, "AWS_SECRET_ACCESS_KEY": SECRET}
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-c", SHELL],
+            env=env, cwd=home, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        ) as shell:  # fmt: skip
+            _wait_until_it_answers(address, head, home / "log")
+            yield Cluster(address, home, env, shell)
+    finally:
+        _end(head)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Detached:
+    """The tiny study, submitted, followed to its end by the printed commands."""
+
+    storage: Path
+    submitted: Ended
+    again: Ended
+    status: Ended
+    followed: Ended
+
+    @property
+    def id(self) -> str:
+        """The job's id, as it was printed."""
+        return next(w for w in self.submitted.stdout.split() if "raysubmit" in w).rstrip(".")
+
+    def command(self, start: str) -> list[str]:
+        """Return the words of a printed command."""
+        lines = self.submitted.stdout.splitlines()
+        (line,) = [line for line in lines if line.startswith(start)]
+        return shlex.split(line.removeprefix(start))
+
+
+@pytest.fixture(scope="module")
+def detached(
+    cluster: Cluster, tiny_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Detached:
+    storage = tmp_path_factory.mktemp("detached")
+    # relative, with an override, and in a shell that points Ray to elsewhere
+    shutil.copy(tiny_file, cluster.home / "my study.yaml")
+    command = (
+        "run", "my study.yaml", "--storage", f"{storage}/", "--address", f"{cluster.address}/",
+        "--set", "train.epochs=2", "--detach",
+    )  # fmt: skip
+    elsewhere = {"RAY_ADDRESS": "127.0.0.1:1", "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:1"}
+    submitted = cluster.oat_apart(*command, **elsewhere)
+    assert submitted.returncode == 0, submitted.stderr
+    again = cluster.oat(*command)
+    told = Detached(storage, submitted, again, again, again)
+    status = cluster.oat(*told.command("Its state: oat"), "--json")
+    followed = cluster.oat_apart(*told.command("Its log:   oat"))
+    return Detached(storage, submitted, again, status, followed)
+
+
+@on_a_cluster
+def test_a_detached_run_ends_with_the_points_of_this_machine(
+    detached: Detached, tiny_file: Path, train_all: Callable[..., None], tmp_path: Path
+) -> None:
+    assert detached.followed.returncode == 0, detached.followed.stdout + detached.followed.stderr
+    study = load_study(tiny_file, ["train.epochs=2"])
+    train_all(study, tmp_path)
+    here = api.points(study, storage=tmp_path)
+    there = api.points(study, storage=detached.storage)
+    own = [name for name in here.columns if "seconds" in name or name in OF_A_RUN]
+    pd.testing.assert_frame_equal(there.drop(columns=own), here.drop(columns=own))
+    assert len(there) == 5
+
+
+@on_a_cluster
+def test_the_log_that_is_followed_is_the_drivers(detached: Detached) -> None:
+    assert "Study tiny: 0 of 4 trials are finished." in detached.followed.stdout
+    assert "OAT is" in detached.followed.stdout
+    first, *_, last = detached.followed.stderr.splitlines()
+    assert f"Job {detached.id} with storage {detached.storage}: " in first
+    assert f"Job {detached.id} with storage {detached.storage}: SUCCEEDED since " in last
+
+
+@on_a_cluster
+def test_submitting_tells_where_everything_is(cluster: Cluster, detached: Detached) -> None:
+    assert detached.submitted.stderr == ""
+    assert "study tiny" in detached.submitted.stdout
+    assert f"{detached.storage}/mlflow.db" in detached.submitted.stdout
+    stop = ["job", "stop", detached.id, "--address", cluster.address]
+    assert detached.command("Stop it:   ray") == stop
+
+
+@on_a_cluster
+def test_a_study_that_is_running_there_is_not_submitted_twice(
+    cluster: Cluster, detached: Detached
+) -> None:
+    assert detached.again.returncode == 2
+    assert detached.again.stdout == ""
+    assert detached.id in detached.again.stderr
+    known = [job for job in cluster.ask("/api/jobs/") if job["submission_id"]]
+    assert sum(job["metadata"]["oat.storage"] == str(detached.storage) for job in known) == 1
+
+
+@on_a_cluster
+def test_status_shows_the_job_and_the_trials(
+    cluster: Cluster, detached: Detached, tiny_file: Path
+) -> None:
+    told = json.loads(detached.status.stdout)
+    assert told["job"]["id"] == detached.id
+    assert told["job"]["status"] in {"PENDING", "RUNNING"}
+    assert len(told["trials"]) == 4
+
+    place = ("--storage", detached.storage, "--set", "train.epochs=2")
+    alone = cluster.oat("status", tiny_file, *place, "--json")
+    assert [trial["state"] for trial in json.loads(alone.stdout)] == ["done"] * 4
+    table = cluster.oat("status", tiny_file, *place, "--address", cluster.address).stdout
+    line, *rest = table.splitlines()
+    assert line.startswith(f"Job {detached.id} with storage {detached.storage}: SUCCEEDED since ")
+    assert "done" in "".join(rest)
+
+    other = cluster.oat(
+        "status", tiny_file, "--storage", cluster.home, "--address", cluster.address, "--json"
+    )
+    assert json.loads(other.stdout)["job"] is None
+
+
+@on_a_cluster
+def test_what_travels_is_the_study_and_no_credential(cluster: Cluster, detached: Detached) -> None:
+    details = cluster.ask(f"/api/jobs/{detached.id}")
+    assert SECRET not in json.dumps(details)
+    assert TOKEN not in json.dumps(details)
+    assert details["runtime_env"].keys() == {"working_dir"}
+    assert details["metadata"] == {"oat.study": "tiny", "oat.storage": str(detached.storage)}
+    sent = list(cluster.home.glob("t/session_2*/runtime_resources/working_dir_files/_ray_pkg_*"))
+    folders = [path for path in sent if path.is_dir()]
+    assert folders
+    for folder in folders:
+        assert [path.name for path in folder.iterdir()] == [STUDY_FILE]
+        assert SECRET not in (folder / STUDY_FILE).read_text()
+
+
+@on_a_cluster
+def test_following_a_job_that_fails_ends_with_its_words_and_1(
+    cluster: Cluster, tiny_file: Path
+) -> None:
+    nowhere = "/proc/nowhere"  # nobody can write there
+    where = ("--address", cluster.address, "--storage", nowhere)
+    submitted = cluster.oat("run", tiny_file, *where, "--detach")
+    assert submitted.returncode == 0, submitted.stderr
+    followed = cluster.oat("logs", tiny_file, *where, "--follow")
+    assert followed.returncode == 1
+    assert f"`--storage` '{nowhere}" in followed.stdout.splitlines()[-1]
+    last = followed.stderr.splitlines()[-1]
+    assert ": FAILED since " in last
+    assert last.endswith("Job entrypoint command failed with exit code 2")
+
+    at_once = cluster.oat("logs", tiny_file, *where)
+    assert (at_once.returncode, at_once.stdout) == (0, followed.stdout)
+    job = cluster.oat("status", tiny_file, *where, "--json")
+    assert json.loads(job.stdout)["job"]["status"] == "FAILED"
+
+
+def _is_a_sentence(ended: Ended, *words: str) -> None:
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
+    for word in words:
+        assert word in ended.stderr
+
+
+@on_a_cluster
+def test_a_wrong_or_missing_token_is_refused_in_a_sentence(
+    cluster: Cluster, tiny_file: Path
+) -> None:
+    where = ("logs", tiny_file, "--address", cluster.address)
+    (cluster.home / "wrong").write_text("b" * 32)
+    wrong = cluster.oat_apart(*where, RAY_AUTH_TOKEN_PATH=str(cluster.home / "wrong"))
+    _is_a_sentence(wrong, "Invalid authentication token", "`RAY_AUTH_TOKEN_PATH`")
+    off = cluster.oat_apart(*where, RAY_AUTH_MODE="disabled")
+    _is_a_sentence(off, "Missing authentication token", "`RAY_AUTH_MODE=token`")
+
+
+@on_a_cluster
+def test_a_study_that_was_never_submitted_has_no_log(cluster: Cluster, detached: Detached) -> None:
+    never = cluster.oat("logs", "quickstart", "--address", cluster.address)
+    _is_a_sentence(never, "'quickstart'", "`oat run --detach`")
+    elsewhere = cluster.oat(
+        *("logs", cluster.home / "my study.yaml", "--address", cluster.address),
+        *("--storage", "/elsewhere"),
+    )
+    _is_a_sentence(elsewhere, "'tiny'", "'/elsewhere'")
+
+
+@on_a_cluster
+def test_ctrl_c_while_following_leaves_the_job_alone(cluster: Cluster, tiny_file: Path) -> None:
+    storage = cluster.home / "long"
+    where = ("--address", cluster.address, "--storage", storage, "--set", "train.epochs=1000")
+    assert cluster.oat("run", tiny_file, *where, "--detach").returncode == 0
+    follower = subprocess.Popen(
+        [str(OAT), "logs", *map(str, (tiny_file, *where)), "--follow"],
+        env=cluster.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    with follower:
+        assert follower.stdout is not None
+        assert follower.stderr is not None
+        while "Study tiny" not in follower.stdout.readline():
+            assert follower.poll() is None, follower.stderr.read()
+        os.killpg(follower.pid, signal.SIGINT)
+        assert follower.wait(30) == 130
+        said = follower.stderr.read()
+    assert said.endswith("Stopped. The job goes on.\n")
+    assert "Traceback" not in said
+    (job,) = (j for j in cluster.ask("/api/jobs/") if j["metadata"]["oat.storage"] == str(storage))
+    assert job["status"] == "RUNNING"
+    stop = f"{cluster.address}/api/jobs/{job['submission_id']}/stop"
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    urlopen(Request(stop, headers=headers, method="POST"), timeout=20).close()
+
+
+def test_a_dead_address_is_refused_in_a_sentence(tiny_file: Path) -> None:
+    (port,) = _free_ports(1)
+    with pytest.raises(JobError, match=r"No job server answers.*refused.*`ray\[default\]`"):
+        api.job(tiny_file, address=f"http://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.0 404 Not Found\r\n\r\n"])
+def test_a_server_that_is_no_job_server_is_refused_in_a_sentence(
+    answer: bytes, tiny_file: Path
+) -> None:
+    program = (
+        "import socket, sys\n"
+        "server = socket.create_server(('127.0.0.1', 0))\n"
+        "print(server.getsockname()[1], flush=True)\n"
+        "while True:\n"
+        "    with server.accept()[0] as asked:\n"
+        "        asked.recv(10000)\n"
+        f"        asked.sendall({answer!r})\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        try:
+            with pytest.raises(JobError) as caught:
+                api.job(tiny_file, address=f"http://127.0.0.1:{port}")
+        finally:
+            server.kill()
+    assert "\n" not in str(caught.value)
+    assert f"http://127.0.0.1:{port}" in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["head:8265", "auto", "ray://head:10001", "http://", ""])
+def test_an_address_that_is_no_url_is_refused(address: str, tiny_file: Path) -> None:
+    with pytest.raises(JobError, match="`--address` must be that of the cluster's job server"):
+        api.job(tiny_file, address=address)
+
+
+def test_a_faulty_study_is_refused_before_a_server_is_asked(tiny: dict[str, Any]) -> None:
+    nobody = {"address": "http://127.0.0.1:1", "storage": "/results"}
+    with pytest.raises(StudyError, match="epochs"):
+        api.submit(tiny, **nobody, overrides=["train.epochs=0"])
+    with pytest.raises(JobError, match=r"`--storage` must be an absolute path.*'\./results'"):
+        api.submit(tiny, address="http://127.0.0.1:1", storage="./results")
+
+
+def test_a_relative_data_folder_is_refused_where_the_data_lie_in_one(tiny: dict[str, Any]) -> None:
+    tiny["data"] = {"name": "cifar10"}
+    with pytest.raises(JobError, match=r"`data.root` must be an absolute path.*'\./data'"):
+        check_travels(load_study(tiny), "/results", None)
+    check_travels(load_study(tiny, ["data.root=/data"]), "/results", None)
+
+
+@pytest.mark.parametrize(
+    ("storage", "tracking_uri"),
+    [
+        ("/results", None),
+        ("s3://bucket/results?endpoint_override=host:9000", None),
+        ("/results", "http://mlflow:5000"),
+        ("/results", "https://mlflow/at@home"),
+        ("/results", "sqlite:////results/mlflow.db"),
+        ("/results", "postgresql://host:5432/mlflow"),
+        ("/results", "databricks"),
+    ],
+)
+def test_places_that_mean_the_same_there_travel(
+    storage: str, tracking_uri: str | None, tiny: dict[str, Any]
+) -> None:
+    check_travels(load_study(tiny), storage, tracking_uri)
+    words = shlex.split(entry_point(storage, tracking_uri))
+    assert words[:5] == ["oat", "run", STUDY_FILE, "--storage", storage]
+    assert words[-1] == (tracking_uri or "auto")
+
+
+@pytest.mark.parametrize(
+    ("storage", "tracking_uri", "option"),
+    [
+        ("s3://AKIA:hidden@bucket/results", None, "`--storage`"),
+        ("s3://AKIA:hid/den@bucket/results", None, "`--storage`"),
+        ("s3://bucket/results?secret_key=hidden", None, "`--storage`"),
+        ("/results", "http://me:hidden@mlflow:5000", "`--tracking-uri`"),
+        ("/results", "https://hidden@mlflow", "`--tracking-uri`"),
+        ("/results", "postgresql://host/mlflow?user=me&password=hidden", "`--tracking-uri`"),
+        ("/results", "postgresql+psycopg2://me:hidden@host/mlflow", "`--tracking-uri`"),
+    ],
+)
+def test_a_credential_in_an_address_is_refused_and_not_repeated(
+    storage: str, tracking_uri: str | None, option: str, tiny: dict[str, Any]
+) -> None:
+    with pytest.raises(JobError, match="environment of the cluster") as caught:
+        check_travels(load_study(tiny), storage, tracking_uri)
+    assert option in str(caught.value)
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_credential_in_the_address_of_the_server_is_refused(tiny_file: Path) -> None:
+    with pytest.raises(JobError, match="`--address`") as caught:
+        api.job(tiny_file, address="http://me:hidden@head:8265")
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_database_of_a_relative_path_is_refused(tiny: dict[str, Any]) -> None:
+    with pytest.raises(JobError, match=r"absolute path.*'sqlite:///mlflow\.db'"):
+        check_travels(load_study(tiny), "/results", "sqlite:///mlflow.db")
+
+
+def test_the_study_that_is_sent_plans_the_same_trials(tiny: dict[str, Any], tmp_path: Path) -> None:
+    study = load_study(tiny, ["attack.eps=8/255", "train.lr=1e-3"])
+    sent = yaml.safe_dump(study.dump(), sort_keys=False, allow_unicode=True)
+    (tmp_path / STUDY_FILE).write_text(sent)
+    keys = [trial.run_key for trial in api.plan(study, storage=tmp_path).trials]
+    again = api.plan(tmp_path / STUDY_FILE, storage=tmp_path).trials
+    assert [trial.run_key for trial in again] == keys
+
+
+PROGRAM = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Block(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "aiohttp":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return None
+
+sys.meta_path.insert(0, Block())
+sys.argv = ["oat", "logs", "quickstart", "--address", "http://127.0.0.1:1"]
+from studies.cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_without_the_extra_a_sentence_names_it() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False
+    )
+    _is_a_sentence(ended, "`pip install 'oat-studies[cluster]'`")
+
+
+def test_detach_without_an_address_is_refused(
+    tiny_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from studies import cli
+
+    monkeypatch.setattr(sys, "argv", ["oat", "run", str(tiny_file), "--detach"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "`--detach` needs the cluster's job server" in capsys.readouterr().err
