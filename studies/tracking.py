@@ -25,9 +25,10 @@ from mlflow.entities import Metric, Param, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from studies.addresses import without_credentials
 from studies.errors import TrackingError
 from studies.methods import RESULTS_VERSION
-from studies.origin import without_credentials, write_index
+from studies.origin import write_index
 from studies.planning import Plan, PlannedTrial
 from studies.records import ResultError, digest, read_result
 from studies.results import (
