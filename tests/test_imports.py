@@ -58,9 +58,9 @@ def test_tools_of_the_studies_are_imported_under_studies_only(package: str) -> N
     assert offenders == {}
 
 
-def test_mlflow_is_imported_by_the_tracking_module_only() -> None:
+def test_mlflow_is_imported_by_one_module_only() -> None:
     importers = [path for path in _files("studies") if "mlflow" in _roots(_parse(path))]
-    assert {str(path.relative_to(ROOT)) for path in importers} <= {"studies/tracking.py"}
+    assert {str(path.relative_to(ROOT)) for path in importers} == {"studies/experiment.py"}
 
 
 @pytest.mark.parametrize(
