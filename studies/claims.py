@@ -8,7 +8,6 @@ import json
 import time
 import uuid
 
-from studies.errors import StorageError
 from studies.storage import Folder
 
 CLAIM = "claim.json"
@@ -27,7 +26,7 @@ class ClaimedFolder:
         folder: The trial's folder.
 
     Raises:
-        OSError, StorageError: The claim cannot be written, after all tries.
+        OSError: The claim cannot be written, after all tries.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -49,7 +48,7 @@ class ClaimedFolder:
 
         Raises:
             SupersededError: Another worker has claimed the folder; nothing was written.
-            OSError, StorageError: Storage refused all tries.
+            OSError: Storage refused all tries.
         """
         self._check()
         self._write(name, data)
@@ -79,6 +78,6 @@ class ClaimedFolder:
         for pause in PATIENCE:
             try:
                 return self._folder.write(name, data)
-            except (OSError, StorageError):
+            except OSError:
                 time.sleep(pause)
         return self._folder.write(name, data)

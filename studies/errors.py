@@ -9,8 +9,8 @@ class StudyError(UserError):
     """The study is faulty, or cannot run here."""
 
 
-class StorageError(UserError):
-    """The storage cannot be reached or written."""
+class StorageError(UserError, OSError):
+    """The storage cannot be reached, read or written."""
 
 
 class TrackingError(UserError):

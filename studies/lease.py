@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from studies.errors import StorageError, StudyError
+from studies.errors import StudyError
 from studies.storage import Folder, LocalFolder
 
 LEASE = "lease.json"
@@ -61,7 +61,7 @@ class Lease:
 
         Raises:
             LeaseError: Another driver has it; nothing was written.
-            OSError, StorageError: Storage cannot be read or written.
+            OSError: Storage cannot be read or written.
         """
         self._wait_for_the_other()
         self._write()
@@ -136,7 +136,7 @@ class Lease:
                     return
                 self._record["beat"] += 1
                 self._write()
-            except (OSError, StorageError):
+            except OSError:
                 continue  # storage is away or full; whoever takes over is seen when it is back
 
 

@@ -1,12 +1,12 @@
 """Where the numbers of a report come from: trials, training curves, machines, MLflow runs."""
 
 import json
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from studies.addresses import without_credentials
 from studies.planning import Plan
 from studies.results import read_epochs
 from studies.storage import Folder
@@ -78,7 +78,7 @@ def _read_json(folder: Folder, name: str) -> dict[str, Any] | None:
     """Read an object of JSON; None where it is missing or damaged."""
     try:
         found = json.loads(folder.read(name))
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -128,9 +128,3 @@ def _links(index: Mapping[str, Any] | None) -> Links:
         )
     except (KeyError, TypeError, AttributeError):
         return Links()
-
-
-def without_credentials(text: str) -> str:
-    """Leave out user, password and query of every URI in a text."""
-    text = re.sub(r"(?<=://)[^/\s'\"][^\s'\"]*@", "", text)
-    return re.sub(r"(://[^\s'\"?#]*)[?#][^\s'\"]*", r"\1", text)

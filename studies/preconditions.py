@@ -115,7 +115,7 @@ def check_here(study: Study, folder: Folder, tracking_uri: str) -> list[Check]:
         return f"'{folder.uri}' can be written"
 
     def tracking() -> str:
-        from studies.origin import without_credentials
+        from studies.addresses import without_credentials
 
         check_server(tracking_uri)
         return without_credentials(tracking_uri)
@@ -224,7 +224,7 @@ def _look_around(data: DataConfig, folder_uri: str, marker: str) -> dict[str, An
         folder = open_folder(folder_uri)
         told["sees_storage"] = folder.size(marker) is not None
         check_writable(folder)
-    except (OSError, StorageError) as error:
+    except OSError as error:
         told["storage_error"] = str(error)
     return told
 

@@ -104,7 +104,11 @@ def read_points(folder: Folder, training_id: str) -> tuple[list[dict[str, Any]],
     """
     try:
         lines = folder.read("points.jsonl").splitlines()
-        with np.load(io.BytesIO(folder.read("correct.npz"))) as archive:
+        stored = folder.read("correct.npz")
+    except FileNotFoundError:
+        return [], {}
+    try:
+        with np.load(io.BytesIO(stored)) as archive:
             packed = dict(archive)
     except UNREADABLE:
         return [], {}
@@ -188,11 +192,11 @@ def read_result(folder: Folder) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ResultError as error:
-        raise ResultError(f"'{folder.uri}/result.json' is damaged.") from error
+        raise ResultError(f"'{folder.sub('result.json').uri}' is damaged.") from error
     if result["status"] == "done":
         for rule, weights in result["trained"]["weights"].items():
             if folder.size(weights_file(rule)) != weights["bytes"]:
-                raise ResultError(f"'{folder.uri}/{weights_file(rule)}' is cut off or missing.")
+                raise ResultError(f"'{folder.sub(weights_file(rule)).uri}' is cut off or missing.")
     return result
 
 
@@ -211,7 +215,7 @@ def read_trained(folder: Folder) -> dict[str, Any] | None:
         return None
     for rule in trained["weights"]:
         if folder.size(weights_file(rule)) is None:
-            raise ResultError(f"'{folder.uri}/{weights_file(rule)}' is missing.")
+            raise ResultError(f"'{folder.sub(weights_file(rule)).uri}' is missing.")
     return trained
 
 
@@ -228,7 +232,7 @@ def read_weights(folder: Folder, trained: Mapping[str, Any], rule: str) -> bytes
     """
     data = folder.read(weights_file(rule))
     if hashlib.sha256(data).hexdigest() != trained["weights"][rule]["sha256"]:
-        raise ResultError(f"'{folder.uri}/{weights_file(rule)}' is not what was written.")
+        raise ResultError(f"'{folder.sub(weights_file(rule)).uri}' is not what was written.")
     return data
 
 

@@ -1,4 +1,4 @@
-"""MLflow as an index of the storage folder; the only import of mlflow.
+"""What the runs of a study hold in MLflow, written from its storage folder.
 
 One run for each key: the study, each of its trials below it, each point below its trial. What a
 run holds is read from storage, so syncing twice, or after any crash, changes nothing.
@@ -6,34 +6,21 @@ run holds is read from storage, so syncing twice, or after any crash, changes no
 
 import json
 import logging
-import os
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
 
-# MLflow's messages about its own migrations are not for our users; its warnings are
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-# standard output is for results
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-
-from mlflow.entities import Metric, Param, Run, ViewType
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
-
+from studies.addresses import without_credentials
 from studies.errors import TrackingError
-from studies.methods import RESULTS_VERSION
-from studies.origin import without_credentials, write_index
+from studies.experiment import ATTACKS, Experiment, Run, check_server, knock, refusals
+from studies.origin import write_index
 from studies.planning import Plan, PlannedTrial
 from studies.records import ResultError, digest, read_result
 from studies.results import (
     COLUMNS,
     TAGS,
-    attack_column,
     frame,
     read_epochs,
     read_planned,
@@ -41,48 +28,16 @@ from studies.results import (
 )
 from studies.storage import Folder
 
+__all__ = ["Tracker", "check_server"]
+
 log = logging.getLogger("oat.tracking")
 
 KINDS = ("study", "trial", "point")
 PARENT = "mlflow.parentRunId"
-ATTACKS = "oat.attacks"
-"""Tag of the experiment: JSON list of the attacks that any point was judged by."""
-PAGE = 5000
-BATCH = 900
-"""Metrics in one request; the server takes 1,000."""
 EPOCH_METRICS = ("train_loss", "sa_val", "ra_val", "lr", "images_per_second")
-TEXT_LIMIT = 6000
 
 
-def check_server(uri: str) -> None:
-    """Ask a tracking server whether it is there; a database needs no asking.
-
-    Raises:
-        TrackingError: It does not answer within five seconds.
-    """
-    if not uri.startswith(("http://", "https://")):
-        return
-    try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
-            return
-    except urllib.error.HTTPError as error:
-        if error.code in {401, 403}:
-            return  # it is there; credentials and hosts are checked by the first call
-        said = str(error)
-    except (OSError, ValueError) as error:
-        said = str(error)
-    raise _refused(
-        f"The tracking server '{uri}' does not answer ({said}); start it, correct "
-        "`--tracking-uri`, or leave that out to use a database beside the results."
-    )
-
-
-def _refused(said: str) -> TrackingError:
-    """Make an error of a sentence that may hold a URI with a password."""
-    return TrackingError(without_credentials(" ".join(said.split())))
-
-
-class Tracker:
+class Tracker(Experiment):
     """One study's experiment in MLflow.
 
     Args:
@@ -95,30 +50,21 @@ class Tracker:
     """
 
     def __init__(self, uri: str, study: str, artifacts: str | None = None) -> None:
-        # a dead server must cost seconds here, not MLflow's own minutes; the user's word counts
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-        self.uri = uri
-        self.study = study
+        super().__init__(uri, study, artifacts)
         self._epochs: dict[str, int] = {}
         self._runs: dict[tuple[str, str], Run] = {}
         self._known_attacks: set[str] = set()
-        try:
-            self.client = MlflowClient(tracking_uri=uri)
-            self.experiment_id = self._experiment(artifacts)
-        except MlflowException as error:
-            raise _refused(f"The tracking server '{uri}' refuses ({error}).") from error
-
-    def _experiment(self, artifacts: str | None) -> str:
-        found = self.client.get_experiment_by_name(self.study)
-        if found is None:
-            return str(self.client.create_experiment(self.study, artifacts))
-        if found.lifecycle_stage == "deleted":
-            self.client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
 
     def load(self) -> None:
-        """Learn which runs there are; of several with one key all but the oldest are deleted."""
+        """Learn which runs there are; of several with one key all but the oldest are deleted.
+
+        Raises:
+            TrackingError: The server does not answer, or refuses.
+        """
+        with refusals(self.uri):
+            self._load()
+
+    def _load(self) -> None:
         self._runs.clear()
         for kind in KINDS:
             for run in self._search(f"tags.`oat.kind` = '{kind}'"):
@@ -127,23 +73,6 @@ class Tracker:
                     self.client.delete_run(run.info.run_id)
                 else:
                     self._runs[key] = run
-
-    def _search(self, where: str) -> list[Run]:
-        runs: list[Run] = []
-        token = None
-        while True:
-            page = self.client.search_runs(
-                [self.experiment_id],
-                where,
-                ViewType.ACTIVE_ONLY,
-                PAGE,
-                ["attributes.start_time ASC"],
-                token,
-            )
-            runs.extend(page)
-            token = page.token
-            if not token:
-                return runs
 
     def _create(
         self,
@@ -161,17 +90,6 @@ class Tracker:
         self._runs[(kind, key)] = run
         self._log_params(run, params)
         return str(run.info.run_id)
-
-    def _log_params(self, run: Run, params: Mapping[str, Any]) -> None:
-        """Write the params that a run lacks: all of a new one, the rest after a crash."""
-        lacking = [
-            Param(key, str(value)[:TEXT_LIMIT])
-            for key, value in params.items()
-            if value is not None and key not in run.data.params
-        ]
-        for i in range(0, len(lacking), 100):
-            self.client.log_batch(run.info.run_id, params=lacking[i : i + 100])
-            run.data.params.update({p.key: p.value for p in lacking[i : i + 100]})
 
     def _put_under(self, run: Run, parent: str) -> None:
         """Move a run below another."""
@@ -226,12 +144,16 @@ class Tracker:
 
     @contextmanager
     def _refusals(self, folder: Folder) -> Iterator[None]:
-        """Say of what MLflow does not take that it is not lost."""
+        """Say of what MLflow does not take that it is not lost; a dead server costs seconds."""
         try:
-            yield
-        except MlflowException as error:
-            raise _refused(
-                f"MLflow at {self.uri} did not take all results ({error}); they are safe in "
+            if (said := knock(self.uri)) is not None:
+                raise TrackingError(f"it does not answer: {said}")
+            with refusals(self.uri):
+                yield
+        except TrackingError as error:
+            uri, said = without_credentials(self.uri), str(error).rstrip(".")
+            raise TrackingError(
+                f"MLflow at {uri} did not take all results ({said}); they are safe in "
                 f"'{folder.uri}', and `oat sync {self.study}` brings them there."
             ) from error
 
@@ -271,7 +193,7 @@ class Tracker:
         }
         known = self.client.get_run(run_id).data.metrics
         changed = {k: v for k, v in totals.items() if known.get(k) != v}
-        self._log(run_id, changed, 0)
+        self._log(run_id, changed)
         if artifacts is not None:
             self.client.log_artifacts(run_id, artifacts, "report")
         whole = all(trial.state == "done" for trial in plan.trials)
@@ -283,10 +205,10 @@ class Tracker:
         Raises:
             TrackingError: MLflow does not take it now; `finish` or `sync` will bring it later.
         """
-        try:
+        if (said := knock(self.uri)) is not None:
+            raise TrackingError(f"The tracking server does not answer ({said}).")
+        with refusals(self.uri):
             self.sync_trial(trial, folder, self.start_study(plan))
-        except MlflowException as error:
-            raise TrackingError(" ".join(str(error).split())) from error
 
     def sync_trial(self, trial: PlannedTrial, folder: Folder, study_run: str) -> None:
         """Bring the runs of one trial and its points to what its folder says.
@@ -342,27 +264,20 @@ class Tracker:
         self._epochs.pop(run_id, None)
 
     def _log_epochs(self, run_id: str, epochs: list[dict[str, Any]]) -> None:
-        if run_id not in self._epochs:
+        # a request that failed may have been taken: what is there is asked for again next time
+        last = self._epochs.pop(run_id, None)
+        if last is None:
             history = self.client.get_metric_history(run_id, "train_loss")
-            self._epochs[run_id] = max((m.step for m in history), default=0)
-        now = int(time.time() * 1000)
+            last = max((m.step for m in history), default=0)
         metrics = [
-            Metric(name, float(record[name]), now, record["epoch"])
+            (name, record[name], record["epoch"])
             for record in epochs
-            if record["epoch"] > self._epochs[run_id]
+            if record["epoch"] > last
             for name in EPOCH_METRICS
             if record[name] is not None
         ]
-        for i in range(0, len(metrics), BATCH):
-            self.client.log_batch(run_id, metrics=metrics[i : i + BATCH])
-        if epochs:
-            self._epochs[run_id] = max(self._epochs[run_id], epochs[-1]["epoch"])
-
-    def _log(self, run_id: str, values: Mapping[str, float], step: int) -> None:
-        now = int(time.time() * 1000)
-        metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
-        if metrics:
-            self.client.log_batch(run_id, metrics=metrics)
+        self._log_metrics(run_id, metrics)
+        self._epochs[run_id] = max([last, *(record["epoch"] for record in epochs[-1:])])
 
     def _finish_trial(
         self, run_id: str, trial: PlannedTrial, trained: Mapping[str, Any], folder: Folder
@@ -370,7 +285,7 @@ class Tracker:
         run = self._runs[("trial", trial.run_key)]
         if run.data.tags.get("oat.training_id") != trained["training_id"]:
             finals = ("device_seconds", "train_units", "parameters", "network_bytes")
-            self._log(run_id, {name: trained[name] for name in finals}, 0)
+            self._log(run_id, {name: trained[name] for name in finals})
             self.client.set_tag(run_id, "oat.training_id", trained["training_id"])
             run.data.tags["oat.training_id"] = trained["training_id"]
         rows = read_planned(folder, trial.job)
@@ -379,11 +294,6 @@ class Tracker:
         for row in rows:
             self._sync_point(row, wide.loc[row["point_key"]].dropna().to_dict(), run_id)
         self.client.set_terminated(run_id, "FINISHED")
-
-    def _attacks(self) -> list[str]:
-        """Return the attacks that any point of the experiment was judged by."""
-        tags = self.client.get_experiment(self.experiment_id).tags
-        return sorted(json.loads(tags.get(ATTACKS, "[]")))
 
     def _remember_attacks(self, attacks: set[str]) -> None:
         if attacks - self._known_attacks:
@@ -418,7 +328,7 @@ class Tracker:
         name = f"{row['variant']} {sign}={lam:g} width={row['width_mult']:g} seed={row['seed']}"
         name += f" {row['checkpoint_rule']} {row['attack']}"
         run_id = self._create("point", row["point_key"], name, trial_run, texts, tags)
-        self._log(run_id, {**_numbers(row), **by_attack}, 0)
+        self._log(run_id, {**_numbers(row), **by_attack})
         self.client.set_terminated(run_id, "FINISHED")
         self._runs[("point", row["point_key"])] = self.client.get_run(run_id)
 
@@ -426,7 +336,7 @@ class Tracker:
         """Bring a point's run to what is known by now: an attack may be new to the study."""
         run_id, known = run.info.run_id, run.data.metrics
         news = {name: value for name, value in numbers.items() if known.get(name) != value}
-        self._log(run_id, news, 0)
+        self._log(run_id, news)
         known.update(news)
         for name, tag in TAGS.items():
             if run.data.tags.get(tag) != row[name]:
@@ -440,7 +350,7 @@ class Tracker:
             plan: The plan of the study as storage has it now.
             folder: The study's folder.
         """
-        self.load()
+        self._load()
         study_run = self.start_study(plan)
         for trial in plan.trials:
             self.sync_trial(trial, folder.sub(f"trials/{trial.run_key}"), study_run)
@@ -448,29 +358,6 @@ class Tracker:
             if run.info.run_id != study_run:
                 self.client.set_terminated(run.info.run_id, "KILLED")
                 log.info("closed the orphaned run %s", run.info.run_id)
-
-    def columns(self) -> dict[str, str]:
-        """Return the columns of `points` and their types: `COLUMNS`, and one for each attack."""
-        return {**COLUMNS, **dict.fromkeys(map(attack_column, self._attacks()), "float64")}
-
-    def points(self, filters: Sequence[str] = ()) -> pd.DataFrame:
-        """Return points of the experiment as `studies.results.with_attack_columns` has them.
-
-        Those of an earlier `RESULTS_VERSION` are left out: they cannot be compared.
-
-        Args:
-            filters: Clauses of MLflow's filter that all must hold; none is all points.
-        """
-        where = "tags.`oat.kind` = 'point' and attributes.status = 'FINISHED'"
-        where = " and ".join([f"{where} and metrics.results_version = {RESULTS_VERSION}", *filters])
-        log.debug("asked MLflow for runs with %s", where)
-        columns = self.columns()
-        rows = []
-        for run in self._search(where):
-            tags = {name: run.data.tags.get(tag) for name, tag in TAGS.items()}
-            values = {**run.data.params, **run.data.metrics, **tags}
-            rows.append({name: values.get(name) for name in columns})
-        return frame(rows, also=[name for name in columns if name not in COLUMNS])
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:

@@ -26,7 +26,6 @@ from oat.recipe import TrainConfig, images_seen
 from oat.training import DivergenceError, Training
 from studies.checkpoints import Checkpoints
 from studies.claims import SupersededError
-from studies.errors import StorageError
 from studies.judging import Report, judge
 from studies.methods import method_of, tuples
 from studies.records import (
@@ -68,7 +67,7 @@ def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[st
     Raises:
         torch.AcceleratorError: The process has lost its device; another one must try again.
         SupersededError: Another worker goes on with the trial.
-        OSError, StorageError: Storage does not even take the record of a failure.
+        OSError: Storage does not even take the record of a failure.
     """
     started = time.time()
     name = "result.json"
@@ -115,7 +114,7 @@ def failure_kind(error: Exception) -> FailureKind:
         return "lost"
     if isinstance(error, DataError):
         return "data"
-    return "storage" if isinstance(error, OSError | StorageError) else "error"
+    return "storage" if isinstance(error, OSError) else "error"
 
 
 def _settle(job: Mapping[str, Any]) -> None:

@@ -63,9 +63,9 @@ def test_tools_of_the_studies_are_imported_under_studies_only(package: str) -> N
     assert offenders == {}
 
 
-def test_mlflow_is_imported_by_the_tracking_module_only() -> None:
+def test_mlflow_is_imported_by_one_module_only() -> None:
     importers = [path for path in _files("studies") if "mlflow" in _roots(_parse(path))]
-    assert {str(path.relative_to(ROOT)) for path in importers} <= {"studies/tracking.py"}
+    assert {str(path.relative_to(ROOT)) for path in importers} == {"studies/experiment.py"}
 
 
 def test_the_job_server_is_asked_by_one_module_only() -> None:

@@ -1,7 +1,8 @@
 """A study that trains in seconds, and a storage folder in which it is finished."""
 
+import itertools
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from benchmarks.servers import S3, s3_server
 from studies import api
 from studies.comparison import Comparison
 from studies.config import Study, load_study
@@ -19,7 +21,7 @@ from studies.origin import Origin, gather
 from studies.planning import make_plan
 from studies.records import digest, weights_file, write_points, write_result
 from studies.results import COLUMNS
-from studies.storage import LocalFolder
+from studies.storage import LocalFolder, open_folder
 from studies.trial import run_trial
 
 TINY: dict[str, Any] = {
@@ -40,11 +42,11 @@ IMAGES = 200
 """Test images of a study that was made up."""
 
 MakeUp = Callable[..., None]
-TrainAll = Callable[[Study, Path], None]
+TrainAll = Callable[[Study, Path | str], None]
 
 
-def _train_all(study: Study, storage: Path) -> None:
-    folder = LocalFolder(storage / study.name)
+def _train_all(study: Study, storage: Path | str) -> None:
+    folder = open_folder(storage).sub(study.name)
     for trial in make_plan(study, folder).to_run():
         run_trial(trial.job, folder.sub(f"trials/{trial.run_key}"), lambda _: None)
 
@@ -241,3 +243,32 @@ def renamed() -> Callable[[Comparison, str], Comparison]:
         )
 
     return apply
+
+
+@pytest.fixture(scope="session")
+def s3_on_loopback() -> Iterator[S3]:
+    """An S3 server that all tests share."""
+    with s3_server() as server:
+        yield server
+
+
+_BUCKETS = itertools.count()
+
+
+@pytest.fixture
+def s3(s3_on_loopback: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """The S3 server, without faults; its address and credentials are in the environment."""
+    for name, value in s3_on_loopback.environment.items():
+        monkeypatch.setenv(name, value)
+    s3_on_loopback.requests.clear()
+    yield s3_on_loopback
+    s3_on_loopback.fault = None
+
+
+@pytest.fixture
+def bucket(s3: S3) -> str:
+    """The URI of an empty bucket."""
+    name = f"bucket-{next(_BUCKETS)}"
+    s3.make_bucket(name)
+    s3.requests.clear()
+    return f"s3://{name}"

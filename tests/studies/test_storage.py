@@ -1,12 +1,17 @@
+import os
 import resource
-from collections.abc import Callable, Iterator
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.servers import S3, s3_error
 from studies.errors import StorageError
 from studies.storage import Folder, LocalFolder, RemoteFolder, check_writable, open_folder
 
@@ -26,9 +31,18 @@ def opener(request: pytest.FixtureRequest) -> Open:
     return chosen
 
 
+@pytest.fixture(params=["local", "remote", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    """A folder of each kind that is not there yet."""
+    if request.param == "s3":
+        return open_folder(f"{request.getfixturevalue('bucket')}/store")
+    return {"local": LocalFolder, "remote": _remote}[request.param](tmp_path / "store")
+
+
 @pytest.fixture
-def folder(opener: Open, tmp_path: Path) -> Folder:
-    return opener(tmp_path / "store")
+def objects(bucket: str) -> Folder:
+    """A folder on S3."""
+    return open_folder(f"{bucket}/some/where")
 
 
 def test_what_is_written_is_read(folder: Folder) -> None:
@@ -69,6 +83,7 @@ def test_reading_makes_nothing(folder: Folder, tmp_path: Path) -> None:
     folder.sub("b").names()
     folder.remove("c")
     assert list(tmp_path.iterdir()) == []
+    assert folder.names() == []
 
 
 def test_names_are_sorted_and_only_those_directly_below(folder: Folder) -> None:
@@ -117,8 +132,10 @@ def test_a_write_that_fails_leaves_the_old_file(
 ) -> None:
     folder = open_folder(address(tmp_path))
     folder.write("file", b"old")
-    with _files_of_at_most(1000), pytest.raises(OSError, match="too large"):
+    with _files_of_at_most(1000), pytest.raises(StorageError, match="too large") as caught:
         folder.write("file", bytes(5000))
+    assert str(tmp_path / "file") in str(caught.value)
+    assert isinstance(caught.value, OSError)
     assert folder.read("file") == b"old"
     assert folder.names() == ["file"]
 
@@ -188,3 +205,187 @@ def test_what_a_folder_is_called_opens_it_again(
     assert open_folder(folder.uri).read("a/b/file") == b"x"
     assert open_folder(folder.sub("a").sub("b").uri).names() == ["file"]
     assert open_folder(address(tmp_path) + "/").names() == ["a"]
+
+
+def test_a_name_with_spaces_and_signs_stays_itself(folder: Folder) -> None:
+    folder.write("a b/c%20d?.json", b"x")
+    assert folder.sub("a b").names() == ["c%20d?.json"]
+    assert open_folder(folder.sub("a b").uri).read("c%20d?.json") == b"x"
+
+
+def test_a_folder_is_no_file(folder: Folder) -> None:
+    folder.write("a/file", b"x")
+    with pytest.raises((FileNotFoundError, StorageError)):
+        folder.read("a")
+
+
+def test_parameters_stay_behind_the_path(s3: S3, bucket: str, monkeypatch: Any) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    where = f"endpoint_override={s3.url.removeprefix('http://')}&scheme=http"
+    folder = open_folder(f"{bucket}/studies/?{where}")
+    folder.sub("a/b").write("file", b"x")
+    assert folder.sub("a").sub("b").uri == f"{bucket}/studies/a/b?{where}"
+    assert open_folder(folder.sub("a/b").uri).read("file") == b"x"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.url)
+    assert open_folder(f"{bucket}/studies/a/b").read("file") == b"x"
+
+
+def test_a_small_file_on_s3_is_one_request_to_write_and_two_to_read(
+    s3: S3, objects: Folder
+) -> None:
+    for call, count in (
+        (lambda: objects.sub("a/b").write("c", b"x"), 1),
+        (lambda: objects.sub("a/b").size("c"), 1),
+        (lambda: objects.sub("a/b").size("d"), 1),
+        (lambda: objects.sub("a/b").read("c"), 2),
+        (lambda: objects.names(), 1),
+    ):
+        s3.requests.clear()
+        call()
+        assert len(s3.requests) == count, s3.requests
+
+
+def test_a_bucket_that_is_not_there_is_said_so_and_not_made(s3: S3) -> None:
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"no bucket 'nobody-made-it'; make it"):
+            open_folder("s3://nobody-made-it/studies")
+    assert {request.split()[0] for request in s3.requests} == {"HEAD"}
+
+
+def test_refused_credentials_are_one_sentence_that_holds_none(
+    s3: S3, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAOFANOTHER")
+    folder = open_folder(f"{bucket}/studies")
+    for call in (
+        lambda: folder.read("file"),
+        lambda: folder.size("file"),
+        lambda: folder.names(),
+        lambda: folder.write("file", b"x"),
+        lambda: folder.remove("file"),
+        lambda: check_writable(folder),
+    ):
+        with pytest.raises(StorageError) as caught:
+            call()
+        said = str(caught.value)
+        assert f"{bucket}/studies" in said
+        assert "AWS_ACCESS_KEY_ID" in said
+        assert "\n" not in said
+        assert os.environ["AWS_SECRET_ACCESS_KEY"] not in said
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://AKIA:tOpSeCrEt@bucket/path",
+        "s3://AKIA:tOp/SeCrEt@bucket/path",
+        "s3://tOpSeCrEt@bucket",
+        "s3://bucket/path?secret_key=tOpSeCrEt",
+        "hdfs://me:tOpSeCrEt@host:9000/path",
+        "abfs://account.example/path?client_secret=tOpSeCrEt",
+    ],
+)
+def test_credentials_in_the_address_are_refused(uri: str) -> None:
+    with pytest.raises(StorageError, match="must not hold credentials") as caught:
+        open_folder(uri)
+    assert "tOp" not in str(caught.value)
+    assert "SeCrEt" not in str(caught.value)
+    assert "environment" in str(caught.value)
+
+
+@pytest.mark.parametrize("signalled", ["PUT", "POST"])
+def test_a_write_to_s3_that_is_interrupted_is_whole_or_not_there(
+    signalled: str, s3: S3, objects: Folder
+) -> None:
+    """Ctrl-C while pyarrow opens the object, and while it is sent."""
+    old, new = b"old" * 100, bytes(12_000_000) if signalled == "POST" else b"new" * 100
+    objects.write("file", old)
+
+    def interrupt(environ: Mapping[str, Any], start: Any) -> None:
+        if environ["REQUEST_METHOD"] == signalled:
+            s3.fault = None
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+
+    s3.fault = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        objects.write("file", new)
+    assert objects.read("file") == new
+
+
+class _Interrupted:
+    """A file system under which Ctrl-C comes as soon as a file is open."""
+
+    def __init__(self, system: Any) -> None:
+        self._system = system
+
+    def open_output_stream(self, path: str) -> Any:
+        stream = self._system.open_output_stream(path)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        return stream
+
+
+def test_ctrl_c_between_opening_and_writing_puts_no_empty_object(bucket: str) -> None:
+    folder = RemoteFolder(f"{bucket}/store")
+    whole, folder._system = folder._system, _Interrupted(folder._system)
+    with pytest.raises(KeyboardInterrupt):
+        folder.write("file", b"new")
+    folder._system = whole
+    assert folder.read("file") == b"new"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_a_part_that_s3_does_not_take_leaves_the_old_file(s3: S3, objects: Folder) -> None:
+    objects.write("file", b"old")
+    refuse = s3_error(400, "InvalidPart")
+
+    def second(environ: Mapping[str, Any], start: Any) -> Iterable[bytes] | None:
+        return refuse(environ, start) if "partNumber=2" in environ["QUERY_STRING"] else None
+
+    s3.fault = second
+    with pytest.raises(StorageError, match="cannot be written"):
+        objects.write("file", bytes(25_000_000))
+    assert objects.read("file") == b"old"
+
+
+@pytest.mark.parametrize("error", [(500, "InternalError"), (503, "SlowDown")])
+def test_an_s3_that_is_busy_for_a_moment_is_asked_again(
+    error: tuple[int, str], s3: S3, objects: Folder
+) -> None:
+    busy, left = s3_error(*error), 0
+
+    def fault(environ: Mapping[str, Any], start: Any) -> Iterable[bytes] | None:
+        nonlocal left
+        left -= 1
+        return busy(environ, start) if left >= 0 else None
+
+    s3.fault = fault
+    left = 3
+    objects.write("file", b"x")
+    left = 3
+    assert objects.read("file") == b"x"
+
+
+def test_an_s3_that_is_slow_is_waited_for(s3: S3, objects: Folder) -> None:
+    s3.fault = lambda environ, start: time.sleep(1)
+    objects.write("file", b"x")
+    assert objects.read("file") == b"x"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_an_s3_that_stays_broken_is_one_sentence(s3: S3, objects: Folder) -> None:
+    s3.fault = s3_error(500, "InternalError")
+    with pytest.raises(StorageError, match=r"/some/where/file' cannot be written: .*made up\.$"):
+        objects.write("file", b"x")
+
+
+def test_an_s3_that_is_gone_is_one_sentence(
+    s3: S3, objects: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(StorageError, match="cannot be reached") as caught:
+        open_folder("s3://bucket/path")
+    assert "\n" not in str(caught.value)
