@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from studies.planning import Plan
-from studies.runner import run_key_of
+from studies.runner import how_lost, run_key_of
 
 LINE_EVERY_SECONDS = 15.0
 SOONEST_ESTIMATE = 0.05
@@ -135,11 +135,11 @@ class Progress(Callback):  # type: ignore[misc]
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Take the loss of a worker whose trial another one continues."""
-        self._lost(trial, "worker lost, goes on")
+        self._lost(trial, f"{how_lost(trial)}, goes on")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Take the loss of a worker whose trial has been lost too often."""
-        self._lost(trial, "worker lost")
+        self._lost(trial, f"{how_lost(trial)} again and again")
 
     def _lost(self, trial: Any, state: str) -> None:
         row = self._row(trial)

@@ -20,12 +20,13 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Tune's handler would swallow Ctrl-C; its loggers would write what the storage folder has
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # `how_lost` says it in a word
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a banner at verbose=0
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 from ray import cloudpickle, tune
-from ray.exceptions import OutOfMemoryError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
 from ray.tune.schedulers import FIFOScheduler
 
@@ -36,7 +37,7 @@ from studies.records import differences, versions
 from studies.storage import Folder, open_folder
 from studies.trial import run_trial
 
-LOST_WORKER_RETRIES = 3
+LOST_WORKER_RETRIES = 5
 """Times that a trial is started again without having got on since the last time."""
 
 log = logging.getLogger("oat.ray")
@@ -44,6 +45,8 @@ log = logging.getLogger("oat.ray")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 RAY_MEMORY = "running low on memory"
 """What Ray says of an actor that its memory monitor has killed."""
+NODE_DEATH = "its node has died"
+"""What Ray says of an actor whose node it has lost."""
 
 
 class FirstLines(io.TextIOBase):
@@ -229,6 +232,16 @@ def _error_of(trial: Any) -> Any:
     return cloudpickle.loads(Path(path).read_bytes()) if path and Path(path).exists() else None
 
 
+def how_lost(trial: Any) -> str:
+    """Say in a few words how one of Tune's trials has lost its worker."""
+    error = _error_of(trial)
+    if _is_out_of_memory(error):
+        return "out of memory"
+    if NODE_DEATH in str(error):
+        return "its node is gone"
+    return "its worker died" if isinstance(error, RayActorError) else _last_words(error)
+
+
 def _is_out_of_memory(error: Any) -> bool:
     """Tell whether a worker's end was a lack of memory, by our account or by Ray's monitor."""
     if error is None:
@@ -305,7 +318,7 @@ def launch(plan: Plan, folder: Folder, callbacks: Sequence[Callback]) -> dict[st
         shutil.rmtree(bookkeeping, ignore_errors=True)
 
 
-def _last_words(error: Exception) -> str:
+def _last_words(error: Exception | None) -> str:
     """Return what a worker said at its end, in one line."""
     cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]

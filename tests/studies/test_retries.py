@@ -141,4 +141,4 @@ def test_a_worker_that_dies_at_the_same_place_again_and_again_is_given_up_with_m
 
     assert _run(tmp_path, live).error is not None
     # 1 + LOST_WORKER_RETRIES lives; the kernel's killer looks like this, so there is more room
-    assert (tmp_path / "lives").read_text().splitlines() == ["1", "1", "2", "4"]
+    assert (tmp_path / "lives").read_text().splitlines() == ["1", "1", "2", "4", "4", "4"]
