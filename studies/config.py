@@ -411,6 +411,8 @@ def _known_keys(path: Sequence[str | int], data: Any) -> list[str]:
     match path:
         case []:
             return list(Study.model_fields)
+        case ["resources"] | ["methods", int(), "resources"]:
+            return list(Resources.model_fields)
         case ["methods", int(i), *_]:
             return list(METHOD_BLOCKS[data["methods"][i]["name"]].model_fields)
         case ["evaluate"]:
@@ -418,8 +420,6 @@ def _known_keys(path: Sequence[str | int], data: Any) -> list[str]:
         case ["evaluate", "attacks", int(i), *_]:
             kind = ATTACKS[data["evaluate"]["attacks"][i]["name"]]
             return [field.name for field in dataclasses.fields(kind)]
-        case ["resources"]:
-            return list(Resources.model_fields)
     blocks: dict[Any, Any] = {
         "data": DataConfig,
         "model": ModelConfig,

@@ -611,3 +611,31 @@ def test_two_dedicated_models_are_enough_for_transfer() -> None:
     methods = "methods=[{name: pgd_at, lam: [1]}, {name: trades, beta: 6}]"
     (attack,) = load_study(_good(), [methods, _attacks("{name: transfer}")]).attacks()
     assert attack.label == "transfer20"
+
+
+def test_a_method_may_ask_for_more_than_the_study_says(tiny: dict[str, Any]) -> None:
+    tiny["resources"] = {"cpu": 2, "gpu": 0.25}
+    tiny["methods"][0]["resources"] = {"cpu": 4, "gpu": 1}
+    study = load_study(tiny)
+    asked = {method.name: (need.cpu, need.gpu) for method, need in study.requests()}
+    assert asked == {"oat": (4, 1.0), "pgd_at": (2, 0.25), "trades": (2, 0.25)}
+    assert [method for method, _ in study.requests()] == study.all_methods()
+    assert load_study(study.dump()) == study
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        ({"gpu": 0.3}, "`gpu` must be 0, 1/4, 1/3, 1/2 or a whole number"),
+        ({"cpu": 0}, "methods.0.resources.cpu"),
+        ({"gpus": 1}, "did you mean 'methods.0.resources.gpu'?"),
+        ({"device": "tpu"}, "methods.0.resources.device"),
+    ],
+)
+def test_what_a_method_asks_for_is_checked(
+    resources: dict[str, Any], words: str, tiny: dict[str, Any]
+) -> None:
+    tiny["methods"][0]["resources"] = resources
+    with pytest.raises(StudyError) as caught:
+        load_study(tiny)
+    assert words in str(caught.value)

@@ -739,3 +739,13 @@ def test_images_are_crafted_at_every_other_lam_of_a_network_that_has_them(
     plan = _plan(tiny, tmp_path, "evaluate.attacks=[{every_lam: true}]", "evaluate.lams=[0, 1]")
     others = [[p.get("other_lams") for p in trial.job["points"]] for trial in plan.trials]
     assert others == [[[1], [0]], [None], [None], [None]]
+
+
+def test_where_a_trial_runs_is_no_part_of_its_key(tiny: dict[str, Any], tmp_path: Path) -> None:
+    folder = LocalFolder(tmp_path)
+    before = make_plan(load_study(tiny), folder)
+    tiny["methods"][0]["resources"] = {"cpu": 4, "gpu": 1, "device": "cpu"}
+    after = make_plan(load_study(tiny), folder)
+    assert [t.run_key for t in after.trials] == [t.run_key for t in before.trials]
+    assert after.trials[0].job["resources"] == {"cpu": 4, "gpu": 1.0, "device": "cpu"}
+    assert after.trials[1].job["resources"] == {"cpu": 1, "gpu": 0.0, "device": "auto"}
