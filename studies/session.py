@@ -3,8 +3,8 @@
 Ray, MLflow and the charts take seconds to import, so a function imports those it needs.
 """
 
-import _thread
 import os
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -157,17 +157,27 @@ def only_driver(study: Study, folder: Folder, console: Console) -> Iterator[None
         LeaseError: Another driver has it, or has taken it.
     """
     taken = threading.Event()
+    # elsewhere than in the main thread Python takes no signals: the run then ends in its own time
+    main = threading.current_thread() is threading.main_thread()
 
     def lost() -> None:
         taken.set()
-        _thread.interrupt_main()
+        if main:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
 
     def say(sentence: str) -> None:
         console.print(sentence, highlight=False)
 
+    # not SIGINT, which a shell's background processes ignore; nor SIGUSR1, which is Tune's
+    before = signal.signal(signal.SIGUSR2, stop) if main else None
     try:
         with Lease(folder, study.name, lost=lost, waiting=say):
             yield
+            if taken.is_set():
+                raise KeyboardInterrupt
     except KeyboardInterrupt:
         if not taken.is_set():
             raise
@@ -175,6 +185,9 @@ def only_driver(study: Study, folder: Folder, console: Console) -> Iterator[None
             f"Another run of study '{study.name}' has taken over, as this one gave no sign of "
             "life; that one goes on."
         ) from None
+    finally:
+        if main:
+            signal.signal(signal.SIGUSR2, before)
 
 
 def _connect(

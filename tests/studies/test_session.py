@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from oat import autoattack
-from studies import api, cli, session
+from studies import api, cli, lease, session
 from studies.config import Study, load_study
 from studies.errors import TrackingError
+from studies.lease import LEASE, LeaseError
 from studies.planning import Plan
 from studies.session import RunOutcome
+from studies.storage import LocalFolder
 from studies.tracking import Tracker
 
 NOLOAD = pytest.mark.filterwarnings(
@@ -130,6 +133,14 @@ def test_an_attack_whose_package_is_missing_is_refused_before_anything_starts(
     assert f"`{name}` needs the package pyautoattack; install 'oat-studies[autoattack]'." in said
 
 
+def _prepared(monkeypatch: pytest.MonkeyPatch, launch: Callable[..., dict[str, str]]) -> None:
+    """Let a run go as far as its launch, which is another."""
+    monkeypatch.setattr("studies.tracking.check_server", lambda _: None)
+    monkeypatch.setattr(session, "_connect", lambda *_: None)
+    monkeypatch.setattr(session, "_open_tracker", lambda *_: Mock())
+    monkeypatch.setattr(session, "_launch", launch)
+
+
 def _launches(
     study: Study,
     storage: Path,
@@ -144,11 +155,8 @@ def _launches(
         leave(len(launched))
         return {}
 
-    monkeypatch.setattr("studies.tracking.check_server", lambda _: None)
-    monkeypatch.setattr(session, "_connect", lambda *_: None)
-    monkeypatch.setattr(session, "_open_tracker", lambda *_: Mock())
+    _prepared(monkeypatch, launch)
     monkeypatch.setattr(session, "_compare_and_report", lambda *_: (None, {}, []))
-    monkeypatch.setattr(session, "_launch", launch)
     api.run(study, storage=storage)
     return launched
 
@@ -197,3 +205,44 @@ def test_points_that_are_left_without_transfer_are_for_the_next_run(
         make_up(study, tmp_path, lambda p: p["attack"]["name"] != "fgsm")
 
     assert len(_launches(study, tmp_path, monkeypatch, leave)) == 1
+
+
+def test_a_study_that_runs_is_not_run_nor_synced_by_another(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+
+    def launch(*_: object) -> dict[str, str]:
+        for call in (api.run, api.sync):
+            with pytest.raises(LeaseError) as caught:
+                call(tiny, storage=tmp_path)
+            refused.append(str(caught.value))
+        assert api.plan(tiny, storage=tmp_path).trials  # looking is free
+        assert len(api.status(tiny, storage=tmp_path)) == 4
+        raise TrackingError("that is enough.")
+
+    _prepared(monkeypatch, launch)
+    with pytest.raises(TrackingError, match="that is enough"):
+        api.run(tiny, storage=tmp_path)
+    assert len(refused) == 2
+    assert all("is being run already" in said for said in refused)
+    assert not (tmp_path / "tiny" / LEASE).exists()
+
+
+def test_a_run_that_was_taken_for_dead_stops_and_leaves_the_lease_to_the_other(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
+    path = tmp_path / "tiny" / LEASE
+
+    def launch(*_: object) -> dict[str, str]:
+        LocalFolder(path.parent).write(LEASE, b'{"owner": "another"}')
+        time.sleep(9)
+        return {}
+
+    _prepared(monkeypatch, launch)
+    began = time.monotonic()
+    with pytest.raises(LeaseError, match="has taken over"):
+        api.run(tiny, storage=tmp_path)
+    assert time.monotonic() - began < 8
+    assert path.read_bytes() == b'{"owner": "another"}'
