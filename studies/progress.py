@@ -14,6 +14,8 @@ from studies.planning import Plan
 from studies.runner import how_lost, run_key_of
 
 LINE_EVERY_SECONDS = 15.0
+ENDS = {"done": "ended", "failed": "failed", "diverged": "diverged"}
+"""How a trial may end, and what is said of it."""
 SOONEST_ESTIMATE = 0.05
 """Share of the work that must be done before the time left is guessed."""
 
@@ -33,6 +35,13 @@ class _Row:
     ra: float | None = None
     images_per_second: float | None = None
     started: float = 0.0
+    outcome: str = "done"
+    error: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes of it in this run."""
+        return self.state in ENDS
 
     @property
     def cost(self) -> float:
@@ -42,7 +51,7 @@ class _Row:
     @property
     def behind(self) -> float:
         """Units of the trial that are behind us."""
-        if self.state == "done":
+        if self.ended:
             return self.cost
         trained = self.epoch / self.epochs if self.epochs else 0.0
         return trained * self.units + self.judged / self.points * self.judge_units
@@ -115,23 +124,27 @@ class Progress(Callback):  # type: ignore[misc]
             row.images_per_second = result["images_per_second"]
             if result["sa_val"] is not None:
                 row.sa, row.ra = result["sa_val"], result["ra_val"]
-        else:
+        elif result["kind"] == "point":
             row.state = "judging"
             row.judged += 1
+        else:
+            row.outcome, row.error = result["status"], result["error"]
         self._changed(run_key_of(trial))
         self._show()
         if self._live is None and time.monotonic() - self._spoke > LINE_EVERY_SECONDS:
             self._say(f"{row.label} seed {row.seed}: {row.place}{_rates(row)}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Take the end of a trial; whether it is a good one stands in its folder."""
+        """Take the end of a trial, good or bad."""
         row = self._row(trial)
-        row.state = "done"
+        row.state = row.outcome
         self._changed(run_key_of(trial))
         self._show()
         if self._live is None:
             seconds = time.monotonic() - row.started
-            self._say(f"{row.label} seed {row.seed}: ended after {seconds:.0f} s{_rates(row)}")
+            why = f" ({row.error})" if row.error else ""
+            what = f"{ENDS[row.state]} after {seconds:.0f} s{why}"
+            self._say(f"{row.label} seed {row.seed}: {what}{_rates(row)}")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Take the loss of a worker whose trial another one continues."""
@@ -158,7 +171,7 @@ class Progress(Callback):  # type: ignore[misc]
 
     def _say(self, line: str) -> None:
         self._spoke = time.monotonic()
-        ended = sum(self._rows[key].state == "done" for key in self._left)
+        ended = sum(self._rows[key].ended for key in self._left)
         self._console.print(
             f"[{ended}/{len(self._left)}] {line}{self._time_left()}",
             highlight=False,
@@ -176,7 +189,7 @@ class Progress(Callback):  # type: ignore[misc]
         return f", about {duration(seconds)} left"
 
     def _table(self) -> Table:
-        ended = sum(self._rows[key].state == "done" for key in self._left)
+        ended = sum(self._rows[key].ended for key in self._left)
         title = f"{ended} of {len(self._left)} trials{self._time_left()}"
         table = Table(title=title, title_justify="left")
         for name in ("trial", "seed", "state", "epoch", "judged", "SA val", "RA val", "images/s"):

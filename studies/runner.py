@@ -50,15 +50,16 @@ NODE_DEATH = "its node has died"
 
 
 class FirstLines(io.TextIOBase):
-    """Takes what Ray prints of dead nodes, pages long, and logs the first line.
+    """Takes what Ray prints, and logs the first sentence of what its processes tell.
 
-    Ray prints it to standard output, which is for results.
+    Of a dead node that is a page, and Ray prints it to standard output, which is for results.
     """
 
     def write(self, text: str) -> int:
-        """Log the first line, if there is one."""
-        if lines := ANSI.sub("", text).strip().splitlines():
-            log.warning("%s", lines[0])
+        """Log the first sentence of a text that begins with a process in brackets."""
+        plain = ANSI.sub("", text).strip()
+        if plain.startswith("("):
+            log.warning("%s", plain.splitlines()[0].partition(". ")[0])
         return len(text)
 
 
@@ -266,6 +267,7 @@ def trainable(config: dict[str, Any]) -> None:
         return  # whoever goes on with the trial reports it
     if outcome.get("kind") == "out_of_memory" and trial["can_grow"]:
         raise TrialOutOfMemory(outcome["error"])
+    tune.report({"kind": "end", "status": outcome["status"], "error": outcome.get("error")})
 
 
 def launch(plan: Plan, folder: Folder, callbacks: Sequence[Callback]) -> dict[str, str]:
