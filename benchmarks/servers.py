@@ -289,6 +289,7 @@ class Mlflow:
                 "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
                 f"database_uri = sqlite:///{self.folder / 'auth.db'}\n"
                 "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+                "auth_cache_ttl_seconds = 600\n"  # hashing the password anew slows each request
             )
             environment |= {
                 "MLFLOW_AUTH_CONFIG_PATH": str(self.folder / "auth.ini"),

@@ -96,6 +96,8 @@ def test_a_faulty_index_gives_no_links(index: Any, tiny: dict[str, Any], storage
         ("http://me:pw@a http://me:pw@b", "http://a http://b"),
         ("sqlite:////tmp/a@b/mlflow.db", "sqlite:////tmp/a@b/mlflow.db"),
         ("oat run study.yaml --set a=b?", "oat run study.yaml --set a=b?"),
+        ("'s3://b/x?endpoint_override=h:1&scheme=http'",) * 2,
+        ("s3://b/x?secret_key=pw", "s3://b/x"),
     ],
 )
 def test_credentials_are_left_out_of_any_text(text: str, clean: str) -> None:

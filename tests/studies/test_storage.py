@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks.servers import S3, s3_error
 from studies.errors import StorageError
+from studies.records import read_points, write_points
 from studies.storage import Folder, LocalFolder, RemoteFolder, check_writable, open_folder
 
 Open = Callable[[Path], Folder]
@@ -382,6 +383,8 @@ def test_an_s3_that_stays_broken_is_one_sentence(s3: S3, objects: Folder) -> Non
         objects.write("file", b"x")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(60)
 def test_an_s3_that_is_gone_is_one_sentence(
     s3: S3, objects: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -389,3 +392,14 @@ def test_an_s3_that_is_gone_is_one_sentence(
     with pytest.raises(StorageError, match="cannot be reached") as caught:
         open_folder("s3://bucket/path")
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    s3: S3, objects: Folder
+) -> None:
+    """Points that a broken connection hides would be judged anew, over those that are there."""
+    write_points(objects, [], {})
+    assert read_points(objects, "id") == ([], {})
+    s3.fault = s3_error(403, "AccessDenied")
+    with pytest.raises(StorageError):
+        read_points(objects, "id")

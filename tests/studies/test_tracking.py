@@ -471,13 +471,17 @@ def test_credentials_in_the_address_of_a_server_are_refused(login: str) -> None:
     assert "MLFLOW_TRACKING_PASSWORD" in str(caught.value)
 
 
+def _open(uri: str) -> Tracker:
+    check_server(uri)
+    return Tracker(uri, "tiny")
+
+
 @pytest.mark.parametrize("kind", ["postgresql+psycopg2", "postgresql+nodriver", "nodatabase"])
 def test_a_database_that_is_not_there_is_one_sentence_without_its_password(kind: str) -> None:
     uri = f"{kind}://me:sEcReT@127.0.0.1:1/runs?sslpassword=sEcReT"
     began = time.monotonic()
-    with pytest.raises(TrackingError) as caught:  # noqa: PT012 -- either may say so
-        check_server(uri)
-        Tracker(uri, "tiny")
+    with pytest.raises(TrackingError) as caught:
+        _open(uri)
     assert time.monotonic() - began < 8
     assert "sEcReT" not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -509,6 +513,49 @@ def test_results_that_mlflow_does_not_take_are_named_as_safe(
     with pytest.raises(TrackingError, match=r"safe in .*`oat sync tiny`"):
         tracker.finish(plan, _folder(synced), study_points(plan, _folder(synced)))
     assert _snapshot(synced) == before
+
+
+@pytest.mark.slow
+def test_a_server_that_hangs_while_a_study_runs_costs_seconds_a_call(
+    tiny: dict[str, Any], synced: Path, silent: str
+) -> None:
+    plan, folder = _plan(tiny, synced), _folder(synced)
+    tracker = Tracker(_uri(synced), "tiny")
+    tracker.load()
+    tracker.uri, tracker.client = silent, MlflowClient(tracking_uri=silent)
+    table = study_points(plan, folder)
+    for call in (
+        lambda: tracker.follow(plan, plan.trials[0], folder),
+        lambda: tracker.catch_up(plan, folder),
+        lambda: tracker.close(plan, folder, table),
+    ):
+        began = time.monotonic()
+        with pytest.raises(TrackingError, match="does not answer") as caught:
+            call()
+        assert time.monotonic() - began < 8
+        assert "\n" not in str(caught.value)
+
+
+def test_an_epoch_whose_request_was_taken_but_not_answered_is_logged_once(
+    tiny: dict[str, Any], fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = _plan(tiny, fresh)
+    trial, folder = plan.trials[0], _folder(fresh).sub(f"trials/{plan.trials[0].run_key}")
+    tracker = Tracker(_uri(fresh), "tiny")
+    tracker.load()
+    write = tracker.client.log_batch
+
+    def cut_off(run_id: str, **batch: Any) -> None:
+        write(run_id, **batch)
+        if "metrics" in batch:
+            monkeypatch.undo()
+            raise ConnectionError("cut off")
+
+    monkeypatch.setattr(tracker.client, "log_batch", cut_off)
+    with pytest.raises(TrackingError, match="cut off"):
+        tracker.follow(plan, trial, folder)
+    tracker.follow(plan, trial, folder)
+    assert list(_steps(fresh, "train_loss").values()) == [[1]]
 
 
 def test_the_folder_says_which_run_each_trial_and_point_has(
