@@ -5,13 +5,20 @@ The layout, and what makes a trial done, are described in docs/architecture.md.
 
 import shutil
 import uuid
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from oat.checkpoint import write_atomic
 from studies.errors import StorageError
 
 OBJECT_STORES = frozenset({"s3", "gcs", "abfs"})
+READERS = 16
+"""Folders that are read at a time: an answer over a network takes milliseconds of waiting."""
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 class Folder(Protocol):
@@ -186,3 +193,14 @@ def check_writable(folder: Folder) -> None:
         raise StorageError(
             f"`--storage` '{folder.uri}' cannot be written ({error}); choose a folder that can."
         ) from error
+
+
+def in_threads(look_up: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
+    """Look up many items in storage, `READERS` at a time.
+
+    Returns:
+        What was found, in the order of the items. The first error is raised, and what has not
+        begun by then is not begun.
+    """
+    with ThreadPoolExecutor(READERS, thread_name_prefix="oat-storage") as pool:
+        return list(pool.map(look_up, items))

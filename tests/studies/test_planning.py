@@ -739,3 +739,25 @@ def test_images_are_crafted_at_every_other_lam_of_a_network_that_has_them(
     plan = _plan(tiny, tmp_path, "evaluate.attacks=[{every_lam: true}]", "evaluate.lams=[0, 1]")
     others = [[p.get("other_lams") for p in trial.job["points"]] for trial in plan.trials]
     assert others == [[[1], [0]], [None], [None], [None]]
+
+
+def test_nothing_is_asked_of_trials_that_are_not_in_storage(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    class Watched(LocalFolder):
+        def sub(self, name: str) -> "Watched":
+            return Watched(self.path / name)
+
+        def read(self, name: str) -> bytes:
+            asked.append(name)
+            return super().read(name)
+
+        def size(self, name: str) -> int | None:
+            asked.append(name)
+            return super().size(name)
+
+    study = load_study(tiny)
+    assert {t.state for t in make_plan(study, Watched(tmp_path)).trials} == {"missing"}
+    assert asked == []

@@ -1,4 +1,5 @@
 import resource
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from studies.errors import StorageError
-from studies.storage import Folder, LocalFolder, RemoteFolder, check_writable, open_folder
+from studies.storage import (
+    READERS,
+    Folder,
+    LocalFolder,
+    RemoteFolder,
+    check_writable,
+    in_threads,
+    open_folder,
+)
 
 Open = Callable[[Path], Folder]
 
@@ -188,3 +197,30 @@ def test_what_a_folder_is_called_opens_it_again(
     assert open_folder(folder.uri).read("a/b/file") == b"x"
     assert open_folder(folder.sub("a").sub("b").uri).names() == ["file"]
     assert open_folder(address(tmp_path) + "/").names() == ["a"]
+
+
+def test_what_is_looked_up_in_threads_keeps_its_order_and_so_many_run_at_a_time() -> None:
+    together = threading.Barrier(READERS)
+
+    def look_up(item: int) -> int:
+        together.wait(timeout=5)
+        return -item
+
+    items = range(2 * READERS)
+    assert in_threads(look_up, items) == [-item for item in items]
+
+
+def test_an_error_in_a_thread_is_raised_and_stops_what_has_not_begun() -> None:
+    begun: list[int] = []
+    failed = threading.Event()
+
+    def look_up(item: int) -> None:
+        begun.append(item)
+        if item == 0:
+            failed.set()
+            raise PermissionError("no")
+        failed.wait(timeout=5)
+
+    with pytest.raises(PermissionError, match="no"):
+        in_threads(look_up, range(100_000))
+    assert len(begun) < 100_000
