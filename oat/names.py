@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import fields
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
@@ -26,7 +27,7 @@ def check_literals(config: Any) -> None:
     Raises:
         ValueError: As above.
     """
-    hints = get_type_hints(type(config))
+    hints = _hints(config.__class__)
     for field in fields(config):
         kind, value = hints[field.name], getattr(config, field.name)
         if get_origin(kind) is Literal and value not in get_args(kind):
@@ -34,3 +35,8 @@ def check_literals(config: Any) -> None:
                 f"`{field.name}` must be one of {', '.join(map(str, get_args(kind)))}, "
                 f"got '{value}'."
             )
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)

@@ -25,6 +25,7 @@ from studies.guards import (
 )
 from studies.intervals import LEVEL, Interval
 from studies.masking import masking_table, masking_verdict
+from studies.records import Correct
 from studies.resampling import Resampled
 from studies.results import correctness
 
@@ -170,6 +171,19 @@ def compare(
     Raises:
         ComparisonError: There are no points, or they come from different settings.
     """
+    return _compare(points, correctness(points), attack, checkpoint, margin, force, unfinished)
+
+
+def _compare(
+    points: pd.DataFrame,
+    correct: Correct,
+    attack: str | None,
+    checkpoint: str | None,
+    margin: float,
+    force: bool,
+    unfinished: Iterable[str] = (),
+) -> Comparison:
+    """Compare as `compare` does, with the correctness of the points, or of more, at hand."""
     points, notes = finite_points(points)
     points, lacking = one_checkpoint(points, checkpoint)
     notes += lacking
@@ -180,7 +194,7 @@ def compare(
     chosen = _strongest(points) if attack is None else attack
     if chosen not in attacks:
         raise ComparisonError(f"No point was judged by '{chosen}'; there are {', '.join(attacks)}.")
-    grid, masking, correct = points, masking_table(points), correctness(points)
+    grid, masking = points, masking_table(points)
     notes += stronger_note(points, chosen, correct)
     points = points[points["attack"] == chosen].sort_values("point_key", ignore_index=True)
     notes += check_comparable(points, force)
@@ -236,12 +250,13 @@ def compare_all(
     Raises:
         ComparisonError: The first cannot be made.
     """
-    options: dict[str, Any] = {"checkpoint": checkpoint, "margin": margin, "force": force}
-    first = compare(points, attack=attack, unfinished=unfinished, **options)
+    correct = correctness(points)
+    options = (checkpoint, margin, force)
+    first = _compare(points, correct, attack, *options, unfinished)
     others, notes = [], []
     for other in sorted(set(points["attack"]) - {first.attack}):
         try:
-            others.append(compare(points, attack=other, **options))
+            others.append(_compare(points, correct, other, *options))
         except ComparisonError as error:
             notes.append(f"Not compared under '{other}': {error}")
     return replace(first, notes=first.notes + notes), others
@@ -314,25 +329,28 @@ def _pairs(draws: Resampled) -> list[tuple[int, int]]:
         Indices of cells, OAT's first; variant by variant, the widest first.
     """
     cells, pairs = draws.cells, []
+    lam, width, sa, ra = (cells[name].to_numpy() for name in ("lam", "width_mult", "sa", "ra"))
+    dedicated = [int(str(j)) for j in _widest_first(cells[~draws.once]).index]
     for variant in cells.loc[draws.once, "variant"].unique():
-        mine = cells[cells["variant"] == variant]
-        for j, dedicated in _widest_first(cells[~draws.once]).iterrows():
-            candidates = mine[np.isclose(mine["width_mult"], dedicated["width_mult"])]
-            if pd.notna(dedicated["lam"]):
-                candidates = candidates[(candidates["lam"] - dedicated["lam"]).abs() < SAME_LAM]
+        mine = np.flatnonzero(cells["variant"] == variant)
+        for j in dedicated:
+            candidates = mine[np.isclose(width[mine], width[j])]
+            if not np.isnan(lam[j]):
+                candidates = candidates[np.abs(lam[candidates] - lam[j]) < SAME_LAM]
             if len(candidates):
-                away = (candidates["sa"] - dedicated["sa"]).abs()
+                away = np.abs(sa[candidates] - sa[j])
                 # few images make ties, of which a user would deploy the more robust
-                nearest = candidates.loc[away < away.min() + 1e-9, "ra"].idxmax()
-                pairs.append((int(nearest), int(str(j))))
+                nearest = candidates[away < away.min() + 1e-9]
+                pairs.append((int(nearest[ra[nearest].argmax()]), j))
     return pairs
 
 
 def _table(pairs: list[tuple[int, int]], draws: Resampled, margin: float) -> pd.DataFrame:
     """Set the two of each pair side by side."""
     rows: list[dict[str, Any]] = []
+    cells = draws.cells.to_dict("records")
     for i, j in pairs:
-        ours, dedicated = draws.cells.iloc[i], draws.cells.iloc[j]
+        ours, dedicated = cells[i], cells[j]
         sa, ra = draws.difference(i, j, 0), draws.difference(i, j, 1)
         rows.append(
             {

@@ -11,7 +11,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from functools import cached_property, reduce
 from importlib.resources import files
 from operator import or_
 from pathlib import Path
@@ -289,21 +289,29 @@ class Study(BaseModel):
 
     def all_methods(self) -> list[Method]:
         """Return every method config of the study, lists expanded, in the order of the file."""
-        return [method for method, _ in self.requests()]
+        return [method for method, _ in self._requests]
 
     def requests(self) -> list[tuple[Method, Resources]]:
         """Return every method config of the study with what its trials ask of a node."""
-        return [
+        return list(self._requests)
+
+    @cached_property
+    def _requests(self) -> tuple[tuple[Method, Resources], ...]:
+        return tuple(
             (method, block.resources or self.resources)
             for block in self.methods
             for method in block.expand()
-        ]
+        )
 
     def lams(self) -> tuple[float, ...]:
         """Return the λ at which conditional networks are judged, in ascending order."""
+        return self._lams
+
+    @cached_property
+    def _lams(self) -> tuple[float, ...]:
         if self.evaluate.lams is not None:
             return tuple(sorted(set(self.evaluate.lams)))
-        choices = [method.conditioning().lambda_choices for method in self.all_methods()]
+        choices = [method.conditioning().lambda_choices for method in self._all_methods]
         return tuple(sorted({lam for chosen in choices for lam in chosen}))
 
     def attacks(self) -> list[EvaluationAttack]:

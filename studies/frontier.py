@@ -64,6 +64,33 @@ def hypervolume(values: ArrayLike, reference: tuple[float, float] = (0.0, 0.0)) 
     return float((steps * ceiling).sum())
 
 
+def hypervolumes(draws: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute `hypervolume` above the origin for many sets of as many points, bit for bit.
+
+    Args:
+        draws: Sets of points, shape (R, N, 2).
+
+    Returns:
+        The areas, shape (R,).
+
+    Raises:
+        ValueError: A value is not finite.
+    """
+    _points(draws)
+    inside: NDArray[np.bool_] = np.all(draws > 0, axis=2)
+    draws, inside = draws[:, inside.any(axis=0)], inside[:, inside.any(axis=0)]
+    areas = np.empty(len(draws))
+    whole = inside.all(axis=1)
+    for i in np.flatnonzero(~whole):
+        areas[i] = hypervolume(draws[i])
+    x, y = draws[whole, :, 0], draws[whole, :, 1]
+    order = np.argsort(-x, axis=1)
+    x, y = (np.take_along_axis(values, order, axis=1) for values in (x, y))
+    steps = x - np.pad(x[:, 1:], ((0, 0), (0, min(1, x.shape[1]))))
+    areas[whole] = (steps * np.maximum.accumulate(y, axis=1)).sum(axis=1)
+    return areas
+
+
 def attainment(values: ArrayLike, at: ArrayLike) -> NDArray[np.float64]:
     """Return the best second value among points whose first is at least ``at``.
 

@@ -67,6 +67,8 @@ def measure_fronts(
     widths = sorted(cells["width_mult"].unique(), reverse=True)
     places: list[float | None] = [*widths, None] if len(widths) > 1 else list(widths)
     rows: list[dict[str, Any]] = []
+    prices = _Prices(draws, points)
+    paired = np.array(pairs, np.int64).reshape(-1, 2)
     for width in places:
         here = np.ones(len(cells), bool) if width is None else (cells["width_mult"] == width)
         dedicated = np.flatnonzero(here & ~draws.once)
@@ -78,9 +80,9 @@ def measure_fronts(
                 {
                     "front": front_name(name, width, len(widths) > 1),
                     "width_mult": np.nan if width is None else width,
-                    **_front(draws, members, points),
+                    **_front(draws, members, prices),
                     **_against(
-                        draws, points, members, dedicated if once else members[:0], pairs, margin
+                        draws, prices, members, dedicated if once else members[:0], paired, margin
                     ),
                 }
             )
@@ -98,11 +100,11 @@ def _groups(draws: Resampled, here: NDArray[np.bool_], dedicated: Members) -> di
     return groups
 
 
-def _front(draws: Resampled, members: Members, points: pd.DataFrame) -> dict[str, Any]:
+def _front(draws: Resampled, members: Members, prices: "_Prices") -> dict[str, Any]:
     """Measure one front, and what its models cost."""
     cells = draws.cells.iloc[members]
     values = cells[["sa", "ra"]].to_numpy()
-    networks = _networks(draws, members, points)
+    networks = prices.of(members)
     price = {name: networks[column].sum(skipna=False) for name, column in PRICE.items()}
     return {
         "models": len(networks),
@@ -114,26 +116,37 @@ def _front(draws: Resampled, members: Members, points: pd.DataFrame) -> dict[str
     }
 
 
-def _networks(draws: Resampled, members: Members, points: pd.DataFrame) -> pd.DataFrame:
-    """Return the price of each network that some cells are of, the mean of its seeds."""
-    places = draws.cells.iloc[members][["variant", "width_mult"]].drop_duplicates()
-    runs = points.merge(places, on=["variant", "width_mult"]).drop_duplicates("run_key")
-    own = ["variant"] if draws.once[members[0]] else CELL
-    return runs.groupby(own, dropna=False)[list(PRICE.values())].mean()
+class _Prices:
+    """What the networks of some cells cost; those of the dedicated models are asked for often."""
+
+    def __init__(self, draws: Resampled, points: pd.DataFrame) -> None:
+        self._draws, self._points = draws, points
+        self._known: dict[bytes, pd.DataFrame] = {}
+
+    def of(self, members: Members) -> pd.DataFrame:
+        """Return the price of each network that some cells are of, the mean of its seeds."""
+        key = members.tobytes()
+        if key not in self._known:
+            places = self._draws.cells.iloc[members][["variant", "width_mult"]].drop_duplicates()
+            runs = self._points.merge(places, on=["variant", "width_mult"])
+            own = ["variant"] if self._draws.once[members[0]] else CELL
+            grouped = runs.drop_duplicates("run_key").groupby(own, dropna=False)
+            self._known[key] = grouped[list(PRICE.values())].mean()
+        return self._known[key]
 
 
 def _against(
     draws: Resampled,
-    points: pd.DataFrame,
+    prices: _Prices,
     ours: Members,
     theirs: Members,
-    pairs: Pairs,
+    pairs: Members,
     margin: float,
 ) -> dict[str, float]:
     """Return what tells the front of a once-for-all network from the dedicated one."""
     values = draws.cells[["sa", "ra"]].to_numpy()
-    there = [(i, j) for i, j in pairs if i in ours and j in theirs]
-    mine, other = (np.unique([pair[k] for pair in there]).astype(int) for k in (0, 1))
+    there = pairs[np.isin(pairs[:, 0], ours) & np.isin(pairs[:, 1], theirs)]
+    mine, other = (np.unique(there[:, k]) for k in (0, 1))
     found = {
         **_ratio(draws, "ratio", ours, theirs),
         **_ratio(draws, "matched", mine, other),
@@ -142,7 +155,7 @@ def _against(
     if not len(theirs):
         return found
     gap, at = largest_gap(values[ours], values[theirs], margin)
-    costs = [_networks(draws, some, points)["train_units"] for some in (ours, theirs)]
+    costs = [prices.of(some)["train_units"] for some in (ours, theirs)]
     return {
         **found,
         "gap": gap,

@@ -140,10 +140,11 @@ def _missing_seeds(points: pd.DataFrame, grid: pd.DataFrame) -> list[str]:
     seeds = sorted(grid["seed"].unique())
     have = set(map(tuple, points[[*cell, "seed"]].fillna(-1).to_numpy().tolist()))
     cells = grid.drop_duplicates(cell).sort_values(cell)
+    places = zip(cells.to_dict("records"), cells[cell].fillna(-1).to_numpy().tolist(), strict=True)
     return [
         f"{name_point(row, seed=False)} seed {seed}"
-        for (_, row), seed in itertools.product(cells.iterrows(), seeds)
-        if (*row[cell].fillna(-1).tolist(), seed) not in have
+        for (row, place), seed in itertools.product(places, seeds)
+        if (*place, seed) not in have
     ]
 
 

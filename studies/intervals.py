@@ -3,7 +3,9 @@
 Those of several seeds, and of whole fronts, are in `studies.resampling`.
 """
 
+import math
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -23,11 +25,30 @@ class Interval:
 
 
 def wilson(rate: float, images: int) -> tuple[float, float]:
-    """Return Wilson's interval of an accuracy measured on so many images."""
-    from scipy.stats import binomtest  # takes seconds to import, and `oat plan` needs none of it
+    """Return Wilson's interval of an accuracy measured on so many images.
 
-    found = binomtest(round(rate * images), int(images)).proportion_ci(LEVEL, method="wilson")
-    return float(found.low), float(found.high)
+    Source: Newcombe, Statistics in Medicine 1998, method 3. The operations are in the order of
+    `scipy.stats.binomtest`, so that the numbers are its own bit for bit; it makes a test of each
+    proportion besides, which took most of the time of reading a study's points.
+    """
+    right, total = round(rate * images), int(images)
+    share = right / total
+    z = _quantile()
+    denominator = 2 * (total + z**2)
+    centre = (2 * total * share + z**2) / denominator
+    spread = z / denominator * math.sqrt(4 * total * share * (1 - share) + z**2)
+    return (
+        0.0 if right == 0 else centre - spread,
+        1.0 if right == total else centre + spread,
+    )
+
+
+@cache
+def _quantile() -> float:
+    """Return scipy's quantile of the normal distribution: `Z` is another in its last digit."""
+    from scipy.special import ndtri
+
+    return float(ndtri(0.5 + 0.5 * LEVEL))
 
 
 def paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Interval:

@@ -1,7 +1,7 @@
 """From a study to the list of its trials, and what is still to do for each."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from studies.checkpoints import has_checkpoint
 from studies.config import Resources, Study
 from studies.methods import RESULTS_VERSION, describe
 from studies.records import ResultError, digest, read_checks, read_failure, read_points, read_result
-from studies.storage import Folder
+from studies.storage import Folder, in_threads
 
 State = Literal["done", "evaluate", "unfinished", "missing", "failed", "damaged", "diverged"]
 TO_RUN: frozenset[State] = frozenset({"evaluate", "unfinished", "missing", "failed", "damaged"})
@@ -185,7 +185,9 @@ def _lists(values: dict[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
-def _points(study: Study, method: Method, run_key: str, seed: int) -> list[dict[str, Any]]:
+def _points(
+    study: Study, method: Method, run_key: str, seed: int, keys: "_Keys"
+) -> list[dict[str, Any]]:
     """List the operating points to judge, each with a key over all that decides its numbers."""
     points = []
     for rule in study.evaluate.checkpoints:
@@ -199,15 +201,14 @@ def _points(study: Study, method: Method, run_key: str, seed: int) -> list[dict[
                     "attack": settings,
                     "images": _fewest(attack.images, study.evaluate.images),
                     "batch_size": study.evaluate.batch_size,
-                    **_surrogates(study, attack, lam, run_key, seed),
+                    **_surrogates(study, attack, lam, run_key, keys.dedicated(seed)),
                 }
                 key = digest({"run_key": run_key, "seed": EVALUATION_SEED, **what})
-                shared = _shared_settings(study, attack, seed)
                 points.append(
                     {
                         "point_key": key,
                         "attack_label": study.label_of(attack),
-                        "attack_settings": digest(shared),
+                        "attack_settings": keys.settings(attack),
                         **what,
                     }
                 )
@@ -229,7 +230,7 @@ def _attack_settings(attack: EvaluationAttack) -> dict[str, Any]:
     }
 
 
-def _shared_settings(study: Study, attack: EvaluationAttack, seed: int) -> dict[str, Any]:
+def _shared_settings(study: Study, attack: EvaluationAttack) -> dict[str, Any]:
     """Return what points under one attack must share to be compared."""
     shared = {
         "seed": EVALUATION_SEED,
@@ -240,6 +241,7 @@ def _shared_settings(study: Study, attack: EvaluationAttack, seed: int) -> dict[
         shared["lams"] = study.lams()
     if isinstance(attack, Transfer):
         # those of another seed are other trainings of the same settings
+        seed = study.seeds[0]
         keys = ({**_key_of(study, method, seed), "seed": None} for method in _dedicated(study))
         shared["sources"] = sorted(map(digest, keys))
     return shared
@@ -253,15 +255,47 @@ def _fewest(*counts: int | None) -> int | None:
     return min((count for count in counts if count is not None), default=None)
 
 
+class _Keys:
+    """Keys that many trials share, each made once.
+
+    Made anew for every trial, those of transfer would take the square of the trials' number.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._settings: dict[EvaluationAttack, str] = {}
+        self._dedicated: dict[int, tuple[str, ...]] = {}
+
+    def settings(self, attack: EvaluationAttack) -> str:
+        """Return the digest of what points under an attack must share to be compared."""
+        if attack not in self._settings:
+            self._settings[attack] = digest(_shared_settings(self._study, attack))
+        return self._settings[attack]
+
+    def dedicated(self, seed: int) -> tuple[str, ...]:
+        """Return the run keys of the dedicated models of a seed; none without `Transfer`."""
+        if not any(isinstance(attack, Transfer) for attack in self._study.attacks()):
+            return ()
+        if seed not in self._dedicated:
+            methods = _dedicated(self._study)
+            self._dedicated[seed] = tuple(
+                digest(_key_of(self._study, method, seed)) for method in methods
+            )
+        return self._dedicated[seed]
+
+
 def _surrogates(
-    study: Study, attack: EvaluationAttack, lam: float | None, run_key: str, seed: int
+    study: Study,
+    attack: EvaluationAttack,
+    lam: float | None,
+    run_key: str,
+    dedicated: Sequence[str],
 ) -> dict[str, Any]:
     """Name what else images are crafted on: the same network at other λ, or other trials."""
     if isinstance(attack, Pgd) and attack.every_lam and lam is not None:
         return {"other_lams": [other for other in study.lams() if abs(other - lam) >= SAME_LAM]}
     if isinstance(attack, Transfer):
-        keys = (digest(_key_of(study, method, seed)) for method in _dedicated(study))
-        return {"sources": sorted(key for key in keys if key != run_key)}
+        return {"sources": sorted(key for key in dedicated if key != run_key)}
     return {}
 
 
@@ -293,28 +327,39 @@ def make_plan(study: Study, folder: Folder) -> Plan:
         study: The study.
         folder: The study's own folder, ``<storage>/<name>``.
     """
-    trials, speeds = [], []
-    for seed in study.seeds:
-        for method, need in study.requests():
-            trial, seconds = _plan_trial(study, method, need, seed, folder)
-            trials.append(trial)
-            if seconds is not None and trial.units:
-                speeds.append(seconds / trial.units)
-    own = {trial.run_key for trial in trials}
     trials_folder = folder.sub("trials")
-    foreign = tuple(
-        key
-        for key in trials_folder.names()
-        if key not in own and trials_folder.size(f"{key}/result.json") is not None
+    known = trials_folder.names()
+    there = frozenset(known)
+    keys = _Keys(study)
+    expanded = (
+        _plan_trial(study, method, need, seed, folder, keys)
+        for seed in study.seeds
+        for method, need in study.requests()
     )
+
+    def look_up(trial: PlannedTrial) -> tuple[PlannedTrial, float | None]:
+        if trial.run_key not in there:
+            return trial, None
+        state, reason, seconds = _state(trials_folder.sub(trial.run_key), trial.job)
+        return replace(trial, state=state, reason=reason), seconds
+
+    looked_up = in_threads(look_up, expanded)
+    trials = [trial for trial, _ in looked_up]
+    speeds = [
+        seconds / trial.units for trial, seconds in looked_up if seconds is not None and trial.units
+    ]
+    own = {trial.run_key for trial in trials}
+    others = [key for key in known if key not in own]
+    finished = in_threads(lambda key: trials_folder.size(f"{key}/result.json"), others)
+    foreign = tuple(key for key, size in zip(others, finished, strict=True) if size is not None)
     speed = median(speeds) if speeds else _rough_seconds_per_unit(study)
     return Plan(study, tuple(trials), foreign, speed, bool(speeds))
 
 
 def _plan_trial(
-    study: Study, method: Method, need: Resources, seed: int, folder: Folder
-) -> tuple[PlannedTrial, float | None]:
-    """Plan one trial; also return its training time if it is done."""
+    study: Study, method: Method, need: Resources, seed: int, folder: Folder, keys: "_Keys"
+) -> PlannedTrial:
+    """Plan one trial as if nothing of it were there."""
     config = trial_config(study, method, seed)
     key = _key_of(study, method, seed)
     run_key = digest(key)
@@ -322,17 +367,15 @@ def _plan_trial(
         "run_key": run_key,
         "config": config,
         "budget": digest({k: v for k, v in key.items() if k not in {"method", "seed"}}),
-        "points": _points(study, method, run_key, seed),
+        "points": _points(study, method, run_key, seed, keys),
         "checks": _checks(study, method, run_key),
         "siblings": folder.sub("trials").uri,
         "data": {"root": absolute_root(study.data), "download": study.data.download},
         "resources": need.model_dump(),
     }
-    state, reason, seconds = _state(folder.sub(f"trials/{run_key}"), job)
     label = describe(method)
     units, judge_units = _units(study, method)
-    trial = PlannedTrial(run_key, label, seed, job, state, units, judge_units, reason)
-    return trial, seconds
+    return PlannedTrial(run_key, label, seed, job, "missing", units, judge_units)
 
 
 def _state(folder: Folder, job: Mapping[str, Any]) -> tuple[State, str | None, float | None]:

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from studies.frontier import hypervolume
+from studies.frontier import hypervolumes
 from studies.guards import listed
 from studies.intervals import LEVEL, Interval, paired_difference, unpaired_difference, wilson
 from studies.methods import ONCE, name_point
 from studies.records import Correct
 
 RESAMPLES = 2000
+CELLS_AT_A_TIME = 32
 CELL = ["variant", "width_mult", "lam", "beta"]
 
 
@@ -38,6 +39,7 @@ class Resampled:
     def __init__(self, points: pd.DataFrame, correct: Correct) -> None:
         self.notes: list[str] = []
         self._correct = correct
+        self._areas: dict[bytes, NDArray[np.float64]] = {}
         self.seeds = sorted(points["seed"].unique())
         grouped = points.groupby(CELL, dropna=False, sort=True)
         self.cells = grouped.agg(
@@ -62,6 +64,7 @@ class Resampled:
         self.spread: tuple[float, float] | None = None
         self._add_trainings(points, place, rng)
         self._intervals()
+        self._rows = self.cells.to_dict("records")
 
     def _resample(
         self,
@@ -76,25 +79,32 @@ class Resampled:
             f"{key}.clean" in correct and len(correct[f"{key}.clean"]) == images
             for key in points["point_key"]
         ]
-        by_seed = np.full((RESAMPLES, len(self.cells), len(self.seeds), 2), np.nan)
-        known = points[paired]
-        if len(known):
-            right = np.stack(
-                [
-                    correct[f"{key}.{kind}"]
-                    for key in known["point_key"]
-                    for kind in ("clean", "robust")
-                ]
-            ).astype(np.float32)
-            rates = _image_bootstrap(right, rng).reshape(RESAMPLES, len(known), 2)
-        for i, (cell, row) in enumerate(
-            zip(place[np.array(paired)], known.itertuples(), strict=True)
-        ):
-            by_seed[:, cell, self.seeds.index(row.seed)] = rates[:, i]
-        lone = points[[not p for p in paired]]
-        for cell, row in zip(place[~np.array(paired)], lone.itertuples(), strict=True):
-            drawn = rng.binomial(row.images, [row.sa, row.ra], size=(RESAMPLES, 2))
-            by_seed[:, cell, self.seeds.index(row.seed)] = drawn / row.images
+        known, lone = points[paired], points[[not p for p in paired]]
+        counts = _drawn_images(images, rng) if len(known) else np.empty((RESAMPLES, 0))
+        number = points["seed"].map({seed: i for i, seed in enumerate(self.seeds)}).to_numpy()
+        told = np.array(paired)
+        cell, seed, keys = place[told], number[told], known["point_key"].to_numpy()
+        drawn = [
+            rng.binomial(row.images, [row.sa, row.ra], size=(RESAMPLES, 2))
+            for row in lone.itertuples()
+        ]
+        samples = np.empty((RESAMPLES, len(self.cells), 2))
+        # every point under every draw at once would be gigabytes
+        for first in range(0, len(self.cells), CELLS_AT_A_TIME):
+            last = min(first + CELLS_AT_A_TIME, len(self.cells))
+            by_seed = np.full((RESAMPLES, last - first, len(self.seeds), 2), np.nan)
+            here = np.flatnonzero((first <= cell) & (cell < last))
+            if len(here):
+                right = np.stack(
+                    [correct[f"{key}.{kind}"] for key in keys[here] for kind in ("clean", "robust")]
+                ).astype(np.float32)
+                # sums of whole numbers: exact in any order
+                rates = (counts @ right.T / images).reshape(RESAMPLES, len(here), 2)
+                by_seed[:, cell[here] - first, seed[here]] = rates
+            for i, row, found in zip(np.flatnonzero(~told), lone.itertuples(), drawn, strict=True):
+                if first <= place[i] < last:
+                    by_seed[:, place[i] - first, number[i]] = found / row.images
+            samples[:, first:last] = np.nanmean(by_seed, axis=2)
         if len(lone):
             in_order = lone.sort_values([*CELL, "seed"])
             names = listed(name_point(row) for _, row in in_order.iterrows())
@@ -102,7 +112,7 @@ class Resampled:
                 f"No per-image results for {len(lone)} of {len(points)} points ({names}): "
                 "their intervals are unpaired."
             )
-        return np.asarray(np.nanmean(by_seed, axis=2))
+        return samples
 
     def _add_trainings(
         self, points: pd.DataFrame, place: NDArray[np.int64], rng: np.random.Generator
@@ -139,19 +149,22 @@ class Resampled:
         """Add intervals to the cells: those of the draws, Wilson's where no seeds tell a spread."""
         for k, name in enumerate(("sa", "ra")):
             low, high = quantiles(self.samples[:, :, k])
-            for i, cell in self.cells.iterrows():
-                if self.spread is None:
-                    low[i], high[i] = wilson(cell[name], cell["images"])
+            if self.spread is None:
+                rates = zip(self.cells[name], self.cells["images"], strict=True)
+                low, high = np.array([wilson(*rate) for rate in rates]).T
             self.cells[f"{name}_low"], self.cells[f"{name}_high"] = low, high
 
     def hypervolumes(self, members: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the hypervolume of a set of cells under each draw, shape (`RESAMPLES`,)."""
-        return np.array([hypervolume(draw) for draw in self.samples[:, members]])
+        key = members.tobytes()  # the dedicated models stand beside every variant
+        if key not in self._areas:
+            self._areas[key] = hypervolumes(self.samples[:, members])
+        return self._areas[key]
 
     def difference(self, i: int, j: int, k: int) -> Interval:
         """Return cell ``i`` minus cell ``j`` in SA (``k`` = 0) or RA (1)."""
         name, kind = (("sa", "clean"), ("ra", "robust"))[k]
-        one, other = self.cells.iloc[i], self.cells.iloc[j]
+        one, other = self._rows[i], self._rows[j]
         if self.spread is not None:
             low, high = quantiles(self.samples[:, i, k] - self.samples[:, j, k])
             return Interval(float(one[name] - other[name]), float(low), float(high))
@@ -161,15 +174,13 @@ class Resampled:
         return unpaired_difference(one[name], other[name], (one["images"], other["images"]))
 
 
-def _image_bootstrap(right: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return the mean of each row of (M, N) under `RESAMPLES` draws of columns, (R, M)."""
-    images = right.shape[1]
-    rates = np.empty((RESAMPLES, len(right)))
+def _drawn_images(images: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return how often each image is in each of `RESAMPLES` draws, (R, images)."""
+    counts = np.empty((RESAMPLES, images), np.float32)
     for first in range(0, RESAMPLES, 100):
         drawn = rng.integers(images, size=(100, images))
-        counts = np.stack([np.bincount(row, minlength=images) for row in drawn])
-        rates[first : first + 100] = counts.astype(np.float32) @ right.T / images
-    return rates
+        counts[first : first + 100] = [np.bincount(row, minlength=images) for row in drawn]
+    return counts
 
 
 def pooled_variance(

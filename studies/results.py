@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Container, Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -11,7 +12,7 @@ from studies.intervals import wilson
 from studies.masking import CHECK_COLUMNS, masking_columns
 from studies.planning import Plan
 from studies.records import Correct, ResultError, read_checks, read_points, read_result
-from studies.storage import Folder, open_folder
+from studies.storage import Folder, in_threads, open_folder
 
 COLUMNS: dict[str, str] = {
     "point_key": "str",
@@ -124,14 +125,11 @@ def study_points(plan: Plan, folder: Folder) -> pd.DataFrame:
     Returns:
         The frame, with one column more: ``folder``, the URI of the point's trial.
     """
-    rows: list[dict[str, Any]] = []
-    places = {}
-    for trial in plan.trials:
-        place = folder.sub(f"trials/{trial.run_key}")
-        rows.extend(read_planned(place, trial.job))
-        places[trial.run_key] = place.uri
-    table = frame(rows)
-    return table.assign(folder=table["run_key"].map(places).astype("str"))
+    places = {trial.run_key: folder.sub(f"trials/{trial.run_key}") for trial in plan.trials}
+    read = in_threads(lambda trial: read_planned(places[trial.run_key], trial.job), plan.trials)
+    uris = {run_key: place.uri for run_key, place in places.items()}
+    table = frame(chain.from_iterable(read))
+    return table.assign(folder=table["run_key"].map(uris).astype("str"))
 
 
 def correctness(table: pd.DataFrame) -> Correct:
@@ -139,12 +137,16 @@ def correctness(table: pd.DataFrame) -> Correct:
 
     Points whose folder is not there are left out.
     """
-    correct: Correct = {}
     if "folder" not in table:
-        return correct
-    for place, points in table.groupby("folder"):
-        correct |= read_trial(open_folder(str(place)), points["point_key"])[1]
-    return correct
+        return {}
+    wanted = set(table["point_key"])
+
+    def read(place: str) -> Correct:
+        _, correct, _ = _read_sound(open_folder(place))
+        return {key: right for key, right in correct.items() if key.partition(".")[0] in wanted}
+
+    places = sorted(map(str, table["folder"].unique()))
+    return dict(chain.from_iterable(found.items() for found in in_threads(read, places)))
 
 
 def read_planned(folder: Folder, job: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -172,20 +174,27 @@ def read_trial(
         ``<point_key>.clean`` and ``<point_key>.robust``. Both are empty for a trial that is not
         finished.
     """
-    try:
-        result = read_result(folder)
-    except ResultError:
-        result = None
-    if result is None or result["status"] != "done":
+    rows, correct, training_id = _read_sound(folder)
+    if training_id is None:
         return [], {}
-    keys, training_id = set(wanted), result["trained"]["training_id"]
-    rows, correct = read_points(folder, training_id)
-    known = read_checks(folder, training_id)
+    keys, known = set(wanted), read_checks(folder, training_id)
     heeded = [check for check in known if checks is None or check["check_key"] in checks]
     masking = masking_columns(rows, correct, heeded)
     rows = [row for row in rows if row["point_key"] in keys]
     correct = {key: value for key, value in correct.items() if key.partition(".")[0] in keys}
     return [{**row, **_wilson(row), **masking[row["point_key"]]} for row in rows], correct
+
+
+def _read_sound(folder: Folder) -> tuple[list[dict[str, Any]], Correct, str | None]:
+    """Read all points of a trial, and its training; nothing of one that is not finished."""
+    try:
+        result = read_result(folder)
+    except ResultError:
+        result = None
+    if result is None or result["status"] != "done":
+        return [], {}, None
+    training_id = str(result["trained"]["training_id"])
+    return *read_points(folder, training_id), training_id
 
 
 def _wilson(row: Mapping[str, Any]) -> dict[str, float]:

@@ -7,11 +7,11 @@ import copy
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from oat.checkpoint import write_atomic
 from studies.addresses import below, holds_credentials, is_uri, without_credentials
@@ -20,6 +20,11 @@ from studies.errors import StorageError
 OBJECT_STORES = frozenset({"s3", "gcs", "abfs"})
 ONE_REQUEST = "allow_delayed_open"
 """Parameter of pyarrow's S3 URIs: opening asks nothing, so that a small file is one request."""
+READERS = 16
+"""Folders that are read at a time: an answer over a network takes milliseconds of waiting."""
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 class Folder(Protocol):
@@ -318,3 +323,14 @@ def check_writable(folder: Folder) -> None:
         raise StorageError(
             f"`--storage` '{folder.uri}' cannot be written ({error}); choose a folder that can."
         ) from error
+
+
+def in_threads(look_up: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
+    """Look up many items in storage, `READERS` at a time.
+
+    Returns:
+        What was found, in the order of the items. The first error is raised, and what has not
+        begun by then is not begun.
+    """
+    with ThreadPoolExecutor(READERS, thread_name_prefix="oat-storage") as pool:
+        return list(pool.map(look_up, items))

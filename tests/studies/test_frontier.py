@@ -6,7 +6,14 @@ from numpy.typing import NDArray
 from optuna._hypervolume import compute_hypervolume
 from optuna.study._multi_objective import _is_pareto_front
 
-from studies.frontier import attainment, coverage, hypervolume, largest_gap, pareto_mask
+from studies.frontier import (
+    attainment,
+    coverage,
+    hypervolume,
+    hypervolumes,
+    largest_gap,
+    pareto_mask,
+)
 
 SIDE = 6
 GRID = st.lists(
@@ -38,6 +45,22 @@ def test_no_points_have_no_area_and_reach_nothing() -> None:
     assert pareto_mask([]).shape == (0,)
     assert attainment([], [0.0, 0.5]).tolist() == [-np.inf, -np.inf]
     assert attainment([(1, 1)], []).shape == (0,)
+
+
+@pytest.mark.parametrize("points", [0, 1, 2, 7, 8, 9, 40, 129, 300])
+def test_areas_of_many_draws_are_those_of_each_bit_for_bit(points: int) -> None:
+    rng = np.random.default_rng(points)
+    draws = rng.normal(0.7, 0.2, (40, points, 2)).clip(0, 1)
+    draws[10:20] = draws[10:20].round(1)  # ties
+    draws[20:30] = draws[20:30].clip(0.01)  # all above the origin
+    draws[:, :2, 1] = 0  # points that no draw has above it
+    found = hypervolumes(draws)
+    assert found.tolist() == [hypervolume(draw) for draw in draws]
+
+
+def test_a_draw_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        hypervolumes(np.array([[[0.1, 0.2]], [[0.1, np.nan]]]))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

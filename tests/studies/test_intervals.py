@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
 from studies.intervals import LEVEL, paired_difference, unpaired_difference, wilson
 
@@ -22,6 +22,13 @@ def _pair(
 
 
 COUNTS = st.tuples(*[st.integers(0, 300)] * 4).filter(any)
+
+
+@given(counts=st.integers(1, 30_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilsons_interval_is_scipys_bit_for_bit(counts: tuple[int, int]) -> None:
+    right, images = counts
+    found = binomtest(right, images).proportion_ci(LEVEL, method="wilson")
+    assert wilson(right / images, images) == (found.low, found.high)
 
 
 @given(counts=COUNTS)

@@ -749,3 +749,25 @@ def test_where_a_trial_runs_is_no_part_of_its_key(tiny: dict[str, Any], tmp_path
     assert [t.run_key for t in after.trials] == [t.run_key for t in before.trials]
     assert after.trials[0].job["resources"] == {"cpu": 4, "gpu": 1.0, "device": "cpu"}
     assert after.trials[1].job["resources"] == {"cpu": 1, "gpu": 0.0, "device": "auto"}
+
+
+def test_nothing_is_asked_of_trials_that_are_not_in_storage(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    class Watched(LocalFolder):
+        def sub(self, name: str) -> "Watched":
+            return Watched(self.path / name)
+
+        def read(self, name: str) -> bytes:
+            asked.append(name)
+            return super().read(name)
+
+        def size(self, name: str) -> int | None:
+            asked.append(name)
+            return super().size(name)
+
+    study = load_study(tiny)
+    assert {t.state for t in make_plan(study, Watched(tmp_path)).trials} == {"missing"}
+    assert asked == []

@@ -1,6 +1,7 @@
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,15 @@ from hypothesis import strategies as st
 from benchmarks.servers import S3, s3_error
 from studies.errors import StorageError
 from studies.records import read_points, write_points
-from studies.storage import Folder, LocalFolder, RemoteFolder, check_writable, open_folder
+from studies.storage import (
+    READERS,
+    Folder,
+    LocalFolder,
+    RemoteFolder,
+    check_writable,
+    in_threads,
+    open_folder,
+)
 
 Open = Callable[[Path], Folder]
 
@@ -403,3 +412,30 @@ def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(
     s3.fault = s3_error(403, "AccessDenied")
     with pytest.raises(StorageError):
         read_points(objects, "id")
+
+
+def test_what_is_looked_up_in_threads_keeps_its_order_and_so_many_run_at_a_time() -> None:
+    together = threading.Barrier(READERS)
+
+    def look_up(item: int) -> int:
+        together.wait(timeout=5)
+        return -item
+
+    items = range(2 * READERS)
+    assert in_threads(look_up, items) == [-item for item in items]
+
+
+def test_an_error_in_a_thread_is_raised_and_stops_what_has_not_begun() -> None:
+    begun: list[int] = []
+    failed = threading.Event()
+
+    def look_up(item: int) -> None:
+        begun.append(item)
+        if item == 0:
+            failed.set()
+            raise PermissionError("no")
+        failed.wait(timeout=5)
+
+    with pytest.raises(PermissionError, match="no"):
+        in_threads(look_up, range(100_000))
+    assert len(begun) < 100_000
