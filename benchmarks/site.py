@@ -81,6 +81,7 @@ def site(nodes: int) -> Iterator[Site]:
         token = Path(name) / "token"
         token.write_text(secrets.token_hex(16))
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        os.environ["OAT_STALL_SECONDS"] = "40"  # a drill cannot wait for half an hour
         from ray.cluster_utils import Cluster
 
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})

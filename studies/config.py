@@ -311,7 +311,7 @@ class Study(BaseModel):
     def _lams(self) -> tuple[float, ...]:
         if self.evaluate.lams is not None:
             return tuple(sorted(set(self.evaluate.lams)))
-        choices = [method.conditioning().lambda_choices for method in self._all_methods]
+        choices = [method.conditioning().lambda_choices for method in self.all_methods()]
         return tuple(sorted({lam for chosen in choices for lam in chosen}))
 
     def attacks(self) -> list[EvaluationAttack]:

@@ -119,6 +119,8 @@ class Progress(Callback):  # type: ignore[misc]
     ) -> None:
         """Take an epoch or a point."""
         row = self._row(trial)
+        if result["kind"] == "start":
+            return
         if result["kind"] == "epoch":
             row.epoch, row.epochs = result["epoch"], result["epochs"]
             row.images_per_second = result["images_per_second"]

@@ -34,6 +34,7 @@ from studies.claims import ClaimedFolder, SupersededError
 from studies.errors import StudyError
 from studies.planning import Plan, PlannedTrial
 from studies.records import differences, versions
+from studies.stalls import StartWatch, watch_this_process
 from studies.storage import Folder, open_folder
 from studies.trial import run_trial
 
@@ -200,8 +201,9 @@ class Retries(FIFOScheduler):  # type: ignore[misc]
         self._sizes = sizes
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Forget earlier losses: the trial has got on."""
-        trial.run_metadata.num_failures = 0
+        """Forget earlier losses once the trial has got on."""
+        if result["kind"] != "start":
+            trial.run_metadata.num_failures = 0
         return str(super().on_trial_result(tune_controller, trial, result))
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
@@ -259,6 +261,8 @@ def trainable(config: dict[str, Any]) -> None:
         RuntimeError: This node has other versions than the driver.
     """
     trial = config["trial"]
+    tune.report({"kind": "start"})
+    watch_this_process()
     if odd := differences(trial["versions"], versions()):
         raise RuntimeError(f"Node {socket.gethostname()} has {odd}; set it up as the driver is.")
     try:
@@ -305,7 +309,7 @@ def launch(plan: Plan, folder: Folder, callbacks: Sequence[Callback]) -> dict[st
             name=plan.study.name,
             storage_path=bookkeeping,
             verbose=0,
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, StartWatch()],
             failure_config=FailureConfig(max_failures=LOST_WORKER_RETRIES),
         ),
     )

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import ray
 from ray import tune
 from ray.tune import FailureConfig, RunConfig, TuneConfig
 
+from studies import stalls
 from studies.runner import LOST_WORKER_RETRIES, Retries, TrialOutOfMemory, fits, grown, node_sizes
 
 NODES = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0}]
@@ -83,6 +87,7 @@ def _run(place: Path, live: Callable[[dict[str, Any]], None]) -> Any:
         run_config=RunConfig(
             storage_path=str(place / "tune"),
             verbose=0,
+            callbacks=[stalls.StartWatch()],
             failure_config=FailureConfig(max_failures=LOST_WORKER_RETRIES),
         ),
     )
@@ -129,6 +134,42 @@ def test_a_worker_may_be_killed_any_number_of_times_as_long_as_its_trial_gets_on
 
     assert _run(tmp_path, live).error is None
     assert (tmp_path / "lives").read_text().splitlines() == ["1"] * (deaths + 1)
+
+
+@under_ray
+def test_a_worker_that_does_not_begin_is_ended_and_its_trial_goes_on(
+    four_cpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stalls, "START_SECONDS", 3.0)
+
+    def live(config: dict[str, Any]) -> None:
+        if _tell(Path(config["trial"]["place"]), "began") == 1:
+            time.sleep(150)
+        tune.report({"kind": "start"})
+        time.sleep(5)  # whoever has begun may take any time
+
+    began = time.monotonic()
+    assert _run(tmp_path, live).error is None
+    assert time.monotonic() - began < 120
+    assert (tmp_path / "lives").read_text().splitlines() == ["began", "began"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_a_process_that_computes_nothing_ends_itself_and_one_that_does_lives() -> None:
+    code = (
+        "import sys, time\nfrom studies.stalls import watch_this_process\nwatch_this_process()\n"
+        "end = time.monotonic() + 3\n"
+        "while time.monotonic() < end:\n    time.sleep(0.05) if sys.argv[1] == 'idle' else None"
+    )
+    codes = {
+        how: subprocess.run(
+            [sys.executable, "-c", code, how], env=os.environ | {"OAT_STALL_SECONDS": "1"},
+            check=False,
+        ).returncode
+        for how in ("idle", "busy")
+    }  # fmt: skip
+    assert codes == {"idle": 70, "busy": 0}
 
 
 @under_ray

@@ -1,0 +1,72 @@
+"""Workers that hang: ended, so that their trials go on elsewhere.
+
+A process may be alive and never go on: a thread that could not be started for want of memory, a
+network disk that does not answer. Tune would wait for ever.
+"""
+
+import logging
+import os
+import threading
+import time
+from functools import lru_cache
+from typing import Any
+
+import ray
+from ray.tune import Callback
+
+log = logging.getLogger("oat.ray")
+
+STALL_SECONDS = float(os.environ.get("OAT_STALL_SECONDS", "1800"))
+"""A worker that computes nothing for so long hangs."""
+START_SECONDS = min(180.0, STALL_SECONDS)
+"""What a worker may take from its start to the first line of a trial."""
+IDLE_SHARE = 0.01
+"""Of one core: a process that hangs has less, by Ray's own threads; one that trains has more."""
+
+
+class StartWatch(Callback):  # type: ignore[misc]
+    """Ends workers whose trial does not begin: each reports as soon as it does."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, float] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Begin to wait for its first report."""
+        self._started[trial.trial_id] = time.monotonic()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """It has begun."""
+        self._started.pop(trial.trial_id, None)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """It has ended without a report, as one that another worker goes on with."""
+        self._started.pop(trial.trial_id, None)
+
+    on_trial_recover = on_trial_error = on_trial_complete
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """End what has waited too long."""
+        late = time.monotonic() - START_SECONDS
+        for trial in trials:
+            if self._started.get(trial.trial_id, late) < late:
+                del self._started[trial.trial_id]
+                log.warning("The worker of trial %s does not begin; it is ended.", trial.trial_id)
+                ray.kill(trial.temporary_state.ray_actor)
+
+
+@lru_cache(maxsize=1)
+def watch_this_process() -> threading.Thread:
+    """End this process, from now on, whenever it computes nothing for `STALL_SECONDS`."""
+
+    def watch() -> None:
+        while True:
+            before = time.process_time()
+            time.sleep(STALL_SECONDS)
+            if time.process_time() - before < IDLE_SHARE * STALL_SECONDS:
+                os._exit(70)  # what hangs could not be asked to end
+
+    thread = threading.Thread(target=watch, name="oat-stalls", daemon=True)
+    thread.start()
+    return thread
