@@ -11,7 +11,7 @@ import uuid
 from studies.storage import Folder
 
 CLAIM = "claim.json"
-PATIENCE = (1.0, 5.0, 15.0)
+PATIENCE = (1.0, 5.0, 15.0, 60.0, 180.0)
 """Seconds to wait before each further try of a write that storage did not take."""
 
 

@@ -7,6 +7,7 @@ should two have passed at once, one finds the other's lease at its next beat, an
 """
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -19,6 +20,8 @@ from typing import Any
 
 from studies.errors import StudyError
 from studies.storage import Folder, LocalFolder
+
+log = logging.getLogger("oat.storage")
 
 LEASE = "lease.json"
 BEAT_SECONDS = 5.0
@@ -128,6 +131,7 @@ class Lease:
 
     def _keep(self) -> None:
         """Beat until the end, or until the lease is another's."""
+        away = False
         while not self._end.wait(BEAT_SECONDS):
             try:
                 found = self._read()
@@ -136,8 +140,14 @@ class Lease:
                     return
                 self._record["beat"] += 1
                 self._write()
-            except OSError:
-                continue  # storage is away or full; whoever takes over is seen when it is back
+            except OSError as error:  # whoever takes over meanwhile is seen when it is back
+                if not away:
+                    log.warning("Storage does not take writes (%s); trials wait for it.", error)
+                away = True
+            else:
+                if away:
+                    log.warning("Storage takes writes again.")
+                away = False
 
 
 def _whereabouts() -> dict[str, Any]:

@@ -258,6 +258,7 @@ def trainable(config: dict[str, Any]) -> None:
 
     Raises:
         TrialOutOfMemory: More room may help; anything else that is raised is tried again as it is.
+        OSError: Storage did not take or give what it should.
         RuntimeError: This node has other versions than the driver.
     """
     trial = config["trial"]
@@ -271,6 +272,8 @@ def trainable(config: dict[str, Any]) -> None:
         return  # whoever goes on with the trial reports it
     if outcome.get("kind") == "out_of_memory" and trial["can_grow"]:
         raise TrialOutOfMemory(outcome["error"])
+    if outcome.get("kind") == "storage":
+        raise OSError(outcome["error"])
     tune.report({"kind": "end", "status": outcome["status"], "error": outcome.get("error")})
 
 

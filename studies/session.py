@@ -281,7 +281,7 @@ def _compare_and_report(
     files = render(comparison, gather(current, folder, command), others)
     for name, data in files.items():
         place.write(name, data)
-    return comparison, {name: f"{place.uri}/{name}" for name in files}, []
+    return comparison, {name: place.sub(name).uri for name in files}, []
 
 
 def _keep_report(

@@ -168,7 +168,9 @@ def test_a_lease_that_was_removed_is_lost(tmp_path: Path) -> None:
         assert not (tmp_path / LEASE).exists()
 
 
-def test_storage_that_is_away_for_a_while_costs_no_lease(tmp_path: Path) -> None:
+def test_storage_that_is_away_for_a_while_costs_no_lease_and_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     class Flaky(LocalFolder):
         away = False
 
@@ -191,6 +193,10 @@ def test_storage_that_is_away_for_a_while_costs_no_lease(tmp_path: Path) -> None
         time.sleep(0.3)
         assert _record(tmp_path)["beat"] > beat
     assert not lost.is_set()
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert "trials wait" in said[0]
+    assert "again" in said[1]
 
 
 def test_of_many_drivers_that_start_at_once_no_two_go_on(tmp_path: Path) -> None:
