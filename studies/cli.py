@@ -166,7 +166,7 @@ def run(
         if name in outcome.report:
             print(f"{name:10} {outcome.report[name]}")
     for note in outcome.notes:
-        err.print(note, highlight=False, markup=False)
+        err.print(note, highlight=False, markup=False, soft_wrap=True)
     bad = [t for t in outcome.plan.trials if t.state != "done"]
     for t in bad:
         reason = t.reason or "its worker was lost again and again; run again to continue"
@@ -174,6 +174,7 @@ def run(
             f"{t.label} seed {t.seed} ({t.run_key}): {t.state}. {reason}",
             highlight=False,
             markup=False,
+            soft_wrap=True,
         )
     if bad:
         raise typer.Exit(1)

@@ -120,33 +120,42 @@ def run(
     console = console or Console(stderr=True)
     uri, artifacts = tracking_place(storage, tracking_uri)
     demand(check_here(resolved, folder, uri))
-    with only_driver(resolved, folder, console), ExitStack() as stack:
+    with only_driver(resolved, folder, console):
         before = make_plan(resolved, folder)
         _announce(before, console)
-        left = before.to_run()
-        if left and address is None:
+        if before.to_run() and address is None:
             demand([check_evaluation(resolved)])
-        gave_up: dict[str, str] = {}
-        # MLflow takes seconds to import and to create its database, and so does Ray to start
-        with ThreadPoolExecutor(1) as pool:
-            opening = pool.submit(_open_tracker, uri, resolved.name, artifacts)
-            if left:
-                _connect(resolved, folder, address, stack, console)
-            tracker = opening.result()
-        if left:
-            _write_study(resolved, folder)
-            gave_up |= _launch(before, folder, tracker, console)
-            trained = make_plan(resolved, folder)
-            if waiting := _waits_for_others(trained):
-                console.print("The models are trained; now they are judged by transfer.")
-                gave_up |= _launch(replace(trained, trials=waiting), folder, tracker, console)
-        after = _with_reasons(make_plan(resolved, folder), gave_up)
+        with ExitStack() as stack:
+            # MLflow takes seconds to import and to create its database, and so does Ray to start
+            with ThreadPoolExecutor(1) as pool:
+                opening = pool.submit(_open_tracker, uri, resolved.name, artifacts)
+                if before.to_run():
+                    _connect(resolved, folder, address, stack, console)
+                tracker = opening.result()
+            gave_up = _train_and_judge(before, folder, tracker, console)
+            after = _with_reasons(make_plan(resolved, folder), gave_up)
         table = study_points(after, folder)
         # MLflow comes first: the report links to its runs
         refused = _refusal(lambda: tracker.catch_up(after, folder))
         comparison, report, notes = _compare_and_report(after, table, folder, command)
         refused = refused or _keep_report(tracker, after, folder, table, report)
-        return RunOutcome(after, table, comparison, report, len(left), notes + refused)
+        worked_on = len(before.to_run())
+        return RunOutcome(after, table, comparison, report, worked_on, notes + refused)
+
+
+def _train_and_judge(
+    before: Plan, folder: Folder, tracker: "Tracker", console: Console
+) -> dict[str, str]:
+    """Run what is left, Ray being connected if anything is; return what was given up, and why."""
+    if not before.to_run():
+        return {}
+    _write_study(before.study, folder)
+    gave_up = _launch(before, folder, tracker, console)
+    trained = make_plan(before.study, folder)
+    if waiting := _waits_for_others(trained):
+        console.print("The models are trained; now they are judged by transfer.")
+        gave_up |= _launch(replace(trained, trials=waiting), folder, tracker, console)
+    return gave_up
 
 
 @contextmanager
