@@ -35,7 +35,7 @@ UNREADABLE = (
     TypeError,  # a lone array
     KeyError,
     EOFError,
-    NotImplementedError,
+    RuntimeError,  # marked as encrypted, or as of a kind that zipfile does not know
     zipfile.BadZipFile,
 )
 """What reading a damaged archive of arrays raises."""
@@ -101,10 +101,17 @@ def read_points(folder: Folder, training_id: str) -> tuple[list[dict[str, Any]],
 
     Returns:
         Rows, and boolean arrays (N,) under ``<point_key>.clean`` and ``<point_key>.robust``.
+
+    Raises:
+        OSError: A file cannot be read; whoever took that for none would write over it.
     """
     try:
         lines = folder.read("points.jsonl").splitlines()
-        with np.load(io.BytesIO(folder.read("correct.npz"))) as archive:
+        data = folder.read("correct.npz")
+    except FileNotFoundError:
+        return [], {}
+    try:
+        with np.load(io.BytesIO(data)) as archive:
             packed = dict(archive)
     except UNREADABLE:
         return [], {}
