@@ -7,6 +7,7 @@ on in its place claims the folder, and the first ends at its next write.
 import json
 import time
 import uuid
+from collections.abc import Callable
 
 from studies.storage import Folder
 
@@ -33,7 +34,7 @@ class ClaimedFolder:
         self._folder = folder
         self.uri = folder.uri
         self._claim = json.dumps({"worker": uuid.uuid4().hex}).encode()
-        self._write(CLAIM, self._claim)
+        self._write(CLAIM, self._claim, lambda: None)
 
     def sub(self, name: str) -> Folder:
         """See `Folder.sub`; what lies below is not claimed."""
@@ -50,8 +51,7 @@ class ClaimedFolder:
             SupersededError: Another worker has claimed the folder; nothing was written.
             OSError: Storage refused all tries.
         """
-        self._check()
-        self._write(name, data)
+        self._write(name, data, self._check)
 
     def size(self, name: str) -> int | None:
         """See `Folder.size`."""
@@ -74,10 +74,12 @@ class ClaimedFolder:
         if self._folder.read(CLAIM) != self._claim:
             raise SupersededError(f"another worker goes on with '{self.uri}'.")
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _write(self, name: str, data: bytes, check: Callable[[], None]) -> None:
         for pause in PATIENCE:
             try:
+                check()
                 return self._folder.write(name, data)
             except OSError:
-                time.sleep(pause)
+                time.sleep(pause)  # another worker may claim the folder meanwhile
+        check()
         return self._folder.write(name, data)

@@ -35,7 +35,7 @@ UNREADABLE = (
     TypeError,  # a lone array
     KeyError,
     EOFError,
-    NotImplementedError,
+    RuntimeError,  # marked as encrypted, or as of a kind that zipfile does not know
     zipfile.BadZipFile,
 )
 """What reading a damaged archive of arrays raises."""
@@ -101,6 +101,9 @@ def read_points(folder: Folder, training_id: str) -> tuple[list[dict[str, Any]],
 
     Returns:
         Rows, and boolean arrays (N,) under ``<point_key>.clean`` and ``<point_key>.robust``.
+
+    Raises:
+        OSError: A file cannot be read; whoever took that for none would write over it.
     """
     try:
         lines = folder.read("points.jsonl").splitlines()

@@ -217,6 +217,8 @@ def _train(
 
     checkpoints = Checkpoints(folder)
     training, training_id, history = _resume(make, checkpoints, folder)
+    if history:  # a kill may have come between a checkpoint and its line
+        write_lines(folder, "epochs.jsonl", history)
     for record in training.epochs():
         history.append(asdict(record))
         state = {**training.state_dict(), "training_id": training_id, "history": history}

@@ -79,3 +79,22 @@ def test_a_folder_that_cannot_be_claimed_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         ClaimedFolder(folder)
     assert not (tmp_path / CLAIM).exists()
+
+
+def test_who_is_superseded_while_storage_refuses_does_not_write_when_it_takes_writes_again(
+    tmp_path: Path,
+) -> None:
+    class CutOff(Refusing):
+        """Lets another worker claim the folder while it refuses."""
+
+        def write(self, name: str, data: bytes) -> None:
+            if self.left:
+                ClaimedFolder(LocalFolder(tmp_path)).write(name, b"successor")
+            super().write(name, data)
+
+    folder = CutOff(tmp_path)
+    own = ClaimedFolder(folder)
+    folder.left = 1
+    with pytest.raises(SupersededError):
+        own.write("points", b"superseded")
+    assert (tmp_path / "points").read_bytes() == b"successor"

@@ -278,6 +278,32 @@ def test_a_trial_that_was_stopped_ends_as_if_it_had_not_been(
     assert losses[0] == losses[1]
 
 
+class Dying(LocalFolder):
+    """Kills whoever is about to write a file for the so-many-th time."""
+
+    def __init__(self, path: Path, name: str, count: int) -> None:
+        super().__init__(path)
+        self.name, self.left = name, count
+
+    def write(self, name: str, data: bytes) -> None:
+        self.left -= name == self.name
+        if not self.left:
+            raise KeyboardInterrupt
+        super().write(name, data)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_kill_between_a_checkpoint_and_its_line_loses_no_epoch_of_the_record(
+    count: int, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    trial = _trial(tiny, "pgd_at λ=0", tmp_path, "train.epochs=3")
+    folder = _place(trial, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(trial.job, Dying(folder.path, "epochs.jsonl", count), _ignore)
+    assert run_trial(trial.job, folder, _ignore)["status"] == "done"
+    assert [epoch["epoch"] for epoch in read_epochs(folder)] == [1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("label", "overrides"), [(LABELS[0], ()), (WIDE_LABELS[0], WIDE), (WIDE_LABELS[3], WIDE)]
 )
@@ -460,6 +486,46 @@ def test_a_damaged_trial_is_made_whole_again_with_the_same_numbers(
     assert _weights(folder) == weights
     assert _numbers(trial, folder) == numbers
     assert len(folder.read("points.jsonl").splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["points.jsonl", "correct.npz"])
+def test_points_that_cannot_be_read_for_a_while_are_not_taken_for_none(
+    name: str, tiny: dict[str, Any], storage: Path
+) -> None:
+    class Away(LocalFolder):
+        def read(self, wanted: str) -> bytes:
+            if wanted == name:
+                raise OSError(5, "Input/output error")
+            return super().read(wanted)
+
+    more = _trial(tiny, LABELS[0], storage, "evaluate.attacks=[{steps: 2}]")
+    folder = _place(more, storage)
+    before = {file: folder.read(file) for file in ("points.jsonl", "correct.npz")}
+    outcome = run_trial(more.job, Away(folder.path), _ignore)
+    assert (outcome["status"], outcome["kind"]) == ("failed", "storage")
+    assert {file: folder.read(file) for file in before} == before
+    assert run_trial(more.job, folder, _ignore)["status"] == "done"
+    assert folder.read("points.jsonl").startswith(before["points.jsonl"])
+
+
+def test_any_bit_of_the_correctness_that_changes_leaves_no_wrong_point(
+    tiny: dict[str, Any], storage: Path
+) -> None:
+    trial = _trial(tiny, "pgd_at λ=1", storage)
+    folder = _place(trial, storage)
+    result = read_result(folder)
+    assert result is not None
+    training_id = result["trained"]["training_id"]
+    rows, correct = read_points(folder, training_id)
+    data = folder.read("correct.npz")
+    for bit in range(8 * len(data)):
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        (folder.path / "correct.npz").write_bytes(changed)
+        found, read = read_points(folder, training_id)
+        assert found in ([], rows), bit
+        for key in read:
+            assert (read[key] == correct[key]).all(), bit
 
 
 def test_one_more_attack_keeps_the_training_and_the_points_it_has(
