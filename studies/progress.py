@@ -14,6 +14,7 @@ from studies.planning import Plan
 from studies.runner import how_lost, run_key_of
 
 LINE_EVERY_SECONDS = 15.0
+FEWEST_ROWS = 8
 ENDS = {"done": "ended", "failed": "failed", "diverged": "diverged"}
 """How a trial may end, and what is said of it."""
 SOONEST_ESTIMATE = 0.05
@@ -89,7 +90,12 @@ class Progress(Callback):  # type: ignore[misc]
         self._left = {t.run_key for t in plan.trials if t.to_run}
         self._began = self._spoke = time.monotonic()
         self._live = (
-            Live(console=console, refresh_per_second=2, redirect_stdout=False)
+            Live(
+                console=console,
+                get_renderable=self._table,
+                refresh_per_second=2,
+                redirect_stdout=False,
+            )
             if console.is_terminal
             else None
         )
@@ -105,14 +111,12 @@ class Progress(Callback):  # type: ignore[misc]
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
-            self._live.update(self._table())
             self._live.stop()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Mark a trial as running."""
         row = self._row(trial)
         row.state, row.started = "running", time.monotonic()
-        self._show()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -132,7 +136,6 @@ class Progress(Callback):  # type: ignore[misc]
         else:
             row.outcome, row.error = result["status"], result["error"]
         self._changed(run_key_of(trial))
-        self._show()
         if self._live is None and time.monotonic() - self._spoke > LINE_EVERY_SECONDS:
             self._say(f"{row.label} seed {row.seed}: {row.place}{_rates(row)}")
 
@@ -141,7 +144,6 @@ class Progress(Callback):  # type: ignore[misc]
         row = self._row(trial)
         row.state = row.outcome
         self._changed(run_key_of(trial))
-        self._show()
         if self._live is None:
             seconds = time.monotonic() - row.started
             why = f" ({row.error})" if row.error else ""
@@ -160,16 +162,11 @@ class Progress(Callback):  # type: ignore[misc]
         row = self._row(trial)
         row.state = state
         self._changed(run_key_of(trial))
-        self._show()
         if self._live is None:
             self._say(f"{row.label} seed {row.seed}: {state}")
 
     def _row(self, trial: Any) -> _Row:
         return self._rows[run_key_of(trial)]
-
-    def _show(self) -> None:
-        if self._live is not None:
-            self._live.update(self._table())
 
     def _say(self, line: str) -> None:
         self._spoke = time.monotonic()
@@ -196,7 +193,12 @@ class Progress(Callback):  # type: ignore[misc]
         table = Table(title=title, title_justify="left")
         for name in ("trial", "seed", "state", "epoch", "judged", "SA val", "RA val", "images/s"):
             table.add_column(name, justify="left" if name in {"trial", "state"} else "right")
-        for row in self._rows.values():
+        rows = list(self._rows.values())
+        most = max(FEWEST_ROWS, self._console.height - 6)
+        if len(rows) > most:  # what is at work comes first
+            rows.sort(key=lambda row: (row.ended, row.state == "waiting"))
+            table.caption = f"and {len(rows) - most} more; `oat status` shows all"
+        for row in rows[:most]:
             table.add_row(
                 row.label,
                 str(row.seed),
