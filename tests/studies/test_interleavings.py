@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,11 +22,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
-    initialize,
     invariant,
     precondition,
     rule,
@@ -40,7 +39,7 @@ from oat.evaluation import Correctness, Judged
 from oat.masking import Checks
 from oat.models import Cost
 from oat.training import DivergenceError, EpochRecord, Kept
-from studies import claims, judging, trial
+from studies import claims, judging, planning, trial
 from studies.checkpoints import SLOTS
 from studies.claims import CLAIM, ClaimedFolder, SupersededError
 from studies.config import Study, load_study
@@ -59,7 +58,7 @@ from studies.results import read_epochs, read_trial
 from studies.storage import LocalFolder
 from studies.trial import run_trial
 
-EPOCHS = 3
+EPOCHS = 2
 IMAGES = 8
 """Few, so that different networks often have the same accuracy on different images."""
 
@@ -108,8 +107,8 @@ Bits = np.ndarray[Any, Any]
 
 
 @lru_cache
-def _study(wider: frozenset[str], at_last: bool = False) -> Study:
-    overrides = [WIDER[name] for name in sorted(wider)]
+def _study(wider: frozenset[str], seeds: tuple[int, ...], at_last: bool = False) -> Study:
+    overrides = [WIDER[name] for name in sorted(wider)] + [f"seeds={list(seeds)}"]
     return load_study(deepcopy(SOURCE), overrides + [AT_LAST] * at_last)
 
 
@@ -132,6 +131,8 @@ class Worker(threading.Thread):
         self.superseded: int | None = None
         """Operations begun since another worker has claimed the trial."""
         self.refusal: Exception | None = None
+        self.at = ""
+        """File that the operation it waits with is about to change."""
         self._go, self._parked = threading.Semaphore(0), threading.Semaphore(0)
         self.start()
 
@@ -169,11 +170,12 @@ class Worker(threading.Thread):
         self.join()
 
 
-def _turn() -> Worker | None:
+def _turn(changes: str = "") -> Worker | None:
     """Let others go first; return whose turn it is, None for the test itself."""
     worker = threading.current_thread()
     if not isinstance(worker, Worker):
         return None
+    worker.at = changes
     worker.pause()
     return worker
 
@@ -231,10 +233,11 @@ class Disk(LocalFolder):
     def sub(self, name: str) -> "Disk":
         return Disk(self.path / name, self.world)
 
-    def _begin(self) -> Worker | None:
-        worker = _turn()
-        if worker is not None and worker.superseded is not None:
-            worker.superseded += 1
+    def _begin(self, changes: str = "") -> Worker | None:
+        current = threading.current_thread()
+        if isinstance(current, Worker) and current.superseded is not None:
+            current.superseded += 1
+        worker = _turn(changes)
         if self.world.away:
             raise OSError(5, "Input/output error")
         return worker
@@ -252,14 +255,14 @@ class Disk(LocalFolder):
         return super().names()
 
     def write(self, name: str, data: bytes) -> None:
-        worker = self._begin()
+        worker = self._begin(name)
         if self.world.full:
             raise OSError(28, "No space left on device")
         super().write(name, data)
         self.world.changed(worker, self.path.name, name)
 
     def remove(self, name: str) -> None:
-        worker = self._begin()
+        worker = self._begin(name)
         there = super().size(name) is not None
         super().remove(name)
         if there:
@@ -292,12 +295,17 @@ class ModelTraining:
         self.config, self.attack = train, attack
         self.device, self.model = torch.device("cpu"), nn.Linear(1, 1)
         self.epoch, self.device_seconds = 0, 0.0
-        self.weights = [int(digest(self.name), 16), next(self.world.numbers)]
+        self.weights = [int(digest([self.name, seed]), 16), next(self.world.numbers)]
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "weights": self.weights, "seconds": self.device_seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        worker = threading.current_thread()
+        assert isinstance(worker, Worker)
+        if worker.superseded is None and not worker.disturbed:
+            newest = _newest_epoch(self.world.folder(worker.run_key))
+            assert state["epoch"] == newest, "an epoch that is there is trained again"
         self.epoch, self.weights = state["epoch"], state["weights"]
         self.device_seconds = state["seconds"]
 
@@ -371,6 +379,8 @@ class Known:
     epoch: int = 0
     spoiled: set[str] = field(default_factory=set)
     """Checkpoints that were damaged, and not written since."""
+    doomed: bool = False
+    """Whether a training must be made anew."""
     unsealed: set[str] = field(default_factory=set)
     """Damaged files without a digest, not written since."""
 
@@ -382,9 +392,9 @@ class Known:
         elif name in {"points.jsonl", "correct.npz"}:
             self.points = {}
         elif name == "result.json" or name.endswith(".safetensors"):
-            self.result, self.points, self.epoch = None, {}, 0
+            self.result, self.points, self.doomed = None, {}, True
         elif name == "trained.json" and self.result is None:
-            self.epoch = 0
+            self.doomed = True
         elif name in {"epochs.jsonl", "provenance.json"}:
             self.unsealed.add(name)
 
@@ -401,6 +411,13 @@ class World:
         self.known: dict[str, Known] = {}
         self.stale: set[str] = set()
         """Run keys whose folder has changed since it was looked at."""
+
+    @property
+    def well(self) -> bool:
+        return not (self.full or self.away or self.no_data)
+
+    def heal(self) -> None:
+        self.full = self.away = self.no_data = False
 
     def folder(self, run_key: str) -> LocalFolder:
         return self.plain.sub(f"trials/{run_key}")
@@ -473,9 +490,10 @@ class World:
         if result is not None and whole:
             known.result = result
         epoch = _newest_epoch(folder)
-        if known.result is None:
+        known.doomed &= known.result is None and epoch > 0
+        if known.result is None and not known.doomed:
             assert epoch >= known.epoch, "more than the epoch under way is lost"
-            known.epoch = epoch
+        known.epoch = 0 if known.doomed else epoch
         if result is None or result["status"] != "done":
             assert not known.points
             return
@@ -526,7 +544,7 @@ def _sound_points(folder: LocalFolder, result: dict[str, Any]) -> dict[str, tupl
         assert (row["sa"], row["ra"]) == (clean.mean(), robust.mean())
         found[row["point_key"]] = row["sa"], row["ra"]
     for check in read_checks(folder, trained["training_id"]):
-        once = _weights(folder, "last")[0] == int(digest(ONCE), 16)
+        once = _weights(folder, "last")[0] in (int(digest([ONCE, i]), 16) for i in range(40))
         lam = check["lam"] if once else None
         assert check["sa"] == _bits(_weights(folder, check["checkpoint_rule"]), lam).mean()
     return found
@@ -564,8 +582,22 @@ def _check_plan(plan: Plan, world: World) -> None:
         assert planned.to_run == (planned.state not in {"done", "diverged"})
 
 
-STEPS = st.sampled_from([1, 1, 2, 3, 5, 10, 30, 100])
+STEPS = st.sampled_from([0, 1, 2, 3, 5, 10, 30, 100])
+FEW = st.integers(0, 4)
+THEN = st.sampled_from(["killed", "lost", "refused", "refused again and again", "waits"])
 INDEX = st.integers(0, 11)
+FILES = (  # or how their names begin
+    *SLOTS,
+    "epochs.jsonl",
+    "model.safetensors",
+    "provenance.json",
+    "trained.json",
+    "correct.npz",
+    "points.jsonl",
+    "checks.jsonl",
+    "judging-",
+    "result.json",
+)
 
 
 class Interleavings(RuleBasedStateMachine):
@@ -579,22 +611,23 @@ class Interleavings(RuleBasedStateMachine):
         self.wider: frozenset[str] = frozenset()
         self.plan: Plan | None = None
         self.queue: list[Any] = []
+        self.seed = 0
         self.keys: set[str] = set()
 
     # the driver
 
-    @initialize()
-    def first_driver(self) -> None:
-        self.start_driver()
-
-    @precondition(lambda self: self.plan is None and not self.world.away)
-    @rule()
-    def start_driver(self) -> None:
+    def _start_driver(self) -> None:
+        """Start one if there is none; where nothing is left to do, on another seed."""
+        if self.plan is not None:
+            return
+        if not self._planned().to_run():
+            self.seed += 1
         self.plan = self._planned()
         self.queue = [planned.job for planned in self.plan.to_run()]
 
     def _planned(self, at_last: bool = False) -> Plan:
-        plan = make_plan(_study(self.wider, at_last), self.world.disk)
+        seeds = tuple(range(self.seed + 1)) if at_last else (self.seed,)
+        plan = make_plan(_study(self.wider, seeds, at_last), self.world.disk)
         _check_plan(plan, self.world)
         self.keys |= {planned.run_key for planned in plan.trials}
         return plan
@@ -610,55 +643,58 @@ class Interleavings(RuleBasedStateMachine):
             elif not worker.zombie:
                 self._kill(worker)
 
-    @precondition(lambda self: self.queue)
-    @rule(i=INDEX, steps=STEPS)
-    def launch(self, i: int, steps: int) -> None:
-        worker = self.world.start(self.queue.pop(i % len(self.queue)))
-        self._advance(worker, steps)
-
     @rule(name=st.sampled_from(sorted(WIDER)))
     def change_study(self, name: str) -> None:
-        """The next driver finds more to do, or less."""
+        """The next driver finds more to do, or less; whoever asks sees it at once."""
         self.wider ^= {name}
+        if not self.world.away:
+            self._planned()
 
     # workers
 
-    @precondition(lambda self: self.world.workers)
-    @rule(i=INDEX, steps=STEPS)
-    def step(self, i: int, steps: int) -> None:
-        self._advance(self._worker(i), steps)
+    @precondition(lambda self: self.plan is not None or not self.world.away)
+    @rule(i=INDEX, to=st.sampled_from([*FILES, *[None] * 3]), steps=STEPS, then=THEN)
+    def work(self, i: int, to: str | None, steps: int, then: str) -> None:
+        """Let a worker, or one more, go on: at first until it is about to change a file."""
+        self._start_driver()
+        workers = self.world.workers
+        if i % (len(workers) + len(self.queue)) < len(workers):
+            worker = workers[i % len(workers)]
+        else:
+            worker = self.world.start(self.queue.pop(i % len(self.queue)))
+        while to is not None and not worker.at.startswith(to) and not worker.ended:
+            self._advance(worker, 1)
+        if not worker.ended:
+            self._advance(worker, steps)
+        if worker.ended:
+            return
+        if then == "killed":
+            self._die(worker)
+        elif then == "refused":
+            worker.refusal = OSError(110, "Connection timed out")
+        elif then == "refused again and again":
+            for _ in range(5):
+                if not worker.ended:
+                    worker.refusal = OSError(110, "Connection timed out")
+                    self._advance(worker, 1)
+        elif then == "lost" and not worker.zombie:
+            self._lose(worker)
 
-    @precondition(lambda self: self.world.workers)
-    @rule(i=INDEX)
-    def kill(self, i: int) -> None:
-        worker = self._worker(i)
+    @precondition(lambda self: self.plan is not None or not self.world.away)
+    @rule(i=INDEX, to=st.sampled_from(FILES), steps=FEW, then=THEN)
+    def work_to_a_file(self, i: int, to: str, steps: int, then: str) -> None:
+        """As `work`; more often."""
+        self.work(i, to, steps, then)
+
+    def _lose(self, worker: Worker) -> None:
+        """Let the driver start its trial again while it lives on."""
+        worker.zombie = True
+        self._again(worker)
+
+    def _die(self, worker: Worker) -> None:
         self._kill(worker)
         if not worker.zombie:
             self._again(worker)
-
-    @precondition(lambda self: any(not w.zombie for w in self.world.workers))
-    @rule(i=INDEX, steps=STEPS)
-    def lose(self, i: int, steps: int) -> None:
-        """The driver starts the trial again, but its worker lives on."""
-        mine = [worker for worker in self.world.workers if not worker.zombie]
-        worker = mine[i % len(mine)]
-        worker.zombie = True
-        self._again(worker)
-        if self.queue:
-            self._advance(self.world.start(self.queue.pop()), steps)
-
-    @precondition(lambda self: self.world.workers)
-    @rule(i=INDEX, tries=st.integers(1, 5))
-    def refuse(self, i: int, tries: int) -> None:
-        """Storage refuses the next operations of one worker."""
-        worker = self._worker(i)
-        for _ in range(tries):
-            if not worker.ended:
-                worker.refusal = OSError(110, "Connection timed out")
-                self._advance(worker, 1)
-
-    def _worker(self, i: int) -> Worker:
-        return self.world.workers[i % len(self.world.workers)]
 
     def _kill(self, worker: Worker) -> None:
         worker.kill()
@@ -682,17 +718,13 @@ class Interleavings(RuleBasedStateMachine):
 
     # what happens to them
 
-    @rule()
-    def fill_or_free_the_disk(self) -> None:
-        self.world.full = not self.world.full
-
-    @rule()
-    def storage_goes_or_comes(self) -> None:
-        self.world.away = not self.world.away
-
-    @rule()
-    def data_go_or_come(self) -> None:
-        self.world.no_data = not self.world.no_data
+    @rule(kind=st.sampled_from(["full", "away", "no_data"]))
+    def trouble(self, kind: str) -> None:
+        """A disk fills, storage or the data go; the next time, all is well again."""
+        if self.world.well:
+            setattr(self.world, kind, True)
+        else:
+            self.world.heal()
 
     @rule(i=INDEX, j=st.integers(0, 30), at=st.integers(0, 10**6), flip=st.integers(1, 255))
     def damage(self, i: int, j: int, at: int, flip: int) -> None:
@@ -710,11 +742,6 @@ class Interleavings(RuleBasedStateMachine):
         self.world.known[run_key].spoil(name)
         self.world.disturb(run_key)
 
-    @precondition(lambda self: not self.world.away)
-    @rule()
-    def look_at_the_plan(self) -> None:
-        self._planned()
-
     @invariant()
     def nothing_is_lost_and_nothing_is_wrong(self) -> None:
         self.world.look()
@@ -729,7 +756,7 @@ class Interleavings(RuleBasedStateMachine):
 
     def _come_to_an_end(self) -> None:
         world = self.world
-        world.full = world.away = world.no_data = False
+        world.heal()
         while world.workers:
             for worker in list(world.workers):
                 world.advance(worker, 1)
@@ -751,7 +778,7 @@ class Interleavings(RuleBasedStateMachine):
             if expected == "diverged":
                 continue
             assert [_weights(folder, kind)[:1] for kind in ("last", "chosen")] == [
-                [int(digest(planned.label), 16)]
+                [int(digest([planned.label, planned.seed]), 16)]
             ] * 2
             keys = [point["point_key"] for point in planned.job["points"]]
             rows, _ = read_trial(folder, keys)
@@ -784,6 +811,7 @@ def machine(tmp_path: Path) -> Iterator[type[Interleavings]]:
         patch.setattr(claims, "PATIENCE", (0.0, 0.0, 0.0))
         patch.setattr(trial, "Training", ModelTraining)
         patch.setattr(trial, "load_once", load_once)
+        patch.setattr(planning, "_rough_seconds_per_unit", lambda _: 1.0)
         patch.setattr(judging, "evaluate_at", _evaluate_at)
         patch.setattr(judging, "check_masking", _check_masking)
         patch.setattr(judging, "rebuild", _rebuild)
@@ -794,20 +822,72 @@ def machine(tmp_path: Path) -> Iterator[type[Interleavings]]:
         yield Interleavings
 
 
-EXAMPLES = int(os.environ.get("EXAMPLES", "60"))
-
-
 @pytest.mark.slow
-@pytest.mark.timeout(int(os.environ.get("EXAMPLES", "60")) * 60)
+@pytest.mark.timeout(300)
 def test_any_interleaving_ends_with_each_key_exactly_once(machine: type[Interleavings]) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
         settings=settings(
-            max_examples=EXAMPLES,
+            max_examples=60,
             stateful_step_count=40,
-            derandomize="SEED" not in os.environ,
+            derandomize=True,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+REAL = (
+    "methods=[{name: pgd_at, lam: 1}]",
+    "train.val_images=4",
+    "evaluate.attacks=[{name: pgd, steps: 1}, {name: pgd, steps: 2}]",
+)
+
+
+def _real(path: Path, kills: Sequence[int]) -> tuple[dict[str, bytes], list[Any], list[bytes]]:
+    """Train and judge for real; die after so many operations each; return what came of it."""
+    world = World(path)
+    study = load_study(deepcopy(SOURCE), REAL)
+
+    def job() -> Any:
+        (planned,) = make_plan(study, world.disk).trials
+        return planned.job if planned.to_run else None
+
+    for operations in (*kills, 10**4):
+        wanted = job()
+        if wanted is None:
+            break
+        worker = world.start(wanted)
+        world.advance(worker, operations)
+        if not worker.ended:
+            worker.kill()
+            world.workers.remove(worker)
+    assert job() is None
+    (run_key,) = world.plain.sub("trials").names()
+    folder = world.folder(run_key)
+    assert len(read_epochs(folder)) == EPOCHS
+    result = read_result(folder)
+    assert result is not None
+    rows, correct = read_points(folder, result["trained"]["training_id"])
+    weights = {kind: folder.read(weights_file(kind)) for kind in result["trained"]["weights"]}
+    untimed = [
+        {k: v for k, v in row.items() if k not in {"training_id", "train_device_seconds"}}
+        for row in rows
+    ]
+    return weights, untimed, [correct[key].tobytes() for key in sorted(correct)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_real_training_that_is_killed_anywhere_ends_as_if_it_had_not_been(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    undisturbed = _real(tmp_path_factory.mktemp("undisturbed"), [])
+
+    @settings(max_examples=8)
+    @given(kills=st.lists(st.integers(1, 90), min_size=1, max_size=4))
+    def check(kills: list[int]) -> None:
+        assert _real(tmp_path_factory.mktemp("killed"), kills) == undisturbed
+
+    check()
