@@ -11,18 +11,20 @@ import argparse
 import json
 import os
 import random
-import shutil
+import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from benchmarks.servers import (
@@ -37,7 +39,7 @@ from benchmarks.servers import (
 from benchmarks.site import FAKETIME, Site, kill, site, starve
 from studies.config import Study, load_study
 from studies.planning import Plan, make_plan
-from studies.records import read_result, weights_file
+from studies.records import digest, read_points, read_result, weights_file
 from studies.results import study_points
 from studies.storage import Folder, LocalFolder, open_folder
 from studies.trial import run_trial
@@ -103,6 +105,8 @@ class Drill:
         draw: What decides where and when.
         injected: How often each fault was.
         odd: What should not have happened, in words.
+        finished: What results were seen while the study ran: training and points, by run key.
+        unmade: Run keys of results that were seen, and later were not there or others.
     """
 
     site: Site
@@ -116,7 +120,10 @@ class Drill:
     injected: Counter[str] = field(default_factory=Counter)
     odd: list[str] = field(default_factory=list)
     driver: subprocess.Popen[bytes] | None = None
+    driver_log: Path = Path()
     starts: int = 0
+    finished: dict[str, tuple[Any, frozenset[str]]] = field(default_factory=dict)
+    unmade: set[str] = field(default_factory=set)
     settle: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
 
     def command(self) -> list[str]:
@@ -126,17 +133,19 @@ class Drill:
         return [str(OAT), "run", str(file), "--storage", self.storage,
                 "--address", self.site.address, "--tracking-uri", self.mlflow.url]  # fmt: skip
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start a driver; what it says is kept in one file a seed."""
+    def log(self, start: int) -> Path:
+        """Return the file that holds what a driver says."""
+        return self.site.folder / f"{self.study.name}-{start:02}.log"
+
+    def start(self, before: list[str] | None = None) -> subprocess.Popen[bytes]:
+        """Start a driver, below another command if one is given."""
         self.starts += 1
-        with (self.site.folder / f"{self.study.name}.log").open("ab") as log:
-            log.write(f"--- start {self.starts}\n".encode())
-            log.flush()
-            return subprocess.Popen(self.command(), stdout=log, stderr=log)
+        with self.log(self.starts).open("wb") as log:
+            return subprocess.Popen([*(before or []), *self.command()], stdout=log, stderr=log)
 
     def start_driver(self) -> float:
         """Start the driver, mostly wait until trials run, and return when the next fault is due."""
-        self.driver = self.start()
+        self.driver, self.driver_log = self.start(), self.log(self.starts)
         if self.draw.random() < 0.8:  # else a fault may find it starting
             until = time.monotonic() + START_SECONDS
             while self.running() and time.monotonic() < until and not self.site.workers():
@@ -154,7 +163,7 @@ class Drill:
         """End a node without a word; another joins soon after."""
         if len(self.site.nodes) < 2:
             return False
-        self.site.remove_node(self.draw.choice(self.site.nodes))
+        self.site.remove_node(self.a_node())
         self.later(self.site.add_node)
         return True
 
@@ -162,7 +171,7 @@ class Drill:
         """Announce the end of a node, and end it."""
         if len(self.site.nodes) < 2:
             return False
-        node = self.draw.choice(self.site.nodes)
+        node = self.a_node()
         self.site.drain_node(node, 3)
 
         def end() -> None:
@@ -198,13 +207,24 @@ class Drill:
 
     def two_drivers(self) -> bool:
         """Start another driver by mistake; it must be refused while the first runs."""
-        second = self.start()
-        code = second.wait(120)
+        # as if from another machine, whose processes cannot be looked up: by its name
+        elsewhere = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere; exec "$@"', "sh"]
+        second = self.start(elsewhere if os.geteuid() == 0 and self.draw.random() < 0.5 else None)
+        try:
+            second.wait(150)
+        except subprocess.TimeoutExpired:
+            second.kill()
+            self.odd.append("a second driver was not refused within 150 s")
+            return True
+        if "has taken over" in self.driver_log.read_text():
+            self.odd.append("the first of two drivers was stopped, and not the second")
         if not self.running():
             return False  # the first ended meanwhile, so this one was right to run
-        if code != 2:
-            self.odd.append(f"a second driver was not refused but ended with {code}")
-        return True
+        if "is being run already" in self.log(self.starts).read_text():
+            return True
+        if second.returncode != 2:
+            self.odd.append(f"a second driver ended with {second.returncode}, without a refusal")
+        return False  # refused for another reason, such as MLflow being away
 
     def data_gone(self) -> bool:
         """Take the data away for a while: an error that no retry cures."""
@@ -220,14 +240,10 @@ class Drill:
         if self.disk is None:
             return None
         ballast = self.disk / "ballast"
-        with ballast.open("wb") as file:
-            try:
-                while True:
-                    file.write(bytes(2**16))
-                    file.flush()
-            except OSError:
-                pass  # full
-        self.later(ballast.unlink)
+        with ballast.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(2**12))  # until it is full
+        self.later(ballast.unlink, 8, 20)
         return True
 
     def storage_refuses(self) -> bool | None:
@@ -236,7 +252,7 @@ class Drill:
         if s3 is None:
             return None
         s3.fault = s3_error(503, "SlowDown")
-        self.later(lambda: setattr(s3, "fault", None))
+        self.later(lambda: setattr(s3, "fault", None), 15, 30)
         return True
 
     def mlflow_dead(self) -> bool:
@@ -252,18 +268,41 @@ class Drill:
         process = self.mlflow.process
         if process is None:
             return False
-        os.killpg(process.pid, 19)
+        os.killpg(process.pid, signal.SIGSTOP)
 
         def go_on() -> None:
             if self.mlflow.process is process:
-                os.killpg(process.pid, 18)
+                os.killpg(process.pid, signal.SIGCONT)
 
         self.later(go_on)
         return True
 
-    def later(self, undo: Callable[[], None]) -> None:
-        """Undo a fault after a while."""
-        self.settle.append((time.monotonic() + self.draw.uniform(2, 8), undo))
+    def later(self, undo: Callable[[], None], soonest: float = 2, latest: float = 8) -> None:
+        """Undo a fault after so many seconds."""
+        self.settle.append((time.monotonic() + self.draw.uniform(soonest, latest), undo))
+
+    def a_node(self) -> Any:
+        """Choose a node: one that is at work, if there is one."""
+        return self.draw.choice(self.site.busy() or self.site.nodes)
+
+    def look(self) -> None:
+        """Take down which results there are, and which are no longer what they were."""
+        for trial in self.plan().trials:
+            folder = self.folder().sub(f"trials/{trial.run_key}")
+            result = read_result(folder)
+            if result is None:
+                found: tuple[Any, frozenset[str]] = None, frozenset()
+            elif result["status"] == "done":
+                training = result["trained"]["training_id"]
+                rows, _ = read_points(folder, training)
+                found = training, frozenset(row["point_key"] for row in rows)
+            else:
+                found = result["epoch"], frozenset()
+            known = self.finished.setdefault(trial.run_key, found)
+            if known[0] is None:
+                self.finished[trial.run_key] = found
+            elif found[0] != known[0] or not known[1] <= found[1]:
+                self.unmade.add(trial.run_key)
 
     def settle_due(self, everything: bool = False) -> None:
         """Undo what is due."""
@@ -276,11 +315,15 @@ class Drill:
         """Run the study to its end, and break it meanwhile."""
         faults: list[Callable[[], bool | None]] = [getattr(self, name) for name in FAULTS]
         self.draw.shuffle(faults)
-        began = time.monotonic()
+        began = looked = time.monotonic()
         due = self.start_driver()
         while True:
             time.sleep(0.1)
             self.settle_due()
+            if time.monotonic() > looked + 2:
+                with suppress(OSError):  # storage may be away
+                    self.look()
+                looked = time.monotonic()
             if time.monotonic() - began > GIVE_UP_SECONDS:
                 self.odd.append("it did not come to its end")
                 kill(self.driver.pid)
@@ -289,7 +332,8 @@ class Drill:
             if not self.running():
                 if self.ended():
                     break
-                self.settle_due(everything=True)  # as the user mends what the message names
+                if self.draw.random() < 0.5:  # the user mends what the message names, or waits
+                    self.settle_due(everything=True)
                 due = self.start_driver()
             elif faults and time.monotonic() > due:
                 fault = faults.pop()
@@ -300,6 +344,16 @@ class Drill:
                     faults.insert(0, fault)  # not now: its turn comes again
                 due = time.monotonic() + self.draw.uniform(1, 4) * bool(done)
         self.settle_due(everything=True)
+        self.look()
+        said = self.said()
+        if "Traceback" in said:
+            self.odd.append("a driver ended with a traceback")
+
+    def said(self) -> str:
+        """Return what all drivers have said."""
+        return "".join(
+            f"--- start {i}\n{self.log(i).read_text()}" for i in range(1, self.starts + 1)
+        )
 
     def ended(self) -> bool:
         """Tell whether a driver has said that nothing is left."""
@@ -330,6 +384,20 @@ FAULTS = (
     "mlflow_dead",
     "mlflow_slow",
 )
+
+
+FELT = {
+    "node gone": "its node is gone, goes on",
+    "worker died": "its worker died, goes on",
+    "out of memory": "out of memory, goes on",
+    "does not begin": "does not begin; it is ended",
+    "data error": "DataError",
+    "storage away": "does not take writes",
+    "mlflow away": "MLflow does not take results",
+    "refused": "is being run already",
+    "from a checkpoint": "go on from a checkpoint",
+}
+"""What drivers say of faults that reached them."""
 
 
 Outcomes = Mapping[str, Any]
@@ -366,25 +434,42 @@ def judge(drill: Drill, wanted: Outcomes) -> dict[str, Any]:
     found = outcomes(plan, folder)
     table = study_points(plan, folder)
     finished = sum(found[key] is not None for key in wanted)
-    keys = [("trial", trial.run_key) for trial in plan.trials]
-    keys += [("point", key) for key in table["point_key"]]
+    keys = [("study", digest(drill.study.dump()))]
+    keys += [("trial", trial.run_key) for trial in plan.trials]
+    for trial in plan.trials:
+        if trial.state == "done":
+            keys += [("point", point["point_key"]) for point in trial.job["points"]]
     runs = _runs(drill)
+    here = set(folder.sub("trials").names())
     return {
         "planned": len(wanted),
         "finished": finished,
-        "lost": len(wanted) - finished,
-        "duplicated": len(folder.sub("trials").names()) - len(plan.trials)
-        + int(table["point_key"].duplicated().sum()),
+        "lost": len(wanted) - finished + len(drill.unmade),
+        "duplicated": len(here - wanted.keys()) + int(table["point_key"].duplicated().sum()),
         "missing": sum(runs[key] == 0 for key in keys),
         "doubled": sum(runs[key] > 1 for key in keys) + sum(key not in keys for key in runs),
         "weights_equal": found == dict(wanted),
+        "mlflow_equal": _mlflow_equals(drill, table),
         "driver_starts": drill.starts,
+        "felt": {what: len(re.findall(words, drill.said())) for what, words in FELT.items()},
         "odd": drill.odd,
-    }  # fmt: skip
+    }
+
+
+def _mlflow_equals(drill: Drill, table: pd.DataFrame) -> bool:
+    """Tell whether MLflow's points are those of storage."""
+    from studies.tracking import Tracker
+
+    columns = ["point_key", "sa", "ra", "training_id", "attack", "images", "seed"]
+    stored, logged = (
+        frame[columns].sort_values("point_key", ignore_index=True)
+        for frame in (table, Tracker(drill.mlflow.url, drill.study.name).points())
+    )
+    return bool(stored.equals(logged))
 
 
 def _runs(drill: Drill) -> Counter[tuple[str, str]]:
-    """Count the active runs of each key in MLflow, without those of the study itself."""
+    """Count the active runs of each key in MLflow."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(drill.mlflow.url)
@@ -395,7 +480,7 @@ def _runs(drill: Drill) -> Counter[tuple[str, str]]:
         f"run {r.info.run_name} is still open" for r in found if r.info.status == "RUNNING"
     ]
     tags = [run.data.tags for run in found]
-    return Counter((t["oat.kind"], t["oat.key"]) for t in tags if t["oat.kind"] != "study")
+    return Counter((t["oat.kind"], t["oat.key"]) for t in tags)
 
 
 @contextmanager
@@ -459,6 +544,7 @@ def measure(seeds: int, epochs: int, first: int = 0, logs: Path | None = None) -
         here = stack.enter_context(site(3))
         faults: Counter[str] = Counter()
         total: Counter[str] = Counter()
+        felt: Counter[str] = Counter()
         equal, odd, each = True, [], []
         for seed in range(first, first + seeds):
             began = time.monotonic()
@@ -466,17 +552,19 @@ def measure(seeds: int, epochs: int, first: int = 0, logs: Path | None = None) -
             faults += drill.injected
             for name in ("planned", "finished", "lost", "duplicated", "missing", "doubled"):
                 total[name] += found[name]
-            equal &= found["weights_equal"]
+            equal &= found["weights_equal"] and found["mlflow_equal"]
+            felt += Counter(found["felt"])
             odd += [f"seed {seed}: {said}" for said in found["odd"]]
             each.append({"seed": seed, "seconds": round(time.monotonic() - began), **found,
                          "faults": dict(drill.injected)})  # fmt: skip
             print(json.dumps(each[-1]), file=sys.stderr, flush=True)
             if logs is not None:
-                shutil.copy(here.folder / f"drill-{seed}.log", logs)
+                (logs / f"drill-{seed}.log").write_text(drill.said())
         return {
             "seeds": seeds,
             "mlflow_store": "postgresql" if store else "sqlite",
             "faults": {name: faults[name] for name in FAULTS},
+            "felt": dict(felt),
             **{name: total[name] for name in ("planned", "finished", "lost", "duplicated")},
             "runs": {name: total[name] for name in ("missing", "doubled")},
             "weights_equal": equal,
@@ -493,7 +581,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8, help="of each training")
     parser.add_argument("--logs", type=Path, help="keep what the drivers said in this folder")
     asked = parser.parse_args()
-    print(json.dumps(measure(asked.seeds, asked.epochs, asked.first, asked.logs), indent=1))
+    found = measure(asked.seeds, asked.epochs, asked.first, asked.logs)
+    print(json.dumps(found, indent=1))
+    counts = (found["lost"], found["duplicated"], *found["runs"].values(), len(found["odd"]))
+    raise SystemExit(any(counts) or not found["weights_equal"])
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def on_cluster(size: Size, storage: Path, trials: int, nodes: int) -> dict[str, 
             Progress(some, Console(file=nowhere), lambda _: None) as progress,
         ):
             started = time.time()
-            _, took = measured(lambda: launch(some, folder, [progress]))
+            _, took = measured(lambda: launch(some, folder, [progress], reuse_workers=True))
         after = resident_mb("VmRSS")
     finally:
         ray.shutdown()

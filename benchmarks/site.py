@@ -65,13 +65,20 @@ class Site:
 
     def workers(self) -> list[int]:
         """Return the processes in which trials of this cluster run."""
-        parents = _parents()
-        raylets = {info.process.pid for node in self.nodes for info in node.all_processes["raylet"]}
+        return [pid for node in self.nodes for pid in self.workers_of(node)]
+
+    def workers_of(self, node: Any) -> list[int]:
+        """Return those of one node."""
+        raylets = {info.process.pid for info in node.all_processes.get("raylet", ())}
         return [
             pid
-            for pid, parent in parents.items()
+            for pid, parent in _parents().items()
             if parent in raylets and _title(pid).startswith("ray::ImplicitFunc")
         ]
+
+    def busy(self) -> list[Any]:
+        """Return the nodes on which a trial runs."""
+        return [node for node in self.nodes if self.workers_of(node)]
 
 
 @contextmanager

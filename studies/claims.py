@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from studies.storage import Folder
+from studies.storage import Folder, LocalFolder
 
 CLAIM = "claim.json"
 PATIENCE = (1.0, 5.0, 15.0, 60.0, 180.0)
@@ -35,6 +35,8 @@ class ClaimedFolder:
         self.uri = folder.uri
         self._claim = json.dumps({"worker": uuid.uuid4().hex}).encode()
         self._write(CLAIM, self._claim, lambda: None)
+        if isinstance(folder, LocalFolder):
+            folder.sweep()
 
     def sub(self, name: str) -> Folder:
         """See `Folder.sub`; what lies below is not claimed."""

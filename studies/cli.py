@@ -169,7 +169,7 @@ def run(
         err.print(note, highlight=False, markup=False, soft_wrap=True)
     bad = [t for t in outcome.plan.trials if t.state != "done"]
     for t in bad:
-        reason = t.reason or "its worker was lost again and again; run again to continue"
+        reason = t.reason or "Run again to continue."
         err.print(
             f"{t.label} seed {t.seed} ({t.run_key}): {t.state}. {reason}",
             highlight=False,

@@ -67,20 +67,33 @@ class Lease:
             OSError: Storage cannot be read or written.
         """
         self._wait_for_the_other()
-        self._write()
-        time.sleep(SETTLE_SECONDS[not isinstance(self._folder, LocalFolder)])
-        found = self._read()
-        if found is None or not self._is_own(found):
-            raise self._refusal(found or {})
+        try:
+            self._write()
+            time.sleep(SETTLE_SECONDS[not isinstance(self._folder, LocalFolder)])
+            found = self._read()
+            if found is None or not self._is_own(found):
+                raise self._refusal(found or {})
+        except BaseException:
+            self._release()
+            raise
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end.set()
-        self._thread.join()
-        found = self._read()
-        if found is not None and self._is_own(found):
-            self._folder.remove(LEASE)
+        try:
+            self._thread.join()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        """Remove the lease if it is ours; one that cannot be removed is dead by its process."""
+        try:
+            found = self._read()
+            if found is not None and self._is_own(found):
+                self._folder.remove(LEASE)
+        except OSError as error:
+            log.warning("The lease of this run is left in storage (%s).", error)
 
     def _is_own(self, record: dict[str, Any]) -> bool:
         return bool(record.get("owner") == self._record["owner"])
@@ -135,9 +148,9 @@ class Lease:
         while not self._end.wait(BEAT_SECONDS):
             try:
                 found = self._read()
-                if found is None or not self._is_own(found):
-                    self._tell_lost()
-                    return
+                if found is not None and not self._is_own(found):
+                    self._tell_lost()  # at each beat, should a stop be lost
+                    continue
                 self._record["beat"] += 1
                 self._write()
             except OSError as error:  # whoever takes over meanwhile is seen when it is back
@@ -162,15 +175,26 @@ def _whereabouts() -> dict[str, Any]:
 
 
 def _started(pid: int) -> str | None:
-    """Return when a process of this machine was started, in ticks after boot; None if it is gone.
+    """Return when a process of this machine was started, in ticks after boot.
 
-    With it, a process that was given the number of a dead one is not taken for that.
+    With it, a process that was given the number of a dead one is not taken for that. Empty for one
+    that has ended and waits for its parent; None for one that cannot be looked at.
     """
     with suppress(OSError):
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if state == "Z" else fields[18]
+        return "" if state == "Z" else fields[18]
     return None
 
 
 def _runs_here(record: dict[str, Any]) -> bool:
-    return isinstance(record.get("pid"), int) and _started(record["pid"]) == record.get("started")
+    """Tell whether the process of a record of this machine is alive, or may be."""
+    pid = record.get("pid")
+    if not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # of another user
+    return _started(pid) in {None, record.get("started")}

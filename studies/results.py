@@ -3,11 +3,13 @@
 import json
 import re
 from collections.abc import Container, Iterable, Mapping
+from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
 import pandas as pd
 
+from oat.training import EpochRecord
 from studies.intervals import wilson
 from studies.masking import CHECK_COLUMNS, masking_columns
 from studies.planning import Plan
@@ -206,7 +208,7 @@ def _wilson(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def read_epochs(folder: Folder) -> list[dict[str, Any]]:
-    """Read the epochs of a trial; those of a line cut off are left out."""
+    """Read the epochs of a trial; those from a damaged line on are left out."""
     try:
         lines = folder.read("epochs.jsonl").splitlines()
     except FileNotFoundError:
@@ -214,7 +216,7 @@ def read_epochs(folder: Folder) -> list[dict[str, Any]]:
     epochs = []
     for line in lines:
         try:
-            epochs.append(json.loads(line))
-        except ValueError:
+            epochs.append(asdict(EpochRecord(**json.loads(line))))
+        except (ValueError, TypeError):
             break
     return epochs

@@ -12,6 +12,7 @@ import re
 import shutil
 import socket
 import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,10 @@ import ray
 from ray import cloudpickle, tune
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
-from studies.claims import ClaimedFolder, SupersededError
+from studies.claims import ClaimedFolder
 from studies.errors import StudyError
 from studies.planning import Plan, PlannedTrial
 from studies.records import differences, versions
@@ -42,6 +44,9 @@ LOST_WORKER_RETRIES = 5
 """Times that a trial is started again without having got on since the last time."""
 
 log = logging.getLogger("oat.ray")
+
+MARK = "launch"
+"""File of the study's folder by which a worker knows the storage of its driver."""
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 RAY_MEMORY = "running low on memory"
@@ -207,9 +212,13 @@ class Retries(FIFOScheduler):  # type: ignore[misc]
         return str(super().on_trial_result(tune_controller, trial, result))
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Give more room after a lack of memory; Tune has taken the trial off its worker."""
-        lost_here = trial.run_metadata.num_failures
-        if lost_here < 2 and not _is_out_of_memory(_error_of(trial)):
+        """Give more room after a lack of memory."""
+        if trial.status == Trial.RUNNING:
+            return  # it was the last time: Tune does not take it off its worker to start it again
+        error = _error_of(trial)
+        killed = isinstance(error, RayActorError) and NODE_DEATH not in str(error)
+        twice = killed and trial.run_metadata.num_failures >= 2
+        if not twice and not _is_out_of_memory(error):
             return
         config = trial.config["trial"]
         larger = grown(config["request"], self._sizes)
@@ -259,6 +268,8 @@ def trainable(config: dict[str, Any]) -> None:
     Raises:
         TrialOutOfMemory: More room may help; anything else that is raised is tried again as it is.
         OSError: Storage did not take or give what it should.
+        SupersededError: Another worker goes on with the trial; if this one is the one that Tune
+            listens to, it starts again.
         RuntimeError: This node has other versions than the driver.
     """
     trial = config["trial"]
@@ -266,10 +277,8 @@ def trainable(config: dict[str, Any]) -> None:
     watch_this_process()
     if odd := differences(trial["versions"], versions()):
         raise RuntimeError(f"Node {socket.gethostname()} has {odd}; set it up as the driver is.")
-    try:
-        outcome = run_trial(trial["job"], ClaimedFolder(open_folder(trial["folder"])), tune.report)
-    except SupersededError:
-        return  # whoever goes on with the trial reports it
+    _check_storage(trial["study"], trial["mark"])
+    outcome = run_trial(trial["job"], ClaimedFolder(open_folder(trial["folder"])), tune.report)
     if outcome.get("kind") == "out_of_memory" and trial["can_grow"]:
         raise TrialOutOfMemory(outcome["error"])
     if outcome.get("kind") == "storage":
@@ -277,7 +286,34 @@ def trainable(config: dict[str, Any]) -> None:
     tune.report({"kind": "end", "status": outcome["status"], "error": outcome.get("error")})
 
 
-def launch(plan: Plan, folder: Folder, callbacks: Sequence[Callback]) -> dict[str, str]:
+def _check_storage(study: str, mark: str) -> None:
+    """Check that this node, which may have joined late, sees the storage that the driver sees.
+
+    Raises:
+        OSError: It does not, or another driver has begun since.
+    """
+    try:
+        if open_folder(study).read(MARK) == mark.encode():
+            return
+    except FileNotFoundError:
+        pass
+    raise OSError(f"Node {socket.gethostname()} has a folder of its own at '{study}'.")
+
+
+class GaveUp(Callback):  # type: ignore[misc]
+    """Keeps what was said last of the trials that Tune does not start again, by run key."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Take one."""
+        self.reasons[run_key_of(trial)] = how_lost(trial)
+
+
+def launch(
+    plan: Plan, folder: Folder, callbacks: Sequence[Callback], *, reuse_workers: bool
+) -> dict[str, str]:
     """Run the trials that are left, the longest first, and wait for them.
 
     Ray must be connected. Returns when no trial is running; what came of each stands in its
@@ -287,6 +323,9 @@ def launch(plan: Plan, folder: Folder, callbacks: Sequence[Callback]) -> dict[st
         plan: The plan.
         folder: The study's folder; every node must reach it.
         callbacks: Told of every report.
+        reuse_workers: Whether a worker takes one trial after another, which spares seconds each.
+            Tune counts the death of one that waits as two, and gives its next trial up: not for
+            clusters whose nodes come and go.
 
     Returns:
         What was said last of trials that were given up, by run key: their workers were lost
@@ -294,17 +333,26 @@ def launch(plan: Plan, folder: Folder, callbacks: Sequence[Callback]) -> dict[st
     """
     bookkeeping = tempfile.mkdtemp(prefix="oat-tune-")
     sizes = node_sizes(ray.nodes())
+    mark = uuid.uuid4().hex
+    folder.write(MARK, mark.encode())
     configs = []
     for trial in plan.to_run():
         place = folder.sub(f"trials/{trial.run_key}").uri
-        config = {"job": trial.job, "folder": place, "versions": versions()}
+        config = {
+            "job": trial.job,
+            "folder": place,
+            "study": folder.uri,
+            "mark": mark,
+            "versions": versions(),
+        }
         configs.append(_with_room(config, request_of(trial), sizes))
+    gave_up = GaveUp()
     tuner = tune.Tuner(
         tune.with_resources(trainable, _resources),
         param_space={"trial": tune.grid_search(configs)},
         tune_config=TuneConfig(
             scheduler=Retries(sizes),
-            reuse_actors=True,
+            reuse_actors=reuse_workers,
             trial_name_creator=run_key_of,
             trial_dirname_creator=run_key_of,
         ),
@@ -312,19 +360,15 @@ def launch(plan: Plan, folder: Folder, callbacks: Sequence[Callback]) -> dict[st
             name=plan.study.name,
             storage_path=bookkeeping,
             verbose=0,
-            callbacks=[*callbacks, StartWatch()],
+            callbacks=[*callbacks, gave_up, StartWatch()],
             failure_config=FailureConfig(max_failures=LOST_WORKER_RETRIES),
         ),
     )
     try:
-        results = tuner.fit()
-        return {
-            result.config["trial"]["job"]["run_key"]: _last_words(result.error)
-            for result in results
-            if result.error is not None
-        }
+        tuner.fit()
     finally:
         shutil.rmtree(bookkeeping, ignore_errors=True)
+    return gave_up.reasons
 
 
 def _last_words(error: Exception | None) -> str:

@@ -132,7 +132,7 @@ def run(
                 if before.to_run():
                     _connect(resolved, folder, address, stack, console)
                 tracker = opening.result()
-            gave_up = _train_and_judge(before, folder, tracker, console)
+            gave_up = _train_and_judge(before, folder, tracker, console, address is None)
             after = _with_reasons(make_plan(resolved, folder), gave_up)
         table = study_points(after, folder)
         # MLflow comes first: the report links to its runs
@@ -144,17 +144,17 @@ def run(
 
 
 def _train_and_judge(
-    before: Plan, folder: Folder, tracker: "Tracker", console: Console
+    before: Plan, folder: Folder, tracker: "Tracker", console: Console, reuse: bool
 ) -> dict[str, str]:
     """Run what is left, Ray being connected if anything is; return what was given up, and why."""
     if not before.to_run():
         return {}
     _write_study(before.study, folder)
-    gave_up = _launch(before, folder, tracker, console)
+    gave_up = _launch(before, folder, tracker, console, reuse)
     trained = make_plan(before.study, folder)
     if waiting := _waits_for_others(trained):
         console.print("The models are trained; now they are judged by transfer.")
-        gave_up |= _launch(replace(trained, trials=waiting), folder, tracker, console)
+        gave_up |= _launch(replace(trained, trials=waiting), folder, tracker, console, reuse)
     return gave_up
 
 
@@ -229,7 +229,7 @@ def _connect(
 def _with_reasons(current: Plan, gave_up: Mapping[str, str]) -> Plan:
     """Return a plan that says of trials without a reason of their own what their worker said."""
     trials = [
-        replace(trial, reason=f"its worker was lost again and again ({gave_up[trial.run_key]})")
+        replace(trial, reason=f"given up: {gave_up[trial.run_key]} again and again")
         if trial.run_key in gave_up and trial.reason is None
         else trial
         for trial in current.trials
@@ -257,7 +257,9 @@ def _write_study(study: Study, folder: Folder) -> None:
     folder.write("study.yaml", text.encode())
 
 
-def _launch(current: Plan, folder: Folder, tracker: "Tracker", console: Console) -> dict[str, str]:
+def _launch(
+    current: Plan, folder: Folder, tracker: "Tracker", console: Console, reuse: bool
+) -> dict[str, str]:
     """Run what is left under Ray while MLflow follows; return what was given up, and why."""
     from studies.background import BackgroundSync
     from studies.progress import Progress
@@ -267,7 +269,7 @@ def _launch(current: Plan, folder: Folder, tracker: "Tracker", console: Console)
     follower.start()
     try:
         with Progress(current, console, follower.changed) as progress:
-            return launch(current, folder, [progress])
+            return launch(current, folder, [progress], reuse_workers=reuse)
     finally:
         follower.close()
 

@@ -20,6 +20,8 @@ STALL_SECONDS = float(os.environ.get("OAT_STALL_SECONDS", "1800"))
 """A worker that computes nothing for so long hangs."""
 START_SECONDS = min(180.0, STALL_SECONDS)
 """What a worker may take from its start to the first line of a trial."""
+PAUSE_SECONDS = 10.0
+"""A driver that has not looked for so long was stopped itself."""
 IDLE_SHARE = 0.01
 """Of one core: a process that hangs has less, by Ray's own threads; one that trains has more."""
 
@@ -29,6 +31,7 @@ class StartWatch(Callback):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self._started: dict[str, float] = {}
+        self._looked = time.monotonic()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Begin to wait for its first report."""
@@ -48,7 +51,11 @@ class StartWatch(Callback):  # type: ignore[misc]
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """End what has waited too long."""
-        late = time.monotonic() - START_SECONDS
+        now = time.monotonic()
+        if now - self._looked > PAUSE_SECONDS:  # what was reported meanwhile is yet to be read
+            self._started = dict.fromkeys(self._started, now)
+        self._looked = now
+        late = now - START_SECONDS
         for trial in trials:
             if self._started.get(trial.trial_id, late) < late:
                 del self._started[trial.trial_id]

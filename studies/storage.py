@@ -9,7 +9,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -107,6 +107,11 @@ class LocalFolder:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what writers left that were killed while they wrote."""
+        for path in self.path.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 class RemoteFolder:
@@ -246,7 +251,8 @@ class RemoteFolder:
             if info.type == fs.FileType.Directory:
                 self._system.delete_dir(info.path)
             elif info.is_file:
-                self._system.delete_file(info.path)
+                with suppress(FileNotFoundError):  # somebody was faster
+                    self._system.delete_file(info.path)
 
 
 DENIED = "ACCESS_DENIED"
@@ -315,7 +321,7 @@ def check_writable(folder: Folder) -> None:
     Raises:
         StorageError: That fails.
     """
-    probe = ".writable"
+    probe = f".writable-{uuid.uuid4().hex[:8]}"  # nodes ask at the same time
     try:
         folder.write(probe, b"")
         folder.remove(probe)

@@ -14,5 +14,5 @@ def test_a_study_survives_what_kills_nodes_workers_drivers_disks_and_servers() -
     assert found["runs"] == {"missing": 0, "doubled": 0}
     assert found["weights_equal"]
     assert found["odd"] == []
-    assert set(found["faults"]) == set(FAULTS)
-    assert sum(found["faults"].values()) > 0
+    assert sum(found["faults"].values()) >= 3  # as many as come before a short study has ended
+    assert found["faults"].keys() == set(FAULTS)

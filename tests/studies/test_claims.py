@@ -98,3 +98,11 @@ def test_who_is_superseded_while_storage_refuses_does_not_write_when_it_takes_wr
     with pytest.raises(SupersededError):
         own.write("points", b"superseded")
     assert (tmp_path / "points").read_bytes() == b"successor"
+
+
+def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
+    own = ClaimedFolder(LocalFolder(tmp_path))
+    own.write("checkpoint", b"1")
+    (tmp_path / ".checkpoint.0a1b2c3d.tmp").write_bytes(b"half")
+    ClaimedFolder(LocalFolder(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", CLAIM]

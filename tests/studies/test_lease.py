@@ -160,12 +160,59 @@ def test_whoever_was_taken_for_dead_learns_of_it_and_leaves_the_others_lease(
     assert _record(tmp_path) == other
 
 
-def test_a_lease_that_was_removed_is_lost(tmp_path: Path) -> None:
+def test_a_lease_that_was_removed_is_written_again(tmp_path: Path) -> None:
     lost = threading.Event()
     with _lease(tmp_path, lost.set):
+        own = _record(tmp_path)["owner"]
         (tmp_path / LEASE).unlink()
-        assert lost.wait(5)
-        assert not (tmp_path / LEASE).exists()
+        time.sleep(0.3)
+        assert _record(tmp_path)["owner"] == own
+    assert not lost.is_set()
+    assert not (tmp_path / LEASE).exists()
+
+
+def test_a_stop_that_was_swallowed_is_said_again(tmp_path: Path) -> None:
+    told: list[int] = []
+    with _lease(tmp_path, lambda: told.append(1)):
+        _elsewhere(tmp_path)
+        time.sleep(0.4)
+    assert len(told) > 1
+
+
+def test_ctrl_c_while_a_lease_is_taken_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt), _lease(tmp_path):
+        pytest.fail("it must not run")
+    monkeypatch.undo()
+    assert not (tmp_path / LEASE).exists()
+
+
+def test_storage_that_is_away_at_the_end_hides_no_outcome(tmp_path: Path) -> None:
+    class Gone(LocalFolder):
+        gone = False
+
+        def read(self, name: str) -> bytes:
+            if self.gone:
+                raise StorageError("it is away.")
+            return super().read(name)
+
+    folder = Gone(tmp_path)
+    with Lease(folder, "tiny", lost=lambda: None, waiting=print):
+        folder.gone = True
+
+
+def test_a_process_that_cannot_be_looked_at_counts_as_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _lease(tmp_path):
+        monkeypatch.setattr(module, "_started", lambda _: None)  # as under hidepid
+        with pytest.raises(LeaseError), _lease(tmp_path):
+            pytest.fail("it must not run")
 
 
 def test_storage_that_is_away_for_a_while_costs_no_lease_and_is_said_once(
@@ -200,7 +247,7 @@ def test_storage_that_is_away_for_a_while_costs_no_lease_and_is_said_once(
 
 
 def test_of_many_drivers_that_start_at_once_no_two_go_on(tmp_path: Path) -> None:
-    start, holding, most = threading.Barrier(8), [], []
+    start, holding = threading.Barrier(8), []
     lock = threading.Lock()
 
     def drive() -> None:
@@ -213,7 +260,6 @@ def test_of_many_drivers_that_start_at_once_no_two_go_on(tmp_path: Path) -> None
                     if not lost.is_set():
                         holding.append(threading.get_ident())
                 time.sleep(0.4)
-                most.append(lost.is_set())
         except LeaseError:
             pass
 
