@@ -81,9 +81,9 @@ def connect(address: str | None) -> bool:
     Raises:
         StudyError: No cluster answers at the address.
     """
+    _check_address(address)
     if ray.is_initialized():
         return False
-    _check_address(address)
     try:
         ray.init(
             address=address or "local",

@@ -34,7 +34,7 @@ OAT = Path(sys.executable).with_name("oat")
 
 def under_ray(test: Callable[..., None]) -> Callable[..., None]:
     """Mark a test that starts Ray, or is the first to ask for what Ray has run."""
-    for mark in (pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(120)):
+    for mark in (pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)):
         test = mark(test)
     return test
 
@@ -295,7 +295,7 @@ def _run_until_a_checkpoint(
             found = storage.glob("tiny/trials/*/checkpoint")
             return any(path.stat().st_mtime > began for path in found)
 
-        _wait_for(working, 60)
+        _wait_for(working, 120)
         family = _descendants(process.pid)
         stop(process.pid)
         code = process.wait(60)
@@ -427,7 +427,7 @@ def test_the_same_command_goes_on_to_the_same_end_also_on_a_running_cluster(
         address = cluster.stdout.readline().strip()
         ended = subprocess.run(
             [OAT, "run", tiny_file, "--storage", killed.storage, "--address", address, *options],
-            env=env, capture_output=True, text=True, check=False, timeout=90,
+            env=env, capture_output=True, text=True, check=False, timeout=240,
         )  # fmt: skip
         cluster.stdin.write("\n")
         cluster.stdin.flush()
