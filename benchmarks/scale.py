@@ -126,7 +126,7 @@ def on_cluster(size: Size, storage: Path, trials: int, nodes: int) -> dict[str, 
     from rich.console import Console
 
     from studies.progress import Progress
-    from studies.runner import connect, launch, slots
+    from studies.runner import connect, launch
 
     size = replace(size, images=JUDGED_IMAGES)
     folder = LocalFolder(storage / "cluster")
@@ -140,7 +140,7 @@ def on_cluster(size: Size, storage: Path, trials: int, nodes: int) -> dict[str, 
             cluster.add_node(**node)
         connect(cluster.address)
         cluster.wait_for_nodes()
-        at_a_time = slots({"cpu": 1, "gpu": 0}, ray.nodes())
+        at_a_time = int(ray.cluster_resources()["CPU"])
         with (
             open(os.devnull, "w") as nowhere,
             Progress(some, Console(file=nowhere), lambda _: None) as progress,
