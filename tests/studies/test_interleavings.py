@@ -301,16 +301,20 @@ class ModelTraining:
         return {"epoch": self.epoch, "weights": self.weights, "seconds": self.device_seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        worker = threading.current_thread()
-        assert isinstance(worker, Worker)
-        if worker.superseded is None and not worker.disturbed:
-            newest = _newest_epoch(self.world.folder(worker.run_key))
-            assert state["epoch"] == newest, "an epoch that is there is trained again"
+        self._agrees_with_the_newest_checkpoint(state["epoch"])
         self.epoch, self.weights = state["epoch"], state["weights"]
         self.device_seconds = state["seconds"]
 
+    def _agrees_with_the_newest_checkpoint(self, epoch: int) -> None:
+        worker = threading.current_thread()
+        assert isinstance(worker, Worker)
+        if worker.superseded is None and not worker.disturbed:
+            newest = _epochs_kept(self.world.folder(worker.run_key))[-1]
+            assert epoch == newest, "an epoch is trained again, or the last is not kept"
+
     def epochs(self) -> Iterator[EpochRecord]:
         while self.epoch < self.config.epochs:
+            self._agrees_with_the_newest_checkpoint(self.epoch)
             self.epoch += 1
             self.device_seconds += 1.0
             if self.name == DIVERGES and self.epoch == 2:
@@ -489,10 +493,12 @@ class World:
             assert result == known.result, "a finished result is another one"
         if result is not None and whole:
             known.result = result
-        epoch = _newest_epoch(folder)
+        kept = _epochs_kept(folder)
+        epoch = kept[-1]
         known.doomed &= known.result is None and epoch > 0
         if known.result is None and not known.doomed:
             assert epoch >= known.epoch, "more than the epoch under way is lost"
+            assert known.spoiled or epoch < 2 or kept[-2] == epoch - 1, "the one before is gone"
         known.epoch = 0 if known.doomed else epoch
         if result is None or result["status"] != "done":
             assert not known.points
@@ -510,14 +516,15 @@ def _weights_are_whole(folder: LocalFolder, result: dict[str, Any]) -> bool:
     return True
 
 
-def _newest_epoch(folder: LocalFolder) -> int:
+def _epochs_kept(folder: LocalFolder) -> list[int]:
+    """Return the epochs of the sound checkpoints, the newest last; 0 stands for none."""
     epochs = [0]
     for slot in SLOTS:
         try:
             epochs.append(int(loads(folder.read(slot))["epoch"]))
         except (FileNotFoundError, CheckpointError):
             continue
-    return max(epochs)
+    return sorted(epochs)
 
 
 def _weights(folder: LocalFolder, kind: str) -> list[int]:
@@ -583,10 +590,13 @@ def _check_plan(plan: Plan, world: World) -> None:
 
 
 STEPS = st.sampled_from([0, 1, 2, 3, 5, 10, 30, 100])
-FEW = st.integers(0, 4)
+FEW = st.integers(0, 6)
+CLAIMS = 4
+"""Steps after which a worker has claimed its trial."""
 THEN = st.sampled_from(["killed", "lost", "refused", "refused again and again", "waits"])
 INDEX = st.integers(0, 11)
 FILES = (  # or how their names begin
+    "config.json",
     *SLOTS,
     "epochs.jsonl",
     "model.safetensors",
@@ -757,6 +767,8 @@ class Interleavings(RuleBasedStateMachine):
     def _come_to_an_end(self) -> None:
         world = self.world
         world.heal()
+        for job in self.queue:
+            world.advance(world.start(job), CLAIMS)
         while world.workers:
             for worker in list(world.workers):
                 world.advance(worker, 1)
