@@ -15,8 +15,10 @@ from ray import tune
 from ray.tune import FailureConfig, RunConfig, TuneConfig
 
 from studies import stalls
-from studies.runner import LOST_WORKER_RETRIES, Retries, TrialOutOfMemory, fits, grown, node_sizes
+from studies.runner import Retries, TrialOutOfMemory, fits, grown, node_sizes
 
+RETRIES = 2
+"""Fewer than a study has: each costs a process."""
 NODES = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0}]
 
 
@@ -55,7 +57,7 @@ def test_dead_nodes_have_no_room() -> None:
 
 @pytest.fixture(scope="module")
 def many_cpus() -> Iterator[None]:
-    ray.init(address="local", num_cpus=64, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -88,7 +90,7 @@ def _run(place: Path, live: Callable[[dict[str, Any]], None]) -> Any:
             storage_path=str(place / "tune"),
             verbose=0,
             callbacks=[stalls.StartWatch()],
-            failure_config=FailureConfig(max_failures=LOST_WORKER_RETRIES),
+            failure_config=FailureConfig(max_failures=RETRIES),
         ),
     )
     (result,) = tuner.fit()
@@ -116,14 +118,14 @@ def test_a_trial_without_memory_has_twice_the_room_until_a_node_has_no_more(
     result = _run(tmp_path, live)
     assert result.error is None
     lives = (tmp_path / "lives").read_text().splitlines()
-    assert lives == [f"{n} {n < 64} {n}" for n in (1, 2, 4, 8, 16, 32, 64)]
+    assert lives == [f"{n} {n < 8} {n}" for n in (1, 2, 4, 8)]
 
 
 @under_ray
 def test_a_worker_may_be_killed_any_number_of_times_as_long_as_its_trial_gets_on(
     many_cpus: None, tmp_path: Path
 ) -> None:
-    deaths = LOST_WORKER_RETRIES + 2
+    deaths = RETRIES + 2
 
     def live(config: dict[str, Any]) -> None:
         count = _tell(Path(config["trial"]["place"]), f"{config['trial']['request']['CPU']:g}")
@@ -181,9 +183,9 @@ def test_a_worker_that_dies_at_the_same_place_again_and_again_is_given_up_with_m
         os.kill(os.getpid(), signal.SIGKILL)
 
     assert _run(tmp_path, live).error is not None
-    # 1 + LOST_WORKER_RETRIES lives; the kernel's killer looks like this, so there is more room,
+    # 1 + RETRIES lives; the kernel's killer looks like this, so there is more room,
     # up to the last life: a node has more than it may still ask for
-    assert (tmp_path / "lives").read_text().splitlines() == ["1", "1", "2", "4", "8", "16"]
+    assert (tmp_path / "lives").read_text().splitlines() == ["1", "1", "2"]
 
 
 @under_ray
@@ -195,4 +197,4 @@ def test_an_error_that_is_no_lack_of_memory_gives_no_more_room(
         raise OSError("Storage is away.")
 
     assert "Storage is away" in str(_run(tmp_path, live).error)
-    assert (tmp_path / "lives").read_text().splitlines() == ["1"] * (1 + LOST_WORKER_RETRIES)
+    assert (tmp_path / "lives").read_text().splitlines() == ["1"] * (1 + RETRIES)
