@@ -174,6 +174,7 @@ def check_nodes(study: Study, folder: Folder, nodes: Sequence[Mapping[str, Any]]
     data = replace(study.data, root=absolute_root(study.data))
     marker = f".preflight-{uuid.uuid4().hex[:8]}"
     folder.write(marker, b"")
+    began = time.time()
     ask = ray.remote(num_cpus=0, max_retries=0)(_look_around)
     asked = {
         ask.options(
@@ -191,7 +192,7 @@ def check_nodes(study: Study, folder: Folder, nodes: Sequence[Mapping[str, Any]]
     answers = {key: told for key, told in found.items() if not isinstance(told, Check)}
     checks = [told for told in found.values() if isinstance(told, Check)]
     for told in answers.values():
-        checks += _judge_node(study, folder, told)
+        checks += _judge_node(study, folder, told, began)
     return [*checks, *_compare_nodes(study, list(answers.values()))]
 
 
@@ -248,7 +249,8 @@ def _answer(ref: Any, node: Mapping[str, Any]) -> dict[str, Any] | Check:
     return Check(name, sentence, StudyError(sentence))
 
 
-def _judge_node(study: Study, folder: Folder, told: Mapping[str, Any]) -> list[Check]:
+def _judge_node(study: Study, folder: Folder, told: Mapping[str, Any], began: float) -> list[Check]:
+    """Check what one node told, after it was asked at ``began`` by the clock of this process."""
     name, where = told["name"], f"N{told['name'][1:]} ({told['host']})"
 
     def same_versions() -> str:
@@ -277,7 +279,8 @@ def _judge_node(study: Study, folder: Folder, told: Mapping[str, Any]) -> list[C
         _check(f"{name}: data", data),
         _check(f"{name}: storage", storage),
     ]
-    apart = told["clock"] - time.time()
+    # it looked at its clock at some time since it was asked; fetching data may have taken an hour
+    apart = told["clock"] - min(max(told["clock"], began), time.time())
     if abs(apart) > CLOCK_SECONDS:
         said = f"{where} has a clock that is {apart:+.0f} s off; nothing here needs it right, but "
         said += "object stores refuse requests that are 15 minutes off: set it by NTP."

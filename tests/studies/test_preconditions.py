@@ -83,8 +83,13 @@ def told(tiny: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     return {"name": "node 10.0.0.7", **found}
 
 
-def _judged(tiny: dict[str, Any], tmp_path: Path, told: dict[str, Any]) -> list[Check]:
-    return preconditions._judge_node(load_study(tiny), LocalFolder(tmp_path / "shared"), told)
+def _judged(
+    tiny: dict[str, Any], tmp_path: Path, told: dict[str, Any], asked_ago: float = 0
+) -> list[Check]:
+    began = time.time() - asked_ago
+    return preconditions._judge_node(
+        load_study(tiny), LocalFolder(tmp_path / "shared"), told, began
+    )
 
 
 def test_a_node_like_this_one_is_fine(
@@ -145,6 +150,14 @@ def test_a_clock_that_is_an_hour_off_is_a_warning(
     assert (clock.state if clock else None) == state
     if clock:
         assert f"{off:+d} s off" in clock.said
+
+
+def test_a_node_that_fetched_data_for_an_hour_has_no_wrong_clock(
+    tiny: dict[str, Any], tmp_path: Path, told: dict[str, Any]
+) -> None:
+    told["clock"] = time.time() - 3500  # it looked before it fetched
+    checks = _judged(tiny, tmp_path, told, asked_ago=3600)
+    assert [check.state for check in checks] == ["ok"] * 3
 
 
 def test_nodes_with_other_data_are_refused(tiny: dict[str, Any], told: dict[str, Any]) -> None:

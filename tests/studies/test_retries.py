@@ -15,7 +15,17 @@ from ray import tune
 from ray.tune import FailureConfig, RunConfig, TuneConfig
 
 from studies import stalls
-from studies.runner import Retries, TrialOutOfMemory, fits, grown, node_sizes
+from studies.runner import (
+    MARK,
+    GaveUp,
+    Retries,
+    TrialOutOfMemory,
+    _check_storage,
+    fits,
+    grown,
+    node_sizes,
+)
+from studies.storage import LocalFolder
 
 RETRIES = 2
 """Fewer than a study has: each costs a process."""
@@ -55,6 +65,14 @@ def test_dead_nodes_have_no_room() -> None:
     assert node_sizes(nodes) == [{"CPU": 1}]
 
 
+def test_a_node_proves_that_it_sees_the_storage_of_its_driver(tmp_path: Path) -> None:
+    LocalFolder(tmp_path / "shared").write(MARK, b"mine")
+    _check_storage(str(tmp_path / "shared"), "mine")
+    for place, mark in (("own", "mine"), ("shared", "of another driver")):
+        with pytest.raises(OSError, match="a folder of its own"):
+            _check_storage(str(tmp_path / place), mark)
+
+
 @pytest.fixture(scope="module")
 def many_cpus() -> Iterator[None]:
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
@@ -69,12 +87,13 @@ def _tell(place: Path, line: str) -> int:
     return len((place / "lives").read_text().splitlines())
 
 
-def _run(place: Path, live: Callable[[dict[str, Any]], None]) -> Any:
-    """Run one trial as `studies.runner.launch` does."""
+def _run(place: Path, live: Callable[[dict[str, Any]], None]) -> dict[str, str]:
+    """Run one trial as `studies.runner.launch` does; return why it was given up, if it was."""
+    gave_up = GaveUp()
     sizes = node_sizes(ray.nodes())
     config = {
         "place": str(place),
-        "job": {"resources": {"cpu": 1, "gpu": 0}},
+        "job": {"run_key": "key", "resources": {"cpu": 1, "gpu": 0}},
         "request": {"CPU": 1.0, "GPU": 0.0},
         "can_grow": True,
     }
@@ -89,12 +108,12 @@ def _run(place: Path, live: Callable[[dict[str, Any]], None]) -> Any:
         run_config=RunConfig(
             storage_path=str(place / "tune"),
             verbose=0,
-            callbacks=[stalls.StartWatch()],
+            callbacks=[gave_up, stalls.StartWatch()],
             failure_config=FailureConfig(max_failures=RETRIES),
         ),
     )
-    (result,) = tuner.fit()
-    return result
+    tuner.fit()
+    return gave_up.reasons
 
 
 def under_ray(test: Callable[..., None]) -> Callable[..., None]:
@@ -115,8 +134,7 @@ def test_a_trial_without_memory_has_twice_the_room_until_a_node_has_no_more(
         if trial["can_grow"]:
             raise TrialOutOfMemory("out of memory")
 
-    result = _run(tmp_path, live)
-    assert result.error is None
+    assert _run(tmp_path, live) == {}
     lives = (tmp_path / "lives").read_text().splitlines()
     assert lives == [f"{n} {n < 8} {n}" for n in (1, 2, 4, 8)]
 
@@ -134,7 +152,7 @@ def test_a_worker_may_be_killed_any_number_of_times_as_long_as_its_trial_gets_on
         if count <= deaths:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    assert _run(tmp_path, live).error is None
+    assert _run(tmp_path, live) == {}
     assert (tmp_path / "lives").read_text().splitlines() == ["1"] * (deaths + 1)
 
 
@@ -151,7 +169,7 @@ def test_a_worker_that_does_not_begin_is_ended_and_its_trial_goes_on(
         time.sleep(5)  # whoever has begun may take any time
 
     began = time.monotonic()
-    assert _run(tmp_path, live).error is None
+    assert _run(tmp_path, live) == {}
     assert time.monotonic() - began < 120
     assert (tmp_path / "lives").read_text().splitlines() == ["began", "began"]
 
@@ -182,7 +200,7 @@ def test_a_worker_that_dies_at_the_same_place_again_and_again_is_given_up_with_m
         _tell(Path(config["trial"]["place"]), f"{config['trial']['request']['CPU']:g}")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    assert _run(tmp_path, live).error is not None
+    assert _run(tmp_path, live) == {"key": "its worker died"}
     # 1 + RETRIES lives; the kernel's killer looks like this, so there is more room,
     # up to the last life: a node has more than it may still ask for
     assert (tmp_path / "lives").read_text().splitlines() == ["1", "1", "2"]
@@ -196,5 +214,5 @@ def test_an_error_that_is_no_lack_of_memory_gives_no_more_room(
         _tell(Path(config["trial"]["place"]), f"{config['trial']['request']['CPU']:g}")
         raise OSError("Storage is away.")
 
-    assert "Storage is away" in str(_run(tmp_path, live).error)
+    assert _run(tmp_path, live) == {"key": "OSError: Storage is away."}
     assert (tmp_path / "lives").read_text().splitlines() == ["1"] * (1 + RETRIES)

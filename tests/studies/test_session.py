@@ -246,3 +246,22 @@ def test_a_run_that_was_taken_for_dead_stops_and_leaves_the_lease_to_the_other(
         api.run(tiny, storage=tmp_path)
     assert time.monotonic() - began < 8
     assert path.read_bytes() == b'{"owner": "another"}'
+
+
+@pytest.mark.parametrize(("address", "reused"), [(None, True), ("auto", False)])
+def test_workers_are_reused_on_one_machine_alone(
+    address: str | None,
+    reused: bool,
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[object] = []
+
+    def launch(*given: object) -> dict[str, str]:
+        told.append(given[-1])
+        return {}
+
+    _prepared(monkeypatch, launch)
+    api.run(tiny, storage=tmp_path, address=address)
+    assert told == [reused]

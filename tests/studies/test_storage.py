@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -439,3 +440,16 @@ def test_an_error_in_a_thread_is_raised_and_stops_what_has_not_begun() -> None:
     with pytest.raises(PermissionError, match="no"):
         in_threads(look_up, range(100_000))
     assert len(begun) < 100_000
+
+
+def test_many_nodes_may_ask_at_once_whether_storage_can_be_written(objects: Folder) -> None:
+    with ThreadPoolExecutor(8) as nodes:
+        assert list(nodes.map(lambda _: check_writable(objects), range(80))) == [None] * 80
+    assert objects.names() == []
+
+
+def test_of_many_who_remove_a_file_none_fails(objects: Folder) -> None:
+    for _ in range(5):
+        objects.write("file", b"x")
+        with ThreadPoolExecutor(8) as nodes:
+            assert list(nodes.map(lambda _: objects.remove("file"), range(16))) == [None] * 16
