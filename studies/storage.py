@@ -203,6 +203,7 @@ class RemoteFolder:
                 # pyarrow cannot abort: what Ctrl-C stops between opening and writing would be put
                 # as an empty object. It reaches the main thread alone.
                 with ThreadPoolExecutor(1) as pool:
+                    pool.submit(int).result()  # a thread that is still starting is not waited for
                     pool.submit(self._put, target, data).result()
             else:
                 self._write_and_move(target, data)

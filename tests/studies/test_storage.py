@@ -428,18 +428,16 @@ def test_what_is_looked_up_in_threads_keeps_its_order_and_so_many_run_at_a_time(
 
 def test_an_error_in_a_thread_is_raised_and_stops_what_has_not_begun() -> None:
     begun: list[int] = []
-    failed = threading.Event()
 
     def look_up(item: int) -> None:
         begun.append(item)
         if item == 0:
-            failed.set()
             raise PermissionError("no")
-        failed.wait(timeout=5)
+        time.sleep(0.05)  # all together 16 seconds; they are handed out in far less
 
     with pytest.raises(PermissionError, match="no"):
-        in_threads(look_up, range(100_000))
-    assert len(begun) < 100_000
+        in_threads(look_up, range(5_000))
+    assert len(begun) < 5_000
 
 
 def test_many_nodes_may_ask_at_once_whether_storage_can_be_written(objects: Folder) -> None:
