@@ -16,6 +16,10 @@ held-out images, over all operating points.
 """
 
 RULES: tuple[CheckpointRule, ...] = get_args(CheckpointRule)
+SHARED = ("epochs", "batch_size", "optimizer", "precision", "val_every", "val_images")
+"""Settings of `TrainConfig` that all models of a study have in common, so that they can be
+compared; of the others a model may have its own."""
+
 STATISTICS_BATCHES = 50
 """Batches from which the averaged weights take their batch norm statistics, at most."""
 
@@ -117,6 +121,19 @@ class TrainConfig:
         if self.schedule == "multistep":
             return self.lr * self.gamma ** sum(share >= milestone for milestone in self.milestones)
         return 0.5 * self.lr * (1 + math.cos(math.pi * share))
+
+    def drop_epoch(self) -> int:
+        """Return the epochs after which the learning rate has dropped for good.
+
+        Robust accuracy before does not rank final models. For ``multistep`` it is the first
+        milestone; for the others, the epoch from which the rate stays below half of the highest;
+        ``constant`` never drops, so that it is the last.
+        """
+        if self.schedule == "multistep" and self.milestones:
+            return math.ceil(min(self.milestones) * self.epochs)
+        rates = [self.lr_at(epoch) for epoch in range(self.epochs)]
+        above = [epoch for epoch, rate in enumerate(rates) if rate >= 0.5 * self.lr]
+        return above[-1] + 1 if above else 0
 
     def _one_cycle(self, share: float) -> float:
         """Return the rate as a share of the highest (Smith and Topin, 2018)."""

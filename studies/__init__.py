@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         status,
         submit,
         sync,
+        tune,
     )
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "status",
     "submit",
     "sync",
+    "tune",
 ]
 
 

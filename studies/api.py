@@ -29,6 +29,7 @@ from studies.where import parse_condition
 
 if TYPE_CHECKING:
     from studies.jobs import Job, Log
+    from studies.tuning import TuneOutcome
 
 __all__ = [
     "compare",
@@ -43,6 +44,7 @@ __all__ = [
     "status",
     "submit",
     "sync",
+    "tune",
 ]
 
 
@@ -171,6 +173,30 @@ def sync(
         tracker = Tracker(uri, resolved.name, artifacts)
         tracker.finish(current, folder, study_points(current, folder))
         return len(tracker.points())
+
+
+def tune(
+    study: Source,
+    *,
+    storage: str | Path = STORAGE,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    optuna_storage: str | None = None,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+) -> "TuneOutcome":
+    """Tune every method of a study on one budget; see `studies.tuning.tune`."""
+    from studies import tuning
+
+    return tuning.tune(
+        study,
+        storage=storage,
+        address=address,
+        tracking_uri=tracking_uri,
+        optuna_storage=optuna_storage,
+        overrides=overrides,
+        console=console,
+    )
 
 
 def submit(

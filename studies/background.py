@@ -6,7 +6,7 @@ import threading
 import time
 
 from studies.errors import TrackingError
-from studies.planning import Plan
+from studies.planning import Plan, PlannedTrial
 from studies.storage import Folder
 from studies.tracking import Tracker
 
@@ -33,6 +33,10 @@ class BackgroundSync(threading.Thread):
         """Run keys in the order of their turn."""
         self._until = float("inf")
         self.error: str | None = None
+
+    def add(self, trial: PlannedTrial) -> None:
+        """Follow a trial that the plan did not have."""
+        self._trials[trial.run_key] = trial
 
     def changed(self, run_key: str) -> None:
         """Say that a trial's folder has changed."""

@@ -5,6 +5,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
@@ -181,6 +182,54 @@ def run(
 
 
 @app.command()
+def tune(
+    study: StudyArgument,
+    storage: Storage = "./outputs",
+    address: Address = None,
+    tracking_uri: TrackingUri = None,
+    optuna_storage: Annotated[
+        str | None, typer.Option(help="Optuna's database; default <storage>/optuna.db.")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Search the best settings of each method, all on one budget. Safe to call again."""
+    from studies import api
+    from studies.gains import gains_of_searches
+    from studies.progress import duration
+    from studies.tables import gain_rows
+
+    outcome = api.tune(
+        study,
+        storage=storage,
+        address=address,
+        tracking_uri=tracking_uri,
+        optuna_storage=optuna_storage,
+        overrides=overrides or (),
+        console=err,
+    )
+    if as_json:
+        searches = [search.dump() for search in outcome.searches]
+        print(json.dumps({"tuned": outcome.tuned, "searches": searches}, indent=1))
+    else:
+        budget = duration(outcome.searches[0].budget)
+        table = Table(title=f"Tuning on {budget} of training for each method, held-out images")
+        rows = gain_rows(gains_of_searches(outcome.searches))
+        for name in rows[0]:
+            table.add_column(name, justify="left" if name == "method" else "right")
+        for row in rows:
+            table.add_row(*row.values())
+        out.print(table)
+        print(f"Winners   {outcome.tuned}")
+        print(f"Optuna    {outcome.storage}")
+        print(f"Next      {shlex.join(['oat', 'run', outcome.tuned, '--storage', storage])}")
+    for note in outcome.notes:
+        err.print(note, highlight=False, markup=False, soft_wrap=True)
+    if not outcome.complete:
+        raise typer.Exit(1)
+
+
+@app.command()
 def preflight(
     study: StudyArgument,
     storage: Storage = "./outputs",
@@ -308,6 +357,7 @@ def compare(
     from studies import api
     from studies.comparison import compare_all
     from studies.config import load_study
+    from studies.gains import gains
     from studies.origin import gather
     from studies.report import render
     from studies.session import study_folder
@@ -326,6 +376,9 @@ def compare(
         force=force,
         unfinished=[trial for current in plans for trial in current.unfinished()],
     )
+    main = plans[0].study
+    tuned = gains(main, study_folder(main, storage), result.attack, checkpoint)
+    result = replace(result, gains=tuned)
     if to is not None:
         origin = gather(plans[0], study_folder(plans[0].study, storage), _command())
         to.mkdir(parents=True, exist_ok=True)
@@ -416,6 +469,7 @@ def _plain(result: Any) -> dict[str, Any]:
         "cells": records(result.cells),
         "fronts": records(result.fronts),
         "masking": records(result.masking),
+        "tuning": None if result.gains is None else records(result.gains.table),
         "remarks": result.remarks(),
         "notes": result.notes,
     }

@@ -6,7 +6,7 @@ right; see `studies.intervals` for the intervals.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,9 +25,13 @@ from studies.guards import (
 )
 from studies.intervals import LEVEL, Interval
 from studies.masking import masking_table, masking_verdict
+from studies.methods import ONCE
 from studies.records import Correct
 from studies.resampling import Resampled
 from studies.results import correctness
+
+if TYPE_CHECKING:
+    from studies.gains import Gains
 
 MARGIN = 0.01
 
@@ -55,6 +59,7 @@ class Comparison:
         notes: What a reader must know: seeds, missing cells, unpaired intervals.
         masking: A row for each operating point and seed that says what was checked for masked
             gradients; see `studies.masking.masking_table`.
+        gains: What tuning gained for each method, where the models are tuned.
     """
 
     attack: str
@@ -68,6 +73,7 @@ class Comparison:
     margin: float
     notes: list[str] = field(default_factory=list)
     masking: pd.DataFrame = field(default_factory=pd.DataFrame)
+    gains: "Gains | None" = None
 
     @property
     def ratios(self) -> dict[str, Interval]:
@@ -187,6 +193,7 @@ def _compare(
     points, notes = finite_points(points)
     points, lacking = one_checkpoint(points, checkpoint)
     notes += lacking
+    points = _with_recipes(points)
     names, shared = _short_names(points)
     points = points.assign(variant=points["variant"].map(names))
     notes += shared
@@ -260,6 +267,22 @@ def compare_all(
         except ComparisonError as error:
             notes.append(f"Not compared under '{other}': {error}")
     return replace(first, notes=first.notes + notes), others
+
+
+def _with_recipes(points: pd.DataFrame) -> pd.DataFrame:
+    """Tell models apart by those settings of their own in which any two differ.
+
+    A once-for-all network that was trained otherwise is another variant. Dedicated models are
+    retrained one by one, as the user sees fit for each value: all are of one front.
+    """
+    words = points["recipe"].fillna("").str.split()
+    shared = set.intersection(*map(set, words))
+    own = words.map(lambda some: " ".join(word for word in some if word not in shared))
+    once = points["method"].isin(ONCE)
+    variant = (points["variant"] + " " + own).str.strip()
+    return points.assign(
+        variant=points["variant"].where(~once, variant), recipe=own.where(~once, "")
+    )
 
 
 def _short_names(points: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
@@ -358,6 +381,7 @@ def _table(pairs: list[tuple[int, int]], draws: Resampled, margin: float) -> pd.
                 "dedicated": dedicated["variant"],
                 "lam": dedicated["lam"],
                 "beta": dedicated["beta"],
+                "recipe": dedicated["recipe"],
                 "width_mult": dedicated["width_mult"],
                 "oat_lam": ours["lam"],
                 "sa_oat": ours["sa"],

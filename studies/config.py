@@ -23,8 +23,10 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    SerializerFunctionWrapHandler,
     create_model,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -37,18 +39,13 @@ from oat.method import Method, Oat
 from oat.models import ModelConfig
 from oat.models.slimmable import scaled
 from oat.names import unknown
-from oat.recipe import RULES, CheckpointRule, TrainConfig
+from oat.recipe import RULES, SHARED, CheckpointRule, TrainConfig
 from studies.errors import StudyError
 from studies.explain import explain
 from studies.methods import METHODS, describe
+from studies.space import SWEPT, Tune, check_space, tune_keys
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
-SWEPT: dict[str, dict[str, str]] = {
-    "pgd_at": {"lam": "lam", "width_mult": "width_mults"},
-    "trades": {"beta": "beta", "width_mult": "width_mults"},
-}
-"""Fields of a dedicated method, by the key whose list makes one trial of each value."""
-
 FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
 GPU_SHARES = (0.0, 0.25, 1 / 3, 0.5)
 
@@ -80,17 +77,63 @@ class Resources(BaseModel):
         return self
 
 
+class OwnSettings(BaseModel):
+    """Training settings of one entry under ``methods``; its fields are made from `TrainConfig`.
+
+    Only those that are given count. What all models of a study share (`oat.recipe.SHARED`) cannot
+    be given, so that they can be compared.
+    """
+
+    model_config = STRICT
+
+    @model_serializer(mode="wrap")
+    def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k: v for k, v in handler(self).items() if k in self.model_fields_set}
+
+    def given(self) -> dict[str, Any]:
+        """Return what is given, in the order of `TrainConfig`."""
+        return {k: getattr(self, k) for k in type(self).model_fields if k in self.model_fields_set}
+
+    @model_validator(mode="after")
+    def _check(self) -> "OwnSettings":
+        TrainConfig(**{"eps_warmup": 0, **self.given()})
+        return self
+
+
+def _own_settings() -> type[OwnSettings]:
+    hints = get_type_hints(TrainConfig)
+    keys: dict[str, Any] = {
+        field.name: (hints[field.name], field.default)
+        for field in dataclasses.fields(TrainConfig)
+        if field.name not in SHARED
+    }
+    return create_model("Settings", __base__=OwnSettings, **keys)
+
+
+if TYPE_CHECKING:
+    Settings = OwnSettings
+else:
+    Settings = _own_settings()
+
+
 class MethodBlock(BaseModel):
     """One entry under ``methods``; its subclasses are made from the methods' own fields.
 
     Attributes:
         name: A key of `METHODS`.
         resources: What its trials ask of a node; None is what the study says.
+        train: Training settings of its trials that differ from the study's, such as those that
+            tuning has found best for the method.
     """
 
     model_config = STRICT
     name: str
     resources: Resources | None = None
+    train: Settings | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k: v for k, v in handler(self).items() if k != "train" or v is not None}
 
     @model_validator(mode="after")
     def _expands(self) -> "MethodBlock":
@@ -132,6 +175,28 @@ if TYPE_CHECKING:
     AnyMethodBlock = MethodBlock
 else:
     AnyMethodBlock = Annotated[reduce(or_, METHOD_BLOCKS.values()), Discriminator("name")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What one trial of each seed trains.
+
+    Attributes:
+        method: The method.
+        train: How, settings of its own included.
+        settings: Those settings.
+        need: What its trials ask of a node.
+    """
+
+    method: Method
+    train: TrainConfig
+    settings: Mapping[str, Any]
+    need: Resources
+
+    @property
+    def label(self) -> str:
+        """The method with its values and settings, for people."""
+        return describe(self.method, self.settings)
 
 
 class Evaluate(BaseModel):
@@ -200,6 +265,11 @@ class Study(BaseModel):
     methods: tuple[AnyMethodBlock, ...]
     evaluate: Evaluate = Evaluate()
     resources: Resources = Resources()
+    tune: Tune | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k: v for k, v in handler(self).items() if k != "tune" or v is not None}
 
     @model_validator(mode="before")
     @classmethod
@@ -222,16 +292,18 @@ class Study(BaseModel):
             raise ValueError("`seeds` must name at least one seed, got an empty list.")
         if bad := [seed for seed in self.seeds if not 0 <= seed < 2**31]:
             raise ValueError(f"`seeds` must be from 0 to 2147483647, got {bad[0]}.")
-        methods = [(describe(m), count) for m, count in Counter(self.all_methods()).items()]
+        trials = Counter((entry.method, entry.train, entry.label) for entry in self.entries())
+        methods = [(label, count) for (_, _, label), count in trials.items()]
         seeds = [(f"seed {seed}", count) for seed, count in Counter(self.seeds).items()]
         for what, count in methods + seeds:
             if count > 1:
                 raise ValueError(f"Duplicate trial: {what} is listed {count} times.")
-        if missing := sorted(set(self.evaluate.checkpoints) - set(self.train.rules())):
-            raise ValueError(
-                f"`evaluate.checkpoints` '{missing[0]}' needs `train.ema`, the decay of the "
-                "average (such as 0.999)."
-            )
+        for entry in self.entries():
+            if missing := sorted(set(self.evaluate.checkpoints) - set(entry.train.rules())):
+                raise ValueError(
+                    f"`evaluate.checkpoints` '{missing[0]}' needs `train.ema`, the decay of the "
+                    "average (such as 0.999)."
+                )
         named = Counter(self.label_of(attack) for attack in self.attacks())
         for label, count in named.items():
             if count > 1:
@@ -252,6 +324,8 @@ class Study(BaseModel):
                 scaled(self.model.first_width, width)
             if isinstance(method, Oat) and method.dual_bn:
                 self._check_rows(method)
+        if self.tune is not None:
+            check_space(self.tune.space, self.methods, self.train)
         return self
 
     def _check_rows(self, method: Oat) -> None:
@@ -289,19 +363,24 @@ class Study(BaseModel):
 
     def all_methods(self) -> list[Method]:
         """Return every method config of the study, lists expanded, in the order of the file."""
-        return [method for method, _ in self._requests]
+        return [entry.method for entry in self._entries]
 
-    def requests(self) -> list[tuple[Method, Resources]]:
-        """Return every method config of the study with what its trials ask of a node."""
-        return list(self._requests)
+    def entries(self) -> list[Entry]:
+        """Return what each trial of a seed trains, lists expanded, in the order of the file."""
+        return list(self._entries)
 
     @cached_property
-    def _requests(self) -> tuple[tuple[Method, Resources], ...]:
-        return tuple(
-            (method, block.resources or self.resources)
-            for block in self.methods
-            for method in block.expand()
-        )
+    def _entries(self) -> tuple[Entry, ...]:
+        entries = []
+        for block in self.methods:
+            settings = {} if block.train is None else block.train.given()
+            try:
+                train = dataclasses.replace(self.train, **settings)
+            except ValueError as error:
+                raise ValueError(f"In `train` of {block.name}: {error}") from error
+            need = block.resources or self.resources
+            entries += [Entry(method, train, settings, need) for method in block.expand()]
+        return tuple(entries)
 
     def lams(self) -> tuple[float, ...]:
         """Return the λ at which conditional networks are judged, in ascending order."""
@@ -329,6 +408,10 @@ class Study(BaseModel):
     def dump(self) -> dict[str, Any]:
         """Return the resolved study as plain values, such as YAML and JSON hold."""
         return self.model_dump(mode="json")
+
+    def without_tuning(self) -> dict[str, Any]:
+        """Return `dump` without how the study is tuned, which decides nothing of its trials."""
+        return {key: value for key, value in self.dump().items() if key != "tune"}
 
 
 def _parse_fractions(value: Any) -> Any:
@@ -421,6 +504,10 @@ def _known_keys(path: Sequence[str | int], data: Any) -> list[str]:
             return list(Study.model_fields)
         case ["resources"] | ["methods", int(), "resources"]:
             return list(Resources.model_fields)
+        case ["methods", int(), "train"]:
+            return list(Settings.model_fields)
+        case ["tune", *inner]:
+            return tune_keys(inner)
         case ["methods", int(i), *_]:
             return list(METHOD_BLOCKS[data["methods"][i]["name"]].model_fields)
         case ["evaluate"]:

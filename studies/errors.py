@@ -23,3 +23,7 @@ class ComparisonError(UserError):
 
 class JobError(UserError):
     """The job server of a cluster does not answer, refuses, or knows no such job."""
+
+
+class TuningError(UserError):
+    """The study cannot be tuned so, or Optuna's storage does not take it."""

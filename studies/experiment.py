@@ -182,18 +182,19 @@ class Experiment:
             attacks = self._attacks()
         return {**COLUMNS, **dict.fromkeys(map(attack_column, attacks), "float64")}
 
-    def points(self, filters: Sequence[str] = ()) -> pd.DataFrame:
+    def points(self, filters: Sequence[str] = (), kind: str = "point") -> pd.DataFrame:
         """Return points of the experiment as `studies.results.with_attack_columns` has them.
 
         Those of an earlier `RESULTS_VERSION` are left out: they cannot be compared.
 
         Args:
             filters: Clauses of MLflow's filter that all must hold; none is all points.
+            kind: ``point`` for those on test images, ``validation`` for those of tuning.
 
         Raises:
             TrackingError: The server does not answer, or refuses.
         """
-        where = "tags.`oat.kind` = 'point' and attributes.status = 'FINISHED'"
+        where = f"tags.`oat.kind` = '{kind}' and attributes.status = 'FINISHED'"
         where = " and ".join([f"{where} and metrics.results_version = {RESULTS_VERSION}", *filters])
         log.debug("asked MLflow for runs with %s", where)
         columns = self.columns()

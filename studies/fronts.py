@@ -110,7 +110,7 @@ def _front(draws: Resampled, members: Members, prices: "_Prices") -> dict[str, A
         "models": len(networks),
         "operating_points": len(members),
         "on_front": int(pareto_mask(values).sum()),
-        **_measured("hypervolume", hypervolume(values), draws.hypervolumes(members)),
+        **measured("hypervolume", hypervolume(values), draws.hypervolumes(members)),
         "sa_max": values[:, 0].max(),
         **price,
     }
@@ -166,7 +166,7 @@ def _against(
     }
 
 
-def _measured(name: str, value: float, samples: NDArray[np.float64]) -> dict[str, float]:
+def measured(name: str, value: float, samples: NDArray[np.float64]) -> dict[str, float]:
     """Return a value and its interval: percentiles of the draws, widened to hold the value.
 
     A front of drawn points lies a little further out than the front itself, so that where points
@@ -187,4 +187,4 @@ def _ratio(draws: Resampled, name: str, ours: Members, theirs: Members) -> dict[
     if not samples.all():
         return unknown
     value = hypervolume(values[ours]) / hypervolume(values[theirs])
-    return _measured(name, value, draws.hypervolumes(ours) / samples)
+    return measured(name, value, draws.hypervolumes(ours) / samples)

@@ -136,7 +136,7 @@ def missing_notes(
 
 def _missing_seeds(points: pd.DataFrame, grid: pd.DataFrame) -> list[str]:
     """Name what the grid has, an operating point for each seed, and the points have not."""
-    cell = ["variant", "lam", "beta", "width_mult"]
+    cell = ["variant", "lam", "beta", "width_mult", "recipe"]
     seeds = sorted(grid["seed"].unique())
     have = set(map(tuple, points[[*cell, "seed"]].fillna(-1).to_numpy().tolist()))
     cells = grid.drop_duplicates(cell).sort_values(cell)

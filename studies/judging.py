@@ -118,7 +118,7 @@ class _Judging:
             found = evaluate_at(
                 model,
                 OperatingPoint(point["lam"], point["width_mult"]),
-                self.dataset.test.head(point["images"]),
+                getattr(self.dataset, point.get("split", "test")).head(point["images"]),
                 attack,
                 batch_size=point["batch_size"],
                 surrogates=surrogates,
@@ -191,6 +191,7 @@ class _Judging:
             "variant": variant(method),
             **self._place(point),
             "seed": config["seed"],
+            **({"split": point["split"]} if "split" in point else {}),
             "attack": point["attack_label"],
             "attack_settings": point["attack_settings"],
             "eps": attack.radius(),

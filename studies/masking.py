@@ -81,8 +81,8 @@ def masking_columns(
     by_place = {_place(check): check for check in checks}
     columns = {}
     for row in rows:
-        there = [r for r in rows if _place(r) == _place(row) and r["eps"] == row["eps"]]
-        check = by_place.get(_place(row))
+        there = [r for r in rows if _same_images(r, row) and r["eps"] == row["eps"]]
+        check = None if "split" in row else by_place.get(_place(row))  # made on test images
         numbers = {f"check_{name}": check[name] if check else math.nan for name in CHECKED}
         numbers["check_gap_autoattack"] = _gap(there, correct, ("autoattack",))
         numbers["check_gap_black_box"] = _gap(there, correct, ("square", "transfer"))
@@ -93,6 +93,10 @@ def masking_columns(
 
 def _place(row: Row) -> tuple[Any, ...]:
     return tuple(row[name] for name in PLACE)
+
+
+def _same_images(one: Row, other: Row) -> bool:
+    return _place(one) == _place(other) and one.get("split") == other.get("split")
 
 
 def _gap(there: Sequence[Row], correct: Correct, kinds: tuple[str, ...]) -> float:
@@ -167,7 +171,7 @@ def masking_table(points: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The place of each, ``flags`` (empty where none was found), and `CHECK_COLUMNS`.
     """
-    place = ["variant", "lam", "beta", "width_mult", "seed"]
+    place = ["variant", "lam", "beta", "width_mult", "recipe", "seed"]
     # attacks are held against each other at one radius, which is that of training if there is one
     odd = points["attack"].str.contains("@")
     own = points.assign(odd=odd).sort_values(["odd", "attack"], kind="stable")

@@ -7,6 +7,7 @@ from typing import Any
 
 from baselines import PgdAt, Trades
 from oat.method import Method, Oat, Oats
+from oat.recipe import SHARED, TrainConfig
 
 RESULTS_VERSION = 2
 """Part of every run key; raised by a commit that changes the numbers that a config leads to."""
@@ -47,16 +48,48 @@ def variant(method: Method) -> str:
     return " ".join([method.name, *odd])
 
 
-def describe(method: Method) -> str:
-    """Name a method with its trade-off value and width, such as ``pgd_at λ=0.2 width=0.5``."""
+def describe(method: Method, settings: Mapping[str, Any] | None = None) -> str:
+    """Name a method with its trade-off value and width, such as ``pgd_at λ=0.2 width=0.5``.
+
+    Args:
+        method: The method.
+        settings: Training settings of its own, to be named as well: ``lr=0.2``.
+    """
     values = [f"{sign}={getattr(method, k):g}" for k, sign in VALUES.items() if hasattr(method, k)]
     width = method.conditioning().base_width
-    return " ".join([variant(method), *values, *([f"width={width:g}"] if width != 1 else [])])
+    widths = [f"width={width:g}"] if width != 1 else []
+    return " ".join([variant(method), *values, *widths, *in_words(settings or {})])
+
+
+def in_words(settings: Mapping[str, Any]) -> list[str]:
+    """Write settings as words, such as ``lr=0.2``."""
+    return [
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}".replace(" ", "")
+        for key, value in settings.items()
+    ]
+
+
+def recipe(train: Mapping[str, Any]) -> str:
+    """Write the training settings that a model may have to itself, as far as they are not default.
+
+    Such as ``lr=0.2 label_smoothing=0.1``: two models of one recipe differ in nothing of these.
+    """
+    odd = {
+        field.name: tuples(train)[field.name]
+        for field in fields(TrainConfig)
+        if field.name not in SHARED
+        and tuples(train).get(field.name, field.default) != field.default
+    }
+    return " ".join(f"{key}={value}".replace(" ", "") for key, value in odd.items())
 
 
 def value_text(row: Mapping[str, Any]) -> str:
-    """Write the trade-off value of a point or cell: ``λ=0.2`` or ``β=6``."""
-    return f"β={row['beta']:g}" if math.isnan(row["lam"]) else f"λ={row['lam']:g}"
+    """Write the trade-off value of a point or cell: ``λ=0.2`` or ``β=6``.
+
+    Training settings follow in which dedicated models differ: ``λ=0.2 lr=0.05``.
+    """
+    value = f"β={row['beta']:g}" if math.isnan(row["lam"]) else f"λ={row['lam']:g}"
+    return " ".join([value, *str(row.get("recipe") or "").split()])
 
 
 def name_point(row: Mapping[str, Any], seed: bool = True) -> str:

@@ -18,11 +18,13 @@ from studies.origin import Origin
 from studies.planning import PlannedTrial
 from studies.records import git_revision
 from studies.tables import (
+    GAINED,
     HEADINGS,
     PRICE,
     Cell,
     Row,
     front_rows,
+    gain_rows,
     heading_of,
     percent,
     rows,
@@ -88,6 +90,9 @@ def page(comparison: Comparison, origin: Origin, others: Iterable[Comparison] = 
         facts=provenance(origin),
         gaps=gaps(comparison, origin),
         links=origin.links,
+        gained=gain_rows(comparison.gains.table) if comparison.gains else [],
+        tuning_notes=comparison.gains.notes if comparison.gains else [],
+        gained_heading=GAINED,
         curves=bool(loss["data"]),
         data=charts.json_safe({"points": points, "figures": figures}),
         plotly=Markup(get_plotlyjs()),

@@ -16,14 +16,15 @@ from oat.masking import HOW as MASKING_HOW
 from oat.masking import PASSES as MASKING_PASSES
 from oat.method import Method, training_cost
 from oat.models import build, flops, relative_flops
-from oat.recipe import images_seen
+from oat.recipe import TrainConfig, images_seen
 from studies.checkpoints import has_checkpoint
-from studies.config import Resources, Study
-from studies.methods import RESULTS_VERSION, describe
+from studies.config import Entry, Study
+from studies.methods import RESULTS_VERSION
 from studies.records import ResultError, digest, read_checks, read_failure, read_points, read_result
 from studies.storage import Folder, in_threads
 
 State = Literal["done", "evaluate", "unfinished", "missing", "failed", "damaged", "diverged"]
+Split = Literal["test", "val"]
 TO_RUN: frozenset[State] = frozenset({"evaluate", "unfinished", "missing", "failed", "damaged"})
 
 ONLY_CHECKS = "the checks for masked gradients are to be made"
@@ -129,7 +130,9 @@ class Plan:
         return max(ends)
 
 
-def trial_config(study: Study, method: Method, seed: int) -> dict[str, Any]:
+def trial_config(
+    study: Study, method: Method, seed: int, train: TrainConfig | None = None
+) -> dict[str, Any]:
     """Return everything that decides the trained weights, as plain values."""
     data = asdict(study.data.resolved())
     for place in ("root", "download"):
@@ -139,13 +142,13 @@ def trial_config(study: Study, method: Method, seed: int) -> dict[str, Any]:
         "seed": seed,
         "data": data,
         "model": asdict(study.model),
-        "train": _lists(asdict(study.train)),
+        "train": _lists(asdict(train or study.train)),
         "attack": asdict(study.attack),
         "method": {"name": method.name, **_lists(asdict(method))},  # type: ignore[call-overload]
     }
 
 
-def _key_of(study: Study, method: Method, seed: int) -> dict[str, Any]:
+def _key_of(study: Study, method: Method, seed: int, train: TrainConfig) -> dict[str, Any]:
     """Return what a run key is made from: the trial's config without what is at its default.
 
     So an option that a later release adds changes no key, and no finished result is lost; a
@@ -161,7 +164,7 @@ def _key_of(study: Study, method: Method, seed: int) -> dict[str, Any]:
         "seed": seed,
         "data": data,
         "model": _changed(study.model),
-        "train": _changed(study.train),
+        "train": _changed(train),
         "attack": _changed(study.attack),
         "method": {"name": method.name, **_lists(_changed(method))},
     }
@@ -186,7 +189,7 @@ def _lists(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _points(
-    study: Study, method: Method, run_key: str, seed: int, keys: "_Keys"
+    study: Study, method: Method, run_key: str, seed: int, keys: "_Keys", split: Split
 ) -> list[dict[str, Any]]:
     """List the operating points to judge, each with a key over all that decides its numbers."""
     points = []
@@ -202,6 +205,7 @@ def _points(
                     "images": _fewest(attack.images, study.evaluate.images),
                     "batch_size": study.evaluate.batch_size,
                     **_surrogates(study, attack, lam, run_key, keys.dedicated(seed)),
+                    **({} if split == "test" else {"split": split}),
                 }
                 key = digest({"run_key": run_key, "seed": EVALUATION_SEED, **what})
                 points.append(
@@ -242,13 +246,16 @@ def _shared_settings(study: Study, attack: EvaluationAttack) -> dict[str, Any]:
     if isinstance(attack, Transfer):
         # those of another seed are other trainings of the same settings
         seed = study.seeds[0]
-        keys = ({**_key_of(study, method, seed), "seed": None} for method in _dedicated(study))
+        keys = (
+            {**_key_of(study, entry.method, seed, entry.train), "seed": None}
+            for entry in _dedicated(study)
+        )
         shared["sources"] = sorted(map(digest, keys))
     return shared
 
 
-def _dedicated(study: Study) -> list[Method]:
-    return [method for method in study.all_methods() if not method.conditioning().lambda_choices]
+def _dedicated(study: Study) -> list[Entry]:
+    return [entry for entry in study.entries() if not entry.method.conditioning().lambda_choices]
 
 
 def _fewest(*counts: int | None) -> int | None:
@@ -277,9 +284,9 @@ class _Keys:
         if not any(isinstance(attack, Transfer) for attack in self._study.attacks()):
             return ()
         if seed not in self._dedicated:
-            methods = _dedicated(self._study)
             self._dedicated[seed] = tuple(
-                digest(_key_of(self._study, method, seed)) for method in methods
+                digest(_key_of(self._study, entry.method, seed, entry.train))
+                for entry in _dedicated(self._study)
             )
         return self._dedicated[seed]
 
@@ -320,21 +327,22 @@ def _checks(study: Study, method: Method, run_key: str) -> list[dict[str, Any]]:
     return checks
 
 
-def make_plan(study: Study, folder: Folder) -> Plan:
+def make_plan(study: Study, folder: Folder, split: Split = "test") -> Plan:
     """Expand a study and look up in its folder what is done.
 
     Args:
         study: The study.
         folder: The study's own folder, ``<storage>/<name>``.
+        split: Which images judge: those held out from training (``val``) are for choosing.
     """
     trials_folder = folder.sub("trials")
     known = trials_folder.names()
     there = frozenset(known)
     keys = _Keys(study)
     expanded = (
-        _plan_trial(study, method, need, seed, folder, keys)
+        _plan_trial(study, entry, seed, folder, keys, split)
         for seed in study.seeds
-        for method, need in study.requests()
+        for entry in study.entries()
     )
 
     def look_up(trial: PlannedTrial) -> tuple[PlannedTrial, float | None]:
@@ -357,25 +365,27 @@ def make_plan(study: Study, folder: Folder) -> Plan:
 
 
 def _plan_trial(
-    study: Study, method: Method, need: Resources, seed: int, folder: Folder, keys: "_Keys"
+    study: Study, entry: Entry, seed: int, folder: Folder, keys: "_Keys", split: Split
 ) -> PlannedTrial:
     """Plan one trial as if nothing of it were there."""
-    config = trial_config(study, method, seed)
-    key = _key_of(study, method, seed)
+    method = entry.method
+    config = trial_config(study, method, seed, entry.train)
+    key = _key_of(study, method, seed, entry.train)
+    # settings of a method's own are no other budget: the study says that they differ
+    shared = _key_of(study, method, seed, study.train)
     run_key = digest(key)
     job = {
         "run_key": run_key,
         "config": config,
-        "budget": digest({k: v for k, v in key.items() if k not in {"method", "seed"}}),
-        "points": _points(study, method, run_key, seed, keys),
+        "budget": digest({k: v for k, v in shared.items() if k not in {"method", "seed"}}),
+        "points": _points(study, method, run_key, seed, keys, split),
         "checks": _checks(study, method, run_key),
         "siblings": folder.sub("trials").uri,
         "data": {"root": absolute_root(study.data), "download": study.data.download},
-        "resources": need.model_dump(),
+        "resources": entry.need.model_dump(),
     }
-    label = describe(method)
-    units, judge_units = _units(study, method)
-    return PlannedTrial(run_key, label, seed, job, "missing", units, judge_units)
+    units, judge_units = _units(study, entry)
+    return PlannedTrial(run_key, entry.label, seed, job, "missing", units, judge_units)
 
 
 def _state(folder: Folder, job: Mapping[str, Any]) -> tuple[State, str | None, float | None]:
@@ -411,8 +421,9 @@ def _nominal_data(study: Study) -> tuple[int, int, tuple[int, int, int]]:
     return study.data.train_images or left, min(study.evaluate.images or test, test), shape
 
 
-def _units(study: Study, method: Method) -> tuple[float, float]:
+def _units(study: Study, entry: Entry) -> tuple[float, float]:
     """Estimate the cost of training and of judging from the study alone."""
+    method = entry.method
     images, judged, shape = _nominal_data(study)
     size = min(study.train.batch_size, images)
     cost = training_cost(method, study.attack, size, study.model, shape)
@@ -426,7 +437,7 @@ def _units(study: Study, method: Method) -> tuple[float, float]:
         for point in method.operating_points(study.lams())
     )
     rules = len(study.evaluate.checkpoints)
-    return images_seen(study.train, images) * cost, rules * points * for_a_point
+    return images_seen(entry.train, images) * cost, rules * points * for_a_point
 
 
 def _rough_seconds_per_unit(study: Study) -> float:

@@ -148,7 +148,7 @@ def check_cluster(study: Study, sizes: Sequence[Mapping[str, float]]) -> Check:
     """
     from studies.runner import check_resources
 
-    requests = {(float(need.cpu), float(need.gpu)) for _, need in study.requests()}
+    requests = {(float(e.need.cpu), float(e.need.gpu)) for e in study.entries()}
 
     def room() -> str:
         for cpu, gpu in sorted(requests):
@@ -200,7 +200,8 @@ def _may_run(study: Study, have: Mapping[str, float]) -> bool:
     from studies.runner import fits
 
     return any(
-        fits({"CPU": float(need.cpu), "GPU": float(need.gpu)}, have) for _, need in study.requests()
+        fits({"CPU": float(entry.need.cpu), "GPU": float(entry.need.gpu)}, have)
+        for entry in study.entries()
     )
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from studies.planning import Plan
+from studies.planning import Plan, PlannedTrial
 from studies.runner import how_lost, run_key_of
 
 LINE_EVERY_SECONDS = 15.0
@@ -72,22 +72,18 @@ class Progress(Callback):  # type: ignore[misc]
         plan: The plan that runs.
         console: Where to show it.
         changed: Called with the run key of a trial whose folder has changed.
+        search: Name of what is searched, where trials are added one by one; how many there will be
+            is not known then, nor the time left.
     """
 
-    def __init__(self, plan: Plan, console: Console, changed: Callable[[str], None]) -> None:
-        self._console, self._changed = console, changed
-        self._rows = {
-            t.run_key: _Row(
-                t.label,
-                t.seed,
-                0.0 if t.state == "evaluate" else t.units,
-                t.judge_units,
-                len(t.job["points"]),
-                "waiting" if t.to_run else t.state,
-            )
-            for t in plan.trials
-        }
-        self._left = {t.run_key for t in plan.trials if t.to_run}
+    def __init__(
+        self, plan: Plan, console: Console, changed: Callable[[str], None], search: str = ""
+    ) -> None:
+        self._console, self._changed, self._search = console, changed, search
+        self._rows: dict[str, _Row] = {}
+        self._left: set[str] = set()
+        for trial in plan.trials:
+            self.add(trial)
         self._began = self._spoke = time.monotonic()
         self._live = (
             Live(
@@ -99,6 +95,19 @@ class Progress(Callback):  # type: ignore[misc]
             if console.is_terminal
             else None
         )
+
+    def add(self, trial: PlannedTrial) -> None:
+        """Take a trial that is to run, or is done."""
+        self._rows[trial.run_key] = _Row(
+            trial.label,
+            trial.seed,
+            0.0 if trial.state == "evaluate" else trial.units,
+            trial.judge_units,
+            len(trial.job["points"]),
+            "waiting" if trial.to_run else trial.state,
+        )
+        if trial.to_run:
+            self._left.add(trial.run_key)
 
     def __getstate__(self) -> dict[str, Any]:
         """Give Tune nothing to pickle: it would write callbacks for a restore we never do."""
@@ -172,13 +181,18 @@ class Progress(Callback):  # type: ignore[misc]
         self._spoke = time.monotonic()
         ended = sum(self._rows[key].ended for key in self._left)
         self._console.print(
-            f"[{ended}/{len(self._left)}] {line}{self._time_left()}",
+            f"[{self._count(ended)}] {line}{self._time_left()}",
             highlight=False,
             markup=False,
             soft_wrap=True,
         )
 
+    def _count(self, ended: int) -> str:
+        return f"{self._search} {ended}" if self._search else f"{ended}/{len(self._left)}"
+
     def _time_left(self) -> str:
+        if self._search:
+            return ""
         rows = [self._rows[key] for key in self._left]
         total = sum(row.cost for row in rows)
         behind = sum(row.behind for row in rows)
@@ -190,6 +204,8 @@ class Progress(Callback):  # type: ignore[misc]
     def _table(self) -> Table:
         ended = sum(self._rows[key].ended for key in self._left)
         title = f"{ended} of {len(self._left)} trials{self._time_left()}"
+        if self._search:
+            title = f"Search of {self._search}: {ended} trials have ended"
         table = Table(title=title, title_justify="left")
         for name in ("trial", "seed", "state", "epoch", "judged", "SA val", "RA val", "images/s"):
             table.add_column(name, justify="left" if name in {"trial", "state"} else "right")

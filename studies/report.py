@@ -23,7 +23,7 @@ def render(
     Returns:
         Contents by file name: ``index.html``; ``front`` and ``price``, each as ``.png`` and
         ``.svg``; ``table`` as ``.csv``, ``.md`` and ``.tex``; ``cells.csv``, ``fronts.csv``,
-        ``masking.csv``, and ``variants.csv`` where there are several.
+        ``masking.csv``, ``variants.csv`` where there are several, ``tuning.csv`` of tuned models.
     """
     title = origin.plan.study.name
     figures = {

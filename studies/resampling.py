@@ -17,7 +17,7 @@ from studies.records import Correct
 
 RESAMPLES = 2000
 CELLS_AT_A_TIME = 32
-CELL = ["variant", "width_mult", "lam", "beta"]
+CELL = ["variant", "width_mult", "lam", "beta", "recipe"]
 
 
 class Resampled:

@@ -12,6 +12,7 @@ import pandas as pd
 from oat.training import EpochRecord
 from studies.intervals import wilson
 from studies.masking import CHECK_COLUMNS, masking_columns
+from studies.methods import recipe
 from studies.planning import Plan
 from studies.records import Correct, ResultError, read_checks, read_points, read_result
 from studies.storage import Folder, in_threads, open_folder
@@ -25,6 +26,7 @@ COLUMNS: dict[str, str] = {
     "lam": "float64",
     "beta": "float64",
     "width_mult": "float64",
+    "recipe": "str",
     "seed": "int64",
     "attack": "str",
     "attack_settings": "str",
@@ -59,9 +61,10 @@ COLUMNS: dict[str, str] = {
     "train_gradients": "float64",
 }
 """Columns of a point and their types. SA, RA are fractions with Wilson's 95 % intervals; λ is NaN
-for TRADES, β elsewhere. ``masking`` and the checks: see `studies.masking`."""
+for TRADES, β elsewhere. ``recipe``: see `studies.methods.recipe`. ``masking`` and the checks: see
+`studies.masking`."""
 
-DERIVED = ("sa_low", "sa_high", "ra_low", "ra_high", "masking", *CHECK_COLUMNS)
+DERIVED = ("sa_low", "sa_high", "ra_low", "ra_high", "recipe", "masking", *CHECK_COLUMNS)
 """Columns that are not stored: they follow from what is."""
 
 TAGS = {"masking": "oat.masking"}
@@ -155,8 +158,11 @@ def read_planned(folder: Folder, job: Mapping[str, Any]) -> list[dict[str, Any]]
     """Read the points and checks that a job asks for; see `read_trial`."""
     points = {point["point_key"]: point for point in job["points"]}
     rows, _ = read_trial(folder, points, {check["check_key"] for check in job["checks"]})
+    # the same weights may be part of another study, whose budget is then another
+    own = {"budget": job["budget"], "recipe": recipe(job["config"]["train"])}
     # a point judged before settings were kept has the same key, and so the same settings
-    return [{**row, "attack_settings": points[row["point_key"]]["attack_settings"]} for row in rows]
+    settings = {key: point["attack_settings"] for key, point in points.items()}
+    return [{**row, **own, "attack_settings": settings[row["point_key"]]} for row in rows]
 
 
 def read_trial(

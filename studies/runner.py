@@ -13,7 +13,7 @@ import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Tune's handler would swallow Ctrl-C; its loggers would write what the storage folder has
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+# a search algorithm would want its metrics in every report; ours reads them from storage
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
 os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")  # `how_lost` says it in a word
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a banner at verbose=0
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -31,6 +33,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
 
 from studies.claims import ClaimedFolder
 from studies.errors import StudyError
@@ -199,16 +202,23 @@ class Retries(FIFOScheduler):  # type: ignore[misc]
 
     Args:
         sizes: See `node_sizes`.
+        stopping: Told of each report of a trial; whether to stop the trial. None never does.
     """
 
-    def __init__(self, sizes: Sequence[Request]) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[Request],
+        stopping: Callable[[Any, Mapping[str, Any]], bool] | None = None,
+    ) -> None:
         super().__init__()
-        self._sizes = sizes
+        self._sizes, self._stopping = sizes, stopping
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Forget earlier losses once the trial has got on."""
         if result["kind"] != "start":
             trial.run_metadata.num_failures = 0
+        if self._stopping is not None and self._stopping(trial, result):
+            return str(self.STOP)
         return str(super().on_trial_result(tune_controller, trial, result))
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
@@ -331,33 +341,90 @@ def launch(
         What was said last of trials that were given up, by run key: their workers were lost
         `LOST_WORKER_RETRIES` times more without getting on in between.
     """
-    bookkeeping = tempfile.mkdtemp(prefix="oat-tune-")
     sizes = node_sizes(ray.nodes())
+    config = _config_maker(folder, sizes)
+    trials = tune.grid_search([config(trial) for trial in plan.to_run()])
+    return _fit(plan.study.name, Retries(sizes), callbacks, reuse_workers, {"trial": trials}, None)
+
+
+MakeConfig = Callable[[PlannedTrial], dict[str, Any]]
+"""Makes what `trainable` takes of a planned trial."""
+
+
+def search(
+    name: str,
+    folder: Folder,
+    make: Callable[[MakeConfig], Searcher],
+    callbacks: Sequence[Callback],
+    *,
+    reuse_workers: bool,
+    stopping: Callable[[Any, Mapping[str, Any]], bool] | None = None,
+) -> dict[str, str]:
+    """Run the trials that a search algorithm asks for, until it has no more; see `launch`.
+
+    Args:
+        name: Name of the study.
+        folder: Its folder.
+        make: Makes the algorithm, whose suggestions are ``{"trial": config}`` with a config of
+            what it is given here.
+        callbacks: Told of every report.
+        reuse_workers: See `launch`.
+        stopping: Told of each report of a trial; whether to stop the trial.
+    """
+    sizes = node_sizes(ray.nodes())
+    algorithm = make(_config_maker(folder, sizes))
+    return _fit(name, Retries(sizes, stopping), callbacks, reuse_workers, {}, algorithm)
+
+
+def slots(request: Request, sizes: Sequence[Request]) -> int:
+    """Count the trials of one request that fit on the nodes at a time; at least 1."""
+    kinds = [kind for kind, amount in request.items() if amount > 0]
+    fitting = (min(node.get(kind, 0) / request[kind] + 1e-6 for kind in kinds) for node in sizes)
+    return max(1, sum(map(int, fitting)))
+
+
+def _config_maker(folder: Folder, sizes: Sequence[Request]) -> MakeConfig:
+    """Mark the storage as that of this launch, and return what makes configs for it."""
     mark = uuid.uuid4().hex
     folder.write(MARK, mark.encode())
-    configs = []
-    for trial in plan.to_run():
-        place = folder.sub(f"trials/{trial.run_key}").uri
+
+    def make(trial: PlannedTrial) -> dict[str, Any]:
         config = {
             "job": trial.job,
-            "folder": place,
+            "folder": folder.sub(f"trials/{trial.run_key}").uri,
             "study": folder.uri,
             "mark": mark,
             "versions": versions(),
         }
-        configs.append(_with_room(config, request_of(trial), sizes))
+        return _with_room(config, request_of(trial), sizes)
+
+    return make
+
+
+def _fit(
+    name: str,
+    scheduler: "Retries",
+    callbacks: Sequence[Callback],
+    reuse_workers: bool,
+    space: dict[str, Any],
+    algorithm: Searcher | None,
+) -> dict[str, str]:
+    """Let Tune run the trials of a space, or of a search algorithm; return what was given up."""
+    bookkeeping = tempfile.mkdtemp(prefix="oat-tune-")
     gave_up = GaveUp()
     tuner = tune.Tuner(
         tune.with_resources(trainable, _resources),
-        param_space={"trial": tune.grid_search(configs)},
+        param_space=space,
         tune_config=TuneConfig(
-            scheduler=Retries(sizes),
+            search_alg=algorithm,
+            num_samples=1 if algorithm is None else -1,
+            scheduler=scheduler,
             reuse_actors=reuse_workers,
             trial_name_creator=run_key_of,
             trial_dirname_creator=run_key_of,
         ),
         run_config=RunConfig(
-            name=plan.study.name,
+            name=name,
             storage_path=bookkeeping,
             verbose=0,
             callbacks=[*callbacks, gave_up, StartWatch()],

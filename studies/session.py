@@ -77,6 +77,16 @@ def tracking_place(storage: str | Path, tracking_uri: str | None) -> tuple[str, 
     named = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if named:
         return named, None
+    home = home_of(storage)
+    return f"sqlite:///{home / 'mlflow.db'}", (home / "mlflow-artifacts").as_uri()
+
+
+def home_of(storage: str | Path) -> Path:
+    """Make and return the local folder of databases: the storage, or ``./outputs`` if it is remote.
+
+    Raises:
+        StorageError: It cannot be made.
+    """
     home = Path(STORAGE if "://" in str(storage) else storage).absolute()
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -84,7 +94,7 @@ def tracking_place(storage: str | Path, tracking_uri: str | None) -> tuple[str, 
         raise StorageError(
             f"`--storage` '{storage}' cannot be made ({error}); choose a folder that can."
         ) from error
-    return f"sqlite:///{home / 'mlflow.db'}", (home / "mlflow-artifacts").as_uri()
+    return home
 
 
 def run(
@@ -128,15 +138,15 @@ def run(
         with ExitStack() as stack:
             # MLflow takes seconds to import and to create its database, and so does Ray to start
             with ThreadPoolExecutor(1) as pool:
-                opening = pool.submit(_open_tracker, uri, resolved.name, artifacts)
+                opening = pool.submit(open_tracker, uri, resolved.name, artifacts)
                 if before.to_run():
-                    _connect(resolved, folder, address, stack, console)
+                    join_cluster(resolved, folder, address, stack, console)
                 tracker = opening.result()
             gave_up = _train_and_judge(before, folder, tracker, console, address is None)
             after = _with_reasons(make_plan(resolved, folder), gave_up)
         table = study_points(after, folder)
         # MLflow comes first: the report links to its runs
-        refused = _refusal(lambda: tracker.catch_up(after, folder))
+        refused = refusal(lambda: tracker.catch_up(after, folder))
         comparison, report, notes = _compare_and_report(after, table, folder, command)
         refused = refused or _keep_report(tracker, after, folder, table, report)
         worked_on = len(before.to_run())
@@ -199,7 +209,7 @@ def only_driver(study: Study, folder: Folder, console: Console) -> Iterator[None
             signal.signal(signal.SIGUSR2, before)
 
 
-def _connect(
+def join_cluster(
     study: Study, folder: Folder, address: str | None, stack: ExitStack, console: Console
 ) -> None:
     """Connect to Ray until the stack closes, and check what only a cluster can tell.
@@ -237,7 +247,8 @@ def _with_reasons(current: Plan, gave_up: Mapping[str, str]) -> Plan:
     return replace(current, trials=tuple(trials))
 
 
-def _open_tracker(uri: str, study: str, artifacts: str | None) -> "Tracker":
+def open_tracker(uri: str, study: str, artifacts: str | None) -> "Tracker":
+    """Open a study's experiment in MLflow and learn what it holds."""
     from studies.tracking import Tracker
 
     tracker = Tracker(uri, study, artifacts)
@@ -278,6 +289,7 @@ def _compare_and_report(
     current: Plan, table: pd.DataFrame, folder: Folder, command: str
 ) -> tuple[Comparison | None, dict[str, str], list[str]]:
     """Compare, and write the report into the study's folder; say so where that cannot be done."""
+    from studies.gains import gains
     from studies.origin import gather
     from studies.report import render
 
@@ -288,6 +300,8 @@ def _compare_and_report(
         comparison, others = compare_all(table, checkpoint=rule, unfinished=current.unfinished())
     except ComparisonError as error:
         return None, {}, [str(error)]
+    found = gains(current.study, folder, comparison.attack, rule)
+    comparison = replace(comparison, gains=found)
     place = folder.sub("report")
     files = render(comparison, gather(current, folder, command), others)
     for name, data in files.items():
@@ -307,10 +321,10 @@ def _keep_report(
         for name in report:
             (Path(scratch) / name).write_bytes(folder.read(f"report/{name}"))
         artifacts = scratch if report else None
-        return _refusal(lambda: tracker.close(current, folder, table, artifacts))
+        return refusal(lambda: tracker.close(current, folder, table, artifacts))
 
 
-def _refusal(call: Callable[[], None]) -> list[str]:
+def refusal(call: Callable[[], None]) -> list[str]:
     """Call MLflow; a server that is gone costs a note, no result."""
     try:
         call()

@@ -43,6 +43,8 @@ PRICE = (
 )
 """Columns of the table of fronts that say what a front costs; the page shows them apart."""
 
+GAINED = "What tuning gained in hypervolume, all methods on one budget of training"
+
 Row = dict[str, "Cell"]
 
 
@@ -123,6 +125,47 @@ def variant_rows(comparison: Comparison) -> list[Row]:
     ]
 
 
+def gain_rows(table: pd.DataFrame) -> list[Row]:
+    """Return the table of what tuning gained as text; what no method has is left out.
+
+    Args:
+        table: See `studies.gains.Gains`.
+    """
+    found = [_gain_row(row) for row in table.to_dict("records")]
+    empty = [name for name in (found[0] if found else {}) if all(not row[name] for row in found)]
+    return [{k: cell for k, cell in row.items() if k not in empty} for row in found]
+
+
+def _gain_row(row: Mapping[Any, Any]) -> Row:
+    counts = {"stopped early": row["stopped_early"], "failed": row["failed"]}
+    odd = [f"{count} {what}" for what, count in counts.items() if count]
+    return {
+        "method": Cell(row["method"]),
+        "trials": Cell(", ".join([str(row["trials"]), *odd]), row["trials"]),
+        "training": Cell(
+            f"{row['device_seconds']:,.0f} of {row['budget_seconds']:,.0f} s", row["device_seconds"]
+        ),
+        "winners": Cell(str(row["winners"]), row["winners"]),
+        "held-out: own settings": _area(row["start"]),
+        "tuned": _area(row["tuned"]),
+        "gain": _area(row["gain"], sign="+"),
+        "test: own settings": _area(row.get("test_start", math.nan)),
+        "test: tuned": _area(row.get("test_tuned", math.nan)),
+        "test: gain": _gain(row),
+    }
+
+
+def _area(value: float, sign: str = "") -> Cell:
+    return Cell("" if math.isnan(value) else f"{value:{sign}.3f}", value)
+
+
+def _gain(row: Mapping[Any, Any]) -> Cell:
+    if math.isnan(row.get("test_gain", math.nan)):
+        return Cell("", math.nan)
+    value, low, high = (row[f"test_gain{end}"] for end in ("", "_low", "_high"))
+    return Cell(f"{value:+.3f} [{low:+.3f},{high:+.3f}]", value)
+
+
 def front_rows(comparison: Comparison) -> list[Row]:
     """Return the table of fronts and their price as text; what no front has is left out."""
     found = [_front_row(row) for row in comparison.fronts.to_dict("records")]
@@ -189,9 +232,16 @@ def terminal(comparison: Comparison, width: int) -> Iterator[Table | str]:
         left=1,
         width=width,
     )
+    if comparison.gains is not None:
+        texts = gain_rows(comparison.gains.table)
+        yield _terminal_table(
+            GAINED, list(texts[0]), [list(row.values()) for row in texts], left=1, width=width
+        )
     yield comparison.answer()
     yield from comparison.remarks()
     yield from comparison.notes
+    if comparison.gains is not None:
+        yield from comparison.gains.notes
 
 
 def _main_table(comparison: Comparison, name: str, width: int) -> Table:
@@ -263,9 +313,11 @@ def markdown(comparison: Comparison, others: Iterable[Comparison] = ()) -> str:
         *([_markdown_table(texts, HEADINGS)] if texts else []),
         *([_markdown_table(variants)] if variants else []),
         *([_markdown_table(fronts)] if (fronts := front_rows(comparison)) else []),
+        *([_markdown_table(gain_rows(comparison.gains.table))] if comparison.gains else []),
         comparison.answer(),
         *comparison.remarks(),
         *comparison.notes,
+        *(comparison.gains.notes if comparison.gains else []),
     ]
     for other in others:
         parts.append(f"## {heading_of(other)}")
@@ -290,4 +342,6 @@ def frames(comparison: Comparison) -> dict[str, pd.DataFrame]:
         tables["variants"] = comparison.variants
     if len(comparison.masking):
         tables["masking"] = comparison.masking
+    if comparison.gains is not None:
+        tables["tuning"] = comparison.gains.table
     return tables

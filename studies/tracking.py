@@ -6,8 +6,10 @@ run holds is read from storage, so syncing twice, or after any crash, changes no
 
 import json
 import logging
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -32,7 +34,9 @@ __all__ = ["Tracker", "check_server"]
 
 log = logging.getLogger("oat.tracking")
 
-KINDS = ("study", "trial", "point")
+KINDS = ("study", "trial", "point", "validation")
+JUDGED = ("point", "validation")
+"""Points on test images, and those on held-out images that tuning chooses by."""
 PARENT = "mlflow.parentRunId"
 EPOCH_METRICS = ("train_loss", "sa_val", "ra_val", "lr", "images_per_second")
 
@@ -163,14 +167,32 @@ class Tracker(Experiment):
             folder,
             self.uri,
             self.experiment_id,
-            study=ids["study", digest(plan.study.dump())],
+            study=ids["study", digest(plan.study.without_tuning())],
             trials={key: run for (kind, key), run in ids.items() if kind == "trial"},
             runs={key: run for (kind, key), run in ids.items() if kind == "point"},
         )
 
+    def keep_tuning(self, folder: Folder, plan: Plan) -> None:
+        """Bring the trials of a study's tuning to what storage says, and keep its record.
+
+        Args:
+            folder: Its folder.
+            plan: The trials of its tuning, as `studies.tuning.tuning_plan` lists them.
+
+        Raises:
+            TrackingError: MLflow does not take it; storage is not touched.
+        """
+        self.catch_up(plan, folder)
+        with self._refusals(folder), tempfile.TemporaryDirectory() as scratch:
+            for name in ("tuning.json", "tuned.yaml"):
+                (Path(scratch) / name).write_bytes(folder.read(name))
+            run_id = self.start_study(plan)
+            self.client.log_artifacts(run_id, scratch, "tuning")
+            self.client.set_terminated(run_id, "FINISHED")
+
     def start_study(self, plan: Plan) -> str:
         """Open the study's own run; a changed study has another. Returns its id."""
-        resolved = plan.study.dump()
+        resolved = plan.study.without_tuning()
         key = digest(resolved)
         run = self._runs.get(("study", key))
         if run is not None:
@@ -256,7 +278,7 @@ class Tracker(Experiment):
 
     def _delete_trial(self, run_key: str, run_id: str) -> None:
         for (kind, key), run in list(self._runs.items()):
-            if kind == "point" and run.data.tags.get("oat.run_key") == run_key:
+            if kind in JUDGED and run.data.tags.get("oat.run_key") == run_key:
                 self.client.delete_run(run.info.run_id)
                 del self._runs[(kind, key)]
         self.client.delete_run(run_id)
@@ -312,10 +334,12 @@ class Tracker(Experiment):
             by_attack: RA of its operating point under each attack, by `attack_column`.
             trial_run: Run to put it under.
         """
-        run = self._runs.get(("point", row["point_key"]))
+        kind = "validation" if "split" in row else "point"
+        run = self._runs.get((kind, row["point_key"]))
         if run is not None:
             if run.info.status == "FINISHED":
                 self._put_under(run, trial_run)
+                self._log_params(run, {k: row[k] for k in row if k == "recipe"})  # a younger column
                 self._update(run, {**_numbers(row), **by_attack}, row)
                 return
             self.client.delete_run(run.info.run_id)  # a crash left it half written
@@ -327,10 +351,10 @@ class Tracker(Experiment):
         tags |= {tag: row[name] for name, tag in TAGS.items()}
         name = f"{row['variant']} {sign}={lam:g} width={row['width_mult']:g} seed={row['seed']}"
         name += f" {row['checkpoint_rule']} {row['attack']}"
-        run_id = self._create("point", row["point_key"], name, trial_run, texts, tags)
+        run_id = self._create(kind, row["point_key"], name, trial_run, texts, tags)
         self._log(run_id, {**_numbers(row), **by_attack})
         self.client.set_terminated(run_id, "FINISHED")
-        self._runs[("point", row["point_key"])] = self.client.get_run(run_id)
+        self._runs[(kind, row["point_key"])] = self.client.get_run(run_id)
 
     def _update(self, run: Run, numbers: Mapping[str, float], row: Mapping[str, Any]) -> None:
         """Bring a point's run to what is known by now: an attack may be new to the study."""

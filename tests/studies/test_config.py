@@ -617,9 +617,9 @@ def test_a_method_may_ask_for_more_than_the_study_says(tiny: dict[str, Any]) -> 
     tiny["resources"] = {"cpu": 2, "gpu": 0.25}
     tiny["methods"][0]["resources"] = {"cpu": 4, "gpu": 1}
     study = load_study(tiny)
-    asked = {method.name: (need.cpu, need.gpu) for method, need in study.requests()}
+    asked = {e.method.name: (e.need.cpu, e.need.gpu) for e in study.entries()}
     assert asked == {"oat": (4, 1.0), "pgd_at": (2, 0.25), "trades": (2, 0.25)}
-    assert [method for method, _ in study.requests()] == study.all_methods()
+    assert [entry.method for entry in study.entries()] == study.all_methods()
     assert load_study(study.dump()) == study
 
 

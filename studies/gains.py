@@ -1,0 +1,145 @@
+"""What tuning gained for each method, and what it cost: nobody wins by having been tuned more."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from studies.config import Study, load_study
+from studies.frontier import hypervolume
+from studies.fronts import measured
+from studies.methods import variant
+from studies.planning import make_plan
+from studies.resampling import CELL, Resampled
+from studies.results import correctness, study_points
+from studies.storage import Folder
+from studies.tuned import read_record, searches_of
+from studies.winners import Search, area
+
+START, TUNED = "own settings", "tuned"
+UNKNOWN = float("nan")
+ON_TEST = ("test_start", "test_tuned", "test_gain", "test_gain_low", "test_gain_high")
+
+
+@dataclass(frozen=True)
+class Gains:
+    """What the tuning of a study gained.
+
+    Attributes:
+        table: A row for each method: trials, device seconds and budget; hypervolume on held-out
+            images of the study's own settings and of the winners (``start``, ``tuned``; NaN where
+            not all of the former were tried); and the same on test images (``test_start``,
+            ``test_tuned``, and their difference ``test_gain`` with interval; NaN where
+            not all models of both are finished).
+        notes: What a reader must know.
+    """
+
+    table: pd.DataFrame
+    notes: list[str]
+
+
+def gains_of_searches(searches: Sequence[Search]) -> pd.DataFrame:
+    """Return what searches say of themselves, a row for each method; see `Gains`."""
+    return pd.DataFrame([_row(search) for search in searches])
+
+
+def _row(search: Search) -> dict[str, Any]:
+    states = [trial.state for trial in search.trials]
+    start = area(search.started()) if search.started() else UNKNOWN
+    tuned = area(search.won()) if search.won() else UNKNOWN
+    return {
+        "method": search.method,
+        "trials": states.count("done") + states.count("diverged"),
+        "stopped_early": states.count("stopped early"),
+        "failed": states.count("failed"),
+        "device_seconds": search.device_seconds,
+        "budget_seconds": search.budget,
+        "winners": len(search.won()),
+        "start": start,
+        "tuned": tuned,
+        "gain": tuned - start,
+    }
+
+
+def gains(study: Study, folder: Folder, attack: str, checkpoint: str) -> Gains | None:
+    """Measure what tuning gained for the models of a study.
+
+    Args:
+        study: The study whose models are compared.
+        folder: Its folder.
+        attack: RA under this attack.
+        checkpoint: With these weights.
+
+    Returns:
+        The gains; None if the study was not tuned, or none of its models has won.
+
+    Raises:
+        ResultError: The record is damaged.
+        StudyError: The study that was tuned is none of this version's.
+    """
+    record = read_record(folder)
+    if record is None:
+        return None
+    searches = searches_of(record)
+    planned = {trial.run_key for trial in make_plan(study, folder).trials}
+    if not any(key in planned for search in searches for key in search.winners):
+        return None
+    base = load_study({**record["study"], "seeds": study.seeds})
+    on_test = []
+    for search in searches:
+        own = [
+            entry
+            for entry, block in zip(base.without_tuning()["methods"], base.methods, strict=True)
+            if variant(block.expand()[0]) == search.method
+        ]
+        won = [dict(trial.entry) for trial in search.won()] or own
+        sides = ((START, own), (TUNED, won))
+        frames = [
+            _points(base, entries, folder, attack, checkpoint).assign(variant=side)
+            for side, entries in sides
+        ]
+        on_test.append(_on_test(frames))
+    table = pd.concat([gains_of_searches(searches), pd.DataFrame(on_test)], axis=1)
+    notes = [f"{search.method}: {note}" for search in searches for note in search.notes]
+    early = record["tune"]["early_stopping"]
+    if early is not None:
+        notes.append(
+            "In tuning, trials were stopped early where, after the learning rate had dropped, "
+            f"{100 * early['slack']:g} points more of SA and RA would have added no hypervolume."
+        )
+    return Gains(table, notes)
+
+
+def _points(
+    base: Study, entries: list[dict[str, Any]], folder: Folder, attack: str, checkpoint: str
+) -> pd.DataFrame:
+    """Return the test points of some entries; none where models are not finished."""
+    part = load_study({**base.without_tuning(), "methods": entries})
+    plan = make_plan(part, folder)
+    table = study_points(plan, folder)
+    wanted = (table["attack"] == attack) & (table["checkpoint_rule"] == checkpoint)
+    return table[wanted] if not plan.unfinished() else table[:0]
+
+
+def _on_test(frames: list[pd.DataFrame]) -> dict[str, float]:
+    """Return the hypervolumes of two sides on test images, and their difference."""
+    if any(frame.empty for frame in frames):
+        return dict.fromkeys(ON_TEST, UNKNOWN)
+    start, tuned = (set(frame["point_key"]) for frame in frames)
+    if start == tuned:
+        cells = frames[0].groupby(CELL, dropna=False)[["sa", "ra"]].mean()
+        same = hypervolume(cells.to_numpy())
+        return {**dict.fromkeys(ON_TEST, 0.0), "test_start": same, "test_tuned": same}
+    points = pd.concat(frames, ignore_index=True)
+    draws = Resampled(points, correctness(points))
+    values = draws.cells[["sa", "ra"]].to_numpy()
+    sides = [np.flatnonzero(draws.cells["variant"] == side) for side in (START, TUNED)]
+    areas = [hypervolume(values[side]) for side in sides]
+    samples = draws.hypervolumes(sides[1]) - draws.hypervolumes(sides[0])
+    return {
+        "test_start": areas[0],
+        "test_tuned": areas[1],
+        **measured("test_gain", areas[1] - areas[0], samples),
+    }

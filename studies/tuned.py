@@ -1,0 +1,88 @@
+"""What tuning leaves in a study's folder: its record, and the study of the winners."""
+
+from contextlib import suppress
+from typing import Any
+
+from studies.candidates import tuned_methods
+from studies.config import Study, load_study
+from studies.errors import StudyError
+from studies.planning import Plan, PlannedTrial, make_plan
+from studies.records import unseal, write_result
+from studies.storage import Folder
+from studies.winners import Search, search_of
+
+RECORD = "tuning.json"
+TUNED = "tuned.yaml"
+
+
+def read_record(folder: Folder) -> dict[str, Any] | None:
+    """Read what tuning has left in a study's folder; None where it was not tuned.
+
+    Raises:
+        ResultError: It is damaged.
+    """
+    try:
+        return unseal(folder.read(RECORD))
+    except FileNotFoundError:
+        return None
+
+
+def keep(study: Study, folder: Folder, search: Search) -> None:
+    """Write a search into the study's record, beside those of the other methods."""
+    assert study.tune is not None
+    record = read_record(folder) or {}
+    others = [s for s in record.get("searches", []) if s["method"] != search.method]
+    order = [tuned.name for tuned in tuned_methods(study)]
+    found = [s for s in [*others, search.dump()] if s["method"] in order]
+    tune = study.dump()["tune"]
+    write_result(
+        folder,
+        RECORD,
+        {
+            "study": study.without_tuning(),
+            "tune": tune,
+            "searches": sorted(found, key=lambda s: order.index(s["method"])),
+        },
+    )
+
+
+def searches_of(record: dict[str, Any]) -> list[Search]:
+    """Return the searches of a record."""
+    return [search_of(found) for found in record["searches"]]
+
+
+def tuned_study(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the study of the winners: the one that was tuned, with their entries.
+
+    Raises:
+        StudyError: The winners do not go together in one study.
+    """
+    won = {search.method: search.won() for search in searches_of(record)}
+    study = load_study({**record["study"], "tune": record["tune"]})
+    entries = []
+    for tuned in tuned_methods(study):
+        own = [tuned.block.model_dump(mode="json", exclude_defaults=True)]
+        entries += [dict(trial.entry) for trial in won.get(tuned.name, [])] or own
+    made = {**record["study"], "methods": entries}
+    load_study(made)
+    return made
+
+
+def tuning_plan(current: Plan, folder: Folder) -> Plan:
+    """Return the trials of a study's tuning as a plan, from its record; empty without one."""
+    record = read_record(folder)
+    trials: list[PlannedTrial] = []
+    if record is not None:
+        study = load_study({**record["study"], "tune": record["tune"]})
+        by_name = {tuned.name: tuned for tuned in tuned_methods(study)}
+        entries = {
+            trial.run_key: (by_name[search.method], trial.entry)
+            for search in searches_of(record)
+            if search.method in by_name
+            for trial in search.trials
+            if trial.run_key and trial.state != "not run"
+        }
+        for tuned, entry in entries.values():
+            with suppress(StudyError):
+                trials += make_plan(tuned.judged(entry), folder, "val").trials
+    return Plan(current.study, tuple(trials), (), current.seconds_per_unit, current.measured)
