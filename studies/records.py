@@ -7,6 +7,7 @@ import os
 import platform
 import socket
 import subprocess
+import threading
 import time
 import zipfile
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ CHECKS = "checks.jsonl"
 
 Correct = dict[str, np.ndarray[Any, Any]]
 """Which images points have right: boolean (N,) under ``<point_key>.clean`` and ``.robust``."""
+
+_PARSING = threading.Lock()
 
 UNREADABLE = (
     OSError,
@@ -93,6 +96,21 @@ def write_points(
     write_lines(folder, "points.jsonl", [seal(row) for row in rows])
 
 
+def _arrays(stored: bytes) -> Correct:
+    """Read an archive of arrays, one thread at a time.
+
+    NumPy parses headers as Python literals, and CPython 3.11 has one parser state for all threads:
+    now and then it raises a SystemError for a sound header (its issue 106905), so ask again.
+    """
+    with _PARSING:
+        try:
+            with np.load(io.BytesIO(stored)) as archive:
+                return dict(archive)
+        except SystemError:
+            with np.load(io.BytesIO(stored)) as archive:
+                return dict(archive)
+
+
 def read_points(folder: Folder, training_id: str) -> tuple[list[dict[str, Any]], Correct]:
     """Read the points of one training and the correctness of each image.
 
@@ -111,8 +129,7 @@ def read_points(folder: Folder, training_id: str) -> tuple[list[dict[str, Any]],
     except FileNotFoundError:
         return [], {}
     try:
-        with np.load(io.BytesIO(stored)) as archive:
-            packed = dict(archive)
+        packed = _arrays(stored)
     except UNREADABLE:
         return [], {}
     sound: list[dict[str, Any]] = []
