@@ -19,7 +19,7 @@ from optuna.distributions import (
 
 from studies.config import MethodBlock, Study, load_study
 from studies.errors import TuningError
-from studies.methods import RESULTS_VERSION, variant
+from studies.methods import PLACE, RESULTS_VERSION, variant
 from studies.space import SWEPT, TRAIN, Dimension, Tune, number_type, swept_key
 
 DIGITS = 4
@@ -37,12 +37,14 @@ class Tuned:
         block: The entry.
         name: The variant, which names its search.
         dimensions: What is searched, by parameter name; empty if there is nothing to tune.
+        listed: Whether its trade-off values are those that the study lists, and no range.
     """
 
     study: Study
     block: MethodBlock
     name: str
     dimensions: Mapping[str, Dimension]
+    listed: bool
 
     @property
     def settings(self) -> Tune:
@@ -198,7 +200,9 @@ def tuned_methods(study: Study) -> list[Tuned]:
                 f"`methods` has two entries of {name}, which would be tuned on twice the budget; "
                 "make them one, with a list of values."
             )
-        found[name] = Tuned(study, block, name, _dimensions(study.tune, block, methods))
+        dimensions = _dimensions(study.tune, block, methods)
+        listed = not any(field in study.tune.space.get(block.name, {}) for field in PLACE)
+        found[name] = Tuned(study, block, name, dimensions, listed)
     return list(found.values())
 
 

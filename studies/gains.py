@@ -94,7 +94,7 @@ def gains(study: Study, folder: Folder, attack: str, checkpoint: str) -> Gains |
             for entry, block in zip(base.without_tuning()["methods"], base.methods, strict=True)
             if variant(block.expand()[0]) == search.method
         ]
-        won = [dict(trial.entry) for trial in search.won()] or own
+        won = [dict(entry) for entry in search.entries()] or own
         sides = ((START, own), (TUNED, won))
         frames = [
             _points(base, entries, folder, attack, checkpoint).assign(variant=side)

@@ -57,12 +57,12 @@ def tuned_study(record: dict[str, Any]) -> dict[str, Any]:
     Raises:
         StudyError: The winners do not go together in one study.
     """
-    won = {search.method: search.won() for search in searches_of(record)}
+    found = {search.method: search.entries() for search in searches_of(record)}
     study = load_study({**record["study"], "tune": record["tune"]})
     entries = []
     for tuned in tuned_methods(study):
         own = [tuned.block.model_dump(mode="json", exclude_defaults=True)]
-        entries += [dict(trial.entry) for trial in won.get(tuned.name, [])] or own
+        entries += [dict(entry) for entry in found.get(tuned.name, [])] or own
     made = {**record["study"], "methods": entries}
     load_study(made)
     return made

@@ -40,7 +40,7 @@ from studies.session import (
 )
 from studies.storage import Folder
 from studies.tuned import RECORD, TUNED, keep, read_record, searches_of, tuned_study, tuning_plan
-from studies.winners import Search, SearchTrial, choose
+from studies.winners import Place, Search, SearchTrial, choose, place_of
 
 if TYPE_CHECKING:
     from studies.tracking import Tracker
@@ -355,12 +355,20 @@ def read_search(tuned: Tuned, search: optuna.Study, folder: Folder, ended: str) 
     """Return what a search has found, and choose its winners."""
     trials = [_trial(trial, folder) for trial in search.trials]
     once = tuned.block.name in ONCE
-    winners, notes = choose(trials, tuned.settings.select, once)
-    starts = sum(t.start and t.state == "done" for t in trials)
-    if starts < len(tuned.starts()):
+    select = tuned.settings.select
+    places = listed_places(tuned) if tuned.listed and not once else []
+    winners, notes = choose(trials, select, once, places)
+    untried = []
+    if winners and select.rule == "front":
+        have = {place_of(trial.points[0]) for trial in winners}
+        starts = zip(places, tuned.starts(), strict=False)
+        untried = [tuned.entry(start) for place, start in starts if place not in have]
+    tried = sum(t.start and t.state == "done" for t in trials)
+    if tried < len(tuned.starts()):
+        rest = "; the others stay as they are" if untried else ""
         notes.append(
-            f"of the study's own settings {starts} of {len(tuned.starts())} were tried, so that "
-            "what tuning gained on held-out images is not known."
+            f"of the study's own settings {tried} of {len(tuned.starts())} were tried, so that "
+            f"what tuning gained on held-out images is not known{rest}."
         )
     return Search(
         method=tuned.name,
@@ -373,7 +381,16 @@ def read_search(tuned: Tuned, search: optuna.Study, folder: Folder, ended: str) 
         winners=[trial.run_key for trial in winners],
         dimensions=list(tuned.dimensions),
         notes=notes,
+        untried=untried,
     )
+
+
+def listed_places(tuned: Tuned) -> list[Place]:
+    """Return where a study lists the dedicated models of a method, in the order of its starts."""
+    return [
+        (getattr(method, "lam", None), getattr(method, "beta", None), method.width_mult)
+        for method in tuned.block.expand()
+    ]
 
 
 def _trial(trial: optuna.trial.FrozenTrial, folder: Folder) -> SearchTrial:

@@ -9,6 +9,9 @@ import numpy as np
 from studies.frontier import hypervolume, pareto_mask
 from studies.space import Select
 
+Place = tuple[float | None, float | None, float]
+"""λ, β and width of a dedicated model."""
+
 
 @dataclass(frozen=True)
 class SearchTrial:
@@ -58,6 +61,7 @@ class Search:
         trials: What it tried, in order.
         winners: Run keys of the trials that won.
         dimensions: Names of what was searched.
+        untried: Entries of the study's own for listed values that no trial was finished at.
         notes: What a reader must know.
     """
 
@@ -71,6 +75,11 @@ class Search:
     winners: Sequence[str]
     dimensions: Sequence[str]
     notes: Sequence[str] = ()
+    untried: Sequence[Mapping[str, Any]] = ()
+
+    def entries(self) -> list[Mapping[str, Any]]:
+        """Return the entries of the study file that the winners make, and what was not tried."""
+        return [*(trial.entry for trial in self.won()), *self.untried]
 
     def done(self) -> list[SearchTrial]:
         """Return the trials that are done."""
@@ -90,6 +99,11 @@ class Search:
         return asdict(self)
 
 
+def place_of(point: Mapping[str, Any]) -> Place:
+    """Return the place of a dedicated model's point."""
+    return point["lam"], point["beta"], point["width_mult"]
+
+
 def search_of(record: Mapping[str, Any]) -> Search:
     """Make a search from what `Search.dump` returned."""
     trials = tuple(SearchTrial(**trial) for trial in record["trials"])
@@ -102,7 +116,7 @@ def area(trials: Sequence[SearchTrial]) -> float:
 
 
 def choose(
-    trials: Sequence[SearchTrial], select: Select, once: bool
+    trials: Sequence[SearchTrial], select: Select, once: bool, places: Sequence[Place] = ()
 ) -> tuple[list[SearchTrial], list[str]]:
     """Choose the winners of a method.
 
@@ -110,6 +124,9 @@ def choose(
         trials: Its trials; only those that are done can win. Of equal ones the first does.
         select: The rule.
         once: Whether one network serves every λ.
+        places: Where the study lists a dedicated model. By the rule ``front`` each keeps one: what
+            has none on the front, its trial with the largest SA + RA. Fewer models would be a
+            smaller front on test images, for no fault but the luck of few held-out ones.
 
     Returns:
         The winners in the order of the search, and what a reader must know.
@@ -121,6 +138,10 @@ def choose(
         owners = [trial for trial in done for _ in trial.values()]
         on_front = pareto_mask(np.array([v for trial in done for v in trial.values()]))
         kept = {owner.number for owner, on in zip(owners, on_front, strict=True) if on}
+        for place in places:
+            there = [trial for trial in done if place_of(trial.points[0]) == place]
+            if there and not any(trial.number in kept for trial in there):
+                kept.add(max(there, key=lambda trial: sum(trial.values()[0])).number)
         return [trial for trial in done if trial.number in kept], []
     if select.rule in {"front", "hypervolume"}:
         return [max(done, key=lambda trial: area([trial]))], []
