@@ -388,7 +388,11 @@ def read_search(tuned: Tuned, search: optuna.Study, folder: Folder, ended: str) 
 def listed_places(tuned: Tuned) -> list[Place]:
     """Return where a study lists the dedicated models of a method, in the order of its starts."""
     return [
-        (getattr(method, "lam", None), getattr(method, "beta", None), method.width_mult)
+        (
+            getattr(method, "lam", None),
+            getattr(method, "beta", None),
+            method.conditioning().base_width,
+        )
         for method in tuned.block.expand()
     ]
 
