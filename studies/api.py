@@ -110,6 +110,7 @@ def runs(
     columns: Sequence[str] | None = None,
     storage: str | Path = STORAGE,
     tracking_uri: str | None = None,
+    tuning: bool = False,
 ) -> pd.DataFrame:
     """Query the points of a study in MLflow.
 
@@ -124,6 +125,7 @@ def runs(
         columns: Columns to return, in order; None is all.
         storage: Where the default database lies.
         tracking_uri: MLflow; see `tracking_place`.
+        tuning: Whether to return the points of tuning, on held-out images, instead.
 
     Raises:
         StudyError: The condition or a column is faulty.
@@ -138,11 +140,12 @@ def runs(
     for column in columns or ():
         if column not in known:
             raise StudyError(unknown("column", column, known))
+    kind = "validation" if tuning else "point"
     if where is None:
-        table = tracker.points()
+        table = tracker.points(kind=kind)
     else:
         condition = parse_condition(where, known)
-        table = condition.apply(tracker.points(condition.clauses))
+        table = condition.apply(tracker.points(condition.clauses, kind))
     return table[list(columns)] if columns else table
 
 
@@ -163,6 +166,7 @@ def sync(
         LeaseError: The study runs at the moment, and does so itself.
     """
     from studies.tracking import Tracker, check_server
+    from studies.tuned import RECORD, tuning_plan
 
     resolved = load_study(study, overrides)
     folder = study_folder(resolved, storage)
@@ -171,6 +175,8 @@ def sync(
     with only_driver(resolved, folder, Console(stderr=True)):
         current = make_plan(resolved, folder)
         tracker = Tracker(uri, resolved.name, artifacts)
+        if folder.size(RECORD) is not None:
+            tracker.keep_tuning(folder, tuning_plan(current, folder))
         tracker.finish(current, folder, study_points(current, folder))
         return len(tracker.points())
 

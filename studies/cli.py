@@ -401,12 +401,22 @@ def runs(
     as_format: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
     storage: Storage = "./outputs",
     tracking_uri: TrackingUri = None,
+    tuning: Annotated[
+        bool, typer.Option("--tuning", help="Points of tuning, on held-out images.")
+    ] = False,
 ) -> None:
     """Query the points of a study in MLflow."""
     from studies import api
 
     chosen = [c.strip() for c in columns.split(",")] if columns else None
-    table = api.runs(study, where=where, columns=chosen, storage=storage, tracking_uri=tracking_uri)
+    table = api.runs(
+        study,
+        where=where,
+        columns=chosen,
+        storage=storage,
+        tracking_uri=tracking_uri,
+        tuning=tuning,
+    )
     match as_format:
         case Format.csv:
             table.to_csv(sys.stdout, index=False)

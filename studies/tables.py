@@ -43,7 +43,7 @@ PRICE = (
 )
 """Columns of the table of fronts that say what a front costs; the page shows them apart."""
 
-GAINED = "What tuning gained in hypervolume, all methods on one budget of training"
+GAINED = "What tuning gained: hypervolume of the study's own settings → of the winners"
 
 Row = dict[str, "Cell"]
 
@@ -146,17 +146,17 @@ def _gain_row(row: Mapping[Any, Any]) -> Row:
             f"{row['device_seconds']:,.0f} of {row['budget_seconds']:,.0f} s", row["device_seconds"]
         ),
         "winners": Cell(str(row["winners"]), row["winners"]),
-        "held-out: own settings": _area(row["start"]),
-        "tuned": _area(row["tuned"]),
-        "gain": _area(row["gain"], sign="+"),
-        "test: own settings": _area(row.get("test_start", math.nan)),
-        "test: tuned": _area(row.get("test_tuned", math.nan)),
-        "test: gain": _gain(row),
+        "on held-out images": _areas(row["start"], row["tuned"]),
+        "on test images": _areas(row.get("test_start", math.nan), row.get("test_tuned", math.nan)),
+        "gain there": _gain(row),
     }
 
 
-def _area(value: float, sign: str = "") -> Cell:
-    return Cell("" if math.isnan(value) else f"{value:{sign}.3f}", value)
+def _areas(before: float, after: float) -> Cell:
+    """Write two hypervolumes; the first is not always known."""
+    if math.isnan(after):
+        return Cell("", math.nan)
+    return Cell(f"{'?' if math.isnan(before) else f'{before:.3f}'} → {after:.3f}", after - before)
 
 
 def _gain(row: Mapping[Any, Any]) -> Cell:
