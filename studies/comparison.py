@@ -275,6 +275,8 @@ def _with_recipes(points: pd.DataFrame) -> pd.DataFrame:
     A once-for-all network that was trained otherwise is another variant. Dedicated models are
     retrained one by one, as the user sees fit for each value: all are of one front.
     """
+    if "recipe" not in points:  # a frame that is older than the column
+        points = points.assign(recipe="")
     words = points["recipe"].fillna("").str.split()
     shared = set.intersection(*map(set, words))
     own = words.map(lambda some: " ".join(word for word in some if word not in shared))
