@@ -17,9 +17,12 @@ if TYPE_CHECKING:
         preflight,
         run,
         runs,
+        schema,
         status,
         submit,
         sync,
+        template,
+        ui,
     )
 
 __all__ = [
@@ -32,9 +35,12 @@ __all__ = [
     "preflight",
     "run",
     "runs",
+    "schema",
     "status",
     "submit",
     "sync",
+    "template",
+    "ui",
 ]
 
 

@@ -65,11 +65,18 @@ def study_folder(study: Study, storage: str | Path) -> Folder:
     return open_folder(storage).sub(study.name)
 
 
-def tracking_place(storage: str | Path, tracking_uri: str | None) -> tuple[str, str | None]:
+def tracking_place(
+    storage: str | Path, tracking_uri: str | None, *, make: bool = True
+) -> tuple[str, str | None]:
     """Return where MLflow is, and where a database of our own keeps artifacts.
 
     The order is: the argument, ``MLFLOW_TRACKING_URI``, a SQLite file in the storage folder, or
     in ``./outputs`` where storage is not a local path (SQLite needs one).
+
+    Args:
+        storage: Folder or URI of all studies' results.
+        tracking_uri: MLflow, if it is named.
+        make: Whether to make the folder of that file.
 
     Raises:
         StorageError: The storage folder cannot be made.
@@ -79,7 +86,8 @@ def tracking_place(storage: str | Path, tracking_uri: str | None) -> tuple[str, 
         return named, None
     home = Path(STORAGE if "://" in str(storage) else storage).absolute()
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        if make:
+            home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(
             f"`--storage` '{storage}' cannot be made ({error}); choose a folder that can."
