@@ -209,6 +209,7 @@ def ui(
     host: str = "127.0.0.1",
     port: int = 5000,
     stop: threading.Event | None = None,
+    console: Console | None = None,
 ) -> Iterator["MlflowPage"]:
     """Serve MLflow's own page on the study's store for as long as the block lasts.
 
@@ -221,6 +222,7 @@ def ui(
         host: Name or address to listen on.
         port: 0 for any that is free.
         stop: Set it from elsewhere to give up a start that is still under way.
+        console: Where it is said that a page is started; None is standard error.
 
     Raises:
         StudyError: The study is faulty.
@@ -231,8 +233,14 @@ def ui(
 
     uri, _ = tracking_place(storage, tracking_uri, make=False)
     experiment = find_experiment(uri, load_study(study).name)
-    stop = stop or threading.Event()
-    with mlflow_page(uri, experiment, host=host, port=port, stop=stop) as page:
+    with mlflow_page(
+        uri,
+        experiment,
+        host=host,
+        port=port,
+        stop=stop or threading.Event(),
+        console=console or Console(stderr=True),
+    ) as page:
         yield page
 
 

@@ -451,7 +451,13 @@ def ui(
     with (
         _signals_set(stop),
         api.ui(
-            study, storage=storage, tracking_uri=tracking_uri, host=host, port=port, stop=stop
+            study,
+            storage=storage,
+            tracking_uri=tracking_uri,
+            host=host,
+            port=port,
+            stop=stop,
+            console=err,
         ) as page,
     ):
         if not stop.is_set():

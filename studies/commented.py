@@ -20,7 +20,7 @@ COLUMN = 46
 """Where comments begin, at most."""
 
 GREY_LEVELS = 255
-MOST_PARTS = 100
+FEW_PARTS = 10
 """The largest denominator of a fraction that is none of grey levels."""
 
 HEADER = """\
@@ -194,8 +194,8 @@ def _number(value: float) -> str:
     if value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     if 0 < value < 1 and value != float(f"{value:.4g}"):
-        near = Fraction(value).limit_denominator(MOST_PARTS)
-        for top, bottom in ((round(value * GREY_LEVELS), GREY_LEVELS), near.as_integer_ratio()):
+        few = Fraction(value).limit_denominator(FEW_PARTS).as_integer_ratio()
+        for top, bottom in (few, (round(value * GREY_LEVELS), GREY_LEVELS)):
             if top / bottom == value:
                 return f"{top}/{bottom}"
     return yaml.safe_dump(value).partition("\n")[0]

@@ -437,7 +437,7 @@ def _known_keys(path: Sequence[str | int], data: Any) -> list[str]:
         case ["evaluate"]:
             return list(Evaluate.model_fields)
         case ["evaluate", "attacks", int(i), *_]:
-            kind = ATTACKS[data["evaluate"]["attacks"][i]["name"]]
+            kind = ATTACKS[data["evaluate"]["attacks"][i].get("name", PLAIN_ATTACK)]
             return [field.name for field in dataclasses.fields(kind)]
     blocks: dict[Any, Any] = {
         "data": DataConfig,

@@ -1,5 +1,6 @@
 """MLflow's own page on a store, in a process of its own that ends with us."""
 
+import errno
 import ipaddress
 import os
 import signal
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO
+
+from rich.console import Console
 
 from studies.addresses import without_credentials
 from studies.errors import TrackingError
@@ -86,6 +89,7 @@ def mlflow_page(
     host: str,
     port: int,
     stop: threading.Event,
+    console: Console,
 ) -> Iterator[MlflowPage]:
     """Serve MLflow's page on a store until the block is left; of a server, say where it is.
 
@@ -95,6 +99,7 @@ def mlflow_page(
         host: Name or address to listen on.
         port: 0 for any that is free.
         stop: Set by whoever wants it to end, also before it has started.
+        console: Where it is said that a page is started, and who may use it.
 
     Raises:
         TrackingError: The port is taken, or the page does not start.
@@ -105,6 +110,10 @@ def mlflow_page(
     port = _free_port(host, port)
     reached = ANYWHERE.get(host, host)
     server = f"http://{f'[{reached}]' if ':' in reached else reached}:{port}"
+    said = "Starting MLflow's page, which takes some seconds."
+    if not _is_loopback(host):
+        said += " It asks for no password: whoever reaches it may change and delete what it shows."
+    console.print(said, highlight=False)
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--workers", "1"]
     command += ["--host", host, "--port", str(port)]
     with tempfile.TemporaryFile() as log:
@@ -147,19 +156,21 @@ def _free_port(host: str, port: int) -> int:
     Raises:
         TrackingError: It is taken, or the host is none of this machine's.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.create_server((host, port), family=family) as server:
-            return int(server.getsockname()[1])
-    except socket.gaierror as error:
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(place)
+            return int(listener.getsockname()[1])
+    except (OSError, UnicodeError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EADDRINUSE:
+            raise TrackingError(
+                f"`--port` {port} on '{host}' cannot be had ({said}); choose another, or 0 for any "
+                "that is free."
+            ) from error
         raise TrackingError(
-            f"`--host` must be a name or an address of this machine, got '{host}' "
-            f"({error.strerror})."
-        ) from error
-    except OSError as error:
-        raise TrackingError(
-            f"`--port` {port} on '{host}' cannot be had ({error.strerror}); choose another, or 0 "
-            "for any that is free."
+            f"`--host` must be a name or an address of this machine, got '{host}' ({said})."
         ) from error
 
 
