@@ -105,7 +105,7 @@ def mlflow_page(
         TrackingError: The port is taken, or the page does not start.
     """
     if uri.startswith(("http://", "https://")):
-        yield MlflowPage(f"{without_credentials(uri).rstrip('/')}/#/experiments/{experiment}")
+        yield MlflowPage(_address(without_credentials(uri).rstrip("/"), experiment))
         return
     port = _free_port(host, port)
     reached = ANYWHERE.get(host, host)
@@ -122,11 +122,16 @@ def mlflow_page(
             stderr=log, start_new_session=True,
         )  # fmt: skip
         try:
-            page = MlflowPage(f"{server}/#/experiments/{experiment}", process, log)
+            page = MlflowPage(_address(server, experiment), process, log)
             _wait_for(page, f"{server}/health", stop)
             yield page
         finally:
             _end(process)
+
+
+def _address(server: str, experiment: str) -> str:
+    # without `runs` MLflow 3 shows its overview of language models' traces
+    return f"{server}/#/experiments/{experiment}/runs"
 
 
 def _environment(uri: str, host: str, port: int) -> dict[str, str]:

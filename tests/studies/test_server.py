@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import signal
 import socket
@@ -117,7 +118,7 @@ def test_the_address_at_a_server_has_no_credentials() -> None:
     quiet, stop = Console(file=io.StringIO()), threading.Event()
     for uri in ("https://me:hidden@host.test/base/", "https://host.test/base"):
         with mlflow_page(uri, "7", host="", port=0, stop=stop, console=quiet) as page:
-            assert page.address == "https://host.test/base/#/experiments/7"
+            assert page.address == "https://host.test/base/#/experiments/7/runs"
             assert page.process is None
             page.wait(stop)  # there is nothing to wait for
 
@@ -207,7 +208,7 @@ def test_the_page_answers_to_this_machines_names_and_to_no_other(
 ) -> None:
     _, address, _ = started
     base, port = address.partition("/#")[0], address.split(":")[2].partition("/")[0]
-    assert address == f"http://127.0.0.1:{port}/#/experiments/1"
+    assert address == f"http://127.0.0.1:{port}/#/experiments/1/runs"
     search = f"{base}/ajax-api/2.0/mlflow/runs/search"
     asked = b'{"experiment_ids": ["1"]}'
     for name, code in ((socket.gethostname(), 200), ("localhost", 200), ("evil.test", 403)):
@@ -246,8 +247,10 @@ def test_the_address_shows_the_studys_experiment_and_its_runs(
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         tab = browser.new_page(viewport={"width": 1400, "height": 900})
         tab.goto(address)
-        tab.get_by_text("tiny", exact=True).first.wait_for(timeout=60_000)
-        tab.get_by_text("pgd_at λ=1", exact=False).first.wait_for(timeout=60_000)
+        tab.get_by_role("link", name="tiny").first.wait_for(timeout=60_000)
+        # the study, its four trials and five points
+        tab.get_by_text(re.compile(r"^\s*10\s+matching runs")).first.wait_for(timeout=60_000)
+        assert "tiny" in tab.inner_text("body")
         if "OAT_SCREENSHOT" in os.environ:
             tab.screenshot(path=os.environ["OAT_SCREENSHOT"])
         browser.close()
