@@ -89,6 +89,9 @@ class _Writer:
         elif key.block is not None and value is not None:
             yield _Line(indent, f"{key.name}:", text)
             yield from self.block(value, path, below)
+        elif _is_nested(value) and not key.is_default(value):
+            yield _Line(indent, f"{key.name}:", text)
+            yield from _nested(value, below)
         else:
             if key.block is not None and text:
                 text += f" Keys: {', '.join(one.name for one in keys(key.block))}."
@@ -147,6 +150,23 @@ class _Writer:
         except StudyError as error:
             return str(error).partition("\n")[0]
         return None
+
+
+def _is_nested(value: Any) -> bool:
+    """Whether a value is a mapping to mappings or blocks, too much for one line."""
+    return isinstance(value, Mapping) and any(
+        isinstance(item, Mapping | BaseModel) or dataclasses.is_dataclass(item)
+        for item in value.values()
+    )
+
+
+def _nested(value: Mapping[str, Any], indent: int) -> Iterator[_Line]:
+    for name, item in value.items():
+        if _is_nested(item):
+            yield _Line(indent, f"{written(name)}:")
+            yield from _nested(item, indent + 2)
+        else:
+            yield _Line(indent, f"{written(name)}: {written(item)}")
 
 
 def _laid_out(lines: Sequence[_Line]) -> Iterator[str]:
