@@ -13,7 +13,7 @@ def read_yaml(text: str) -> Any:
             silently keep the last; something contains itself; or it is nested too deeply.
     """
     try:
-        return yaml.load(text, _Reader)
+        return _Reader(text).get_single_data()
     except ValueError as error:  # such as a date with a month 13
         raise yaml.YAMLError(f"{error}; put quotes around what is text") from error
     except RecursionError as error:
