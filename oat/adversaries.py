@@ -65,8 +65,10 @@ class _Ascent(EvaluationAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_count("steps", self.steps)
-        if self.step_size != "auto" and not self.step_size > 0:
-            raise ValueError(f"`step_size` must be `auto` or above 0, got {self.step_size:g}.")
+        if self.step_size != "auto" and not 0 < self.step_size < float("inf"):
+            raise ValueError(
+                f"`step_size` must be `auto` or a finite number above 0, got {self.step_size:g}."
+            )
 
     def step(self) -> float:
         """Return the length of one step in pixel units."""

@@ -131,8 +131,8 @@ class Oat:
         lambda_choices: The λ set: to train on, and to validate at.
         lambda_sampling: Where λ is drawn from; see `oat.lambdas.LambdaSampler`. All but
             ``choices`` need an encoding by value.
-        zero_share: Share of rows with λ = 0; see there.
-        batchwise: Whether a batch has one λ; see there.
+        zero_share: Share of rows with λ = 0; None is one in as many as there are choices.
+        batchwise: Whether all rows of a batch have one λ.
         encoding: How λ becomes a vector; see `oat.encodings.LambdaEncoding`.
         encoding_dim: Length of that vector; ignored by ``none``.
         dual_bn: Whether λ = 0 has batch norms of its own.

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
         preflight,
         run,
         runs,
+        schema,
         status,
         submit,
         sync,
+        template,
         tune,
+        ui,
     )
 
 __all__ = [
@@ -33,10 +36,13 @@ __all__ = [
     "preflight",
     "run",
     "runs",
+    "schema",
     "status",
     "submit",
     "sync",
+    "template",
     "tune",
+    "ui",
 ]
 
 

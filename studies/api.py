@@ -3,9 +3,11 @@
 MLflow and Ray take seconds to import, so a function that needs them imports them.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
@@ -29,6 +31,7 @@ from studies.where import parse_condition
 
 if TYPE_CHECKING:
     from studies.jobs import Job, Log
+    from studies.server import MlflowPage
     from studies.tuning import TuneOutcome
 
 __all__ = [
@@ -41,11 +44,35 @@ __all__ = [
     "preflight",
     "run",
     "runs",
+    "schema",
     "status",
     "submit",
     "sync",
+    "template",
     "tune",
+    "ui",
 ]
+
+
+def template(study: Source = "quickstart") -> str:
+    """Return a study as a commented file, with every key that there is: what `oat init` writes.
+
+    Args:
+        study: A preset's name, a YAML file, a mapping, or a study.
+
+    Raises:
+        StudyError: The preset is unknown, or the study is faulty.
+    """
+    from studies.commented import commented
+
+    return commented(load_study(study))
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of the study file; see `studies.json_schema.study_schema`."""
+    from studies.json_schema import study_schema
+
+    return study_schema()
 
 
 def plan(study: Source, *, storage: str | Path = STORAGE, overrides: Sequence[str] = ()) -> Plan:
@@ -203,6 +230,50 @@ def tune(
         overrides=overrides,
         console=console,
     )
+
+
+@contextmanager
+def ui(
+    study: Source,
+    *,
+    storage: str | Path = STORAGE,
+    tracking_uri: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 5000,
+    stop: threading.Event | None = None,
+    console: Console | None = None,
+) -> Iterator["MlflowPage"]:
+    """Serve MLflow's own page on the study's store for as long as the block lasts.
+
+    A store that is a server has the page already: its address is given and nothing is started.
+
+    Args:
+        study: The study.
+        storage: Where the default database lies.
+        tracking_uri: MLflow; see `tracking_place`.
+        host: Name or address to listen on.
+        port: 0 for any that is free.
+        stop: Set it from elsewhere to give up a start that is still under way.
+        console: Where it is said that a page is started; None is standard error.
+
+    Raises:
+        StudyError: The study is faulty.
+        TrackingError: There is no such experiment, the port is taken, or MLflow does not start.
+    """
+    from studies.experiment import find_experiment
+    from studies.server import mlflow_page
+
+    uri, _ = tracking_place(storage, tracking_uri, make=False)
+    experiment = find_experiment(uri, load_study(study).name)
+    with mlflow_page(
+        uri,
+        experiment,
+        host=host,
+        port=port,
+        stop=stop or threading.Event(),
+        console=console or Console(stderr=True),
+    ) as page:
+        yield page
 
 
 def submit(

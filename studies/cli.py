@@ -3,8 +3,12 @@
 import json
 import logging
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from importlib import metadata
@@ -70,6 +74,43 @@ def options(
     ] = False,
 ) -> None:
     """Is the trade-off of once-for-all adversarial training free? Studies that answer it."""
+
+
+@app.command()
+def init(
+    preset: Annotated[
+        str, typer.Option("--from", metavar="PRESET", help="What to start from; a file as well.")
+    ] = "quickstart",
+) -> None:
+    """Write a commented study file to standard output, with every key that there is."""
+    from studies import api
+
+    print(api.template(preset), end="")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the study file, for editors."""
+    from studies import api
+
+    print(json.dumps(api.schema(), indent=1, ensure_ascii=False))
+
+
+@app.command()
+def validate(study: StudyArgument, overrides: Overrides = None) -> None:
+    """Check a study file without running anything; exit code 2 if it is faulty."""
+    from studies.config import load_study
+    from studies.planning import count_points
+
+    found = load_study(study, overrides or ())
+    methods = Counter(method.name for method in found.all_methods())
+    counts = ", ".join(f"{count} {name}" for name, count in methods.items())
+    seeds = f"{len(found.seeds)} seed{'s' if len(found.seeds) > 1 else ''}"
+    trials = methods.total() * len(found.seeds)
+    print(
+        f"Study {found.name} is valid: {trials} trials ({counts}; {seeds}), "
+        f"{count_points(found)} points to judge."
+    )
 
 
 @app.command()
@@ -454,6 +495,49 @@ def sync(
 
     count = api.sync(study, storage=storage, tracking_uri=tracking_uri, overrides=overrides or ())
     print(f"MLflow has {count} points of this study.")
+
+
+@app.command()
+def ui(
+    study: StudyArgument,
+    storage: Storage = "./outputs",
+    tracking_uri: TrackingUri = None,
+    host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")
+    ] = 5000,
+) -> None:
+    """Start MLflow's own page on the study's store and print its address; Ctrl-C ends it."""
+    from studies import api
+
+    stop = threading.Event()
+    with (
+        _signals_set(stop),
+        api.ui(
+            study,
+            storage=storage,
+            tracking_uri=tracking_uri,
+            host=host,
+            port=port,
+            stop=stop,
+            console=err,
+        ) as page,
+    ):
+        if not stop.is_set():
+            print(page.address, flush=True)
+        page.wait(stop)
+
+
+@contextmanager
+def _signals_set(stop: threading.Event) -> Iterator[None]:
+    """Set an event on Ctrl-C and on SIGTERM, and do nothing else then."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: stop.set()) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _command() -> str:

@@ -43,9 +43,13 @@ from oat.recipe import RULES, SHARED, CheckpointRule, TrainConfig
 from studies.errors import StudyError
 from studies.explain import explain
 from studies.methods import METHODS, describe
+from studies.plain_yaml import read_yaml
 from studies.space import SWEPT, Tune, check_space, tune_keys
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
+PLAIN_ATTACK = "pgd"
+"""What an attack of the evaluation is if it has no name."""
+
 FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
 GPU_SHARES = (0.0, 0.25, 1 / 3, 0.5)
 
@@ -66,7 +70,7 @@ class Resources(BaseModel):
 
     model_config = STRICT
     cpu: int = Field(1, ge=1)
-    gpu: float = Field(0.0, ge=0)
+    gpu: float = Field(0.0, ge=0, allow_inf_nan=False)
     device: Literal["auto", "cpu"] = "auto"
 
     @model_validator(mode="after")
@@ -227,7 +231,7 @@ class Evaluate(BaseModel):
         """Take an attack without a name for PGD."""
         if not isinstance(attacks, list | tuple):
             return attacks
-        return [{"name": "pgd", **a} if isinstance(a, Mapping) else a for a in attacks]
+        return [{"name": PLAIN_ATTACK, **a} if isinstance(a, Mapping) else a for a in attacks]
 
     @model_validator(mode="after")
     def _check(self) -> "Evaluate":
@@ -253,7 +257,13 @@ class Evaluate(BaseModel):
 
 
 class Study(BaseModel):
-    """A study: methods, data, seeds and evaluations. See README for a commented file."""
+    """A study: methods, data, seeds and evaluations. `oat init` writes a commented file.
+
+    Attributes:
+        name: Of its folder and of its experiment in MLflow; letters a-z, digits and ``._-``.
+        seeds: Every method is trained once with each.
+        methods: What is trained. One OAT model serves every λ; dedicated ones have one each.
+    """
 
     model_config = STRICT
     name: str
@@ -453,7 +463,8 @@ def load_study(
     else:
         data = _read_yaml(str(source))
     if not isinstance(data, dict):
-        raise StudyError(f"A study must be a mapping of keys to values, got {type(data).__name__}.")
+        came = "nothing" if data is None else type(data).__name__
+        raise StudyError(f"A study must be a mapping of keys to values, got {came}.")
     for override in overrides:
         _override(data, override)
     return explain(Study, data, _known_keys)
@@ -473,7 +484,7 @@ def _read_yaml(source: str) -> Any:
             unknown("preset", source, presets()) + " A file of your own ends in .yaml."
         )
     try:
-        return yaml.safe_load(text)
+        return read_yaml(text)
     except yaml.YAMLError as error:
         said = " ".join(str(error).split())
         raise StudyError(f"The study file '{source}' is not valid YAML: {said}.") from error
@@ -484,7 +495,7 @@ def _override(data: dict[str, Any], override: str) -> None:
     if not equals or not path:
         raise StudyError(f"`--set` takes path.to.key=value, got '{override}'.")
     try:
-        value = yaml.safe_load(text)
+        value = read_yaml(text)
     except yaml.YAMLError as error:
         raise StudyError(f"`--set {path}` needs a YAML value, got '{text}'.") from error
     *parents, last = path.split(".")
@@ -513,7 +524,7 @@ def _known_keys(path: Sequence[str | int], data: Any) -> list[str]:
         case ["evaluate"]:
             return list(Evaluate.model_fields)
         case ["evaluate", "attacks", int(i), *_]:
-            kind = ATTACKS[data["evaluate"]["attacks"][i]["name"]]
+            kind = ATTACKS[data["evaluate"]["attacks"][i].get("name", PLAIN_ATTACK)]
             return [field.name for field in dataclasses.fields(kind)]
     blocks: dict[Any, Any] = {
         "data": DataConfig,

@@ -25,7 +25,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 from mlflow.entities import Metric, Param, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, inspect, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
@@ -34,7 +34,15 @@ from studies.errors import TrackingError, UserError
 from studies.methods import RESULTS_VERSION
 from studies.results import COLUMNS, TAGS, attack_column, frame
 
-__all__ = ["ATTACKS", "Experiment", "Run", "check_server", "knock", "refusals"]
+__all__ = [
+    "ATTACKS",
+    "Experiment",
+    "Run",
+    "check_server",
+    "find_experiment",
+    "knock",
+    "refusals",
+]
 
 log = logging.getLogger("oat.tracking")
 
@@ -96,6 +104,36 @@ def knock(uri: str) -> str | None:
     except (OSError, ValueError, ImportError, SQLAlchemyError) as error:
         return _said(error)
     return None
+
+
+def find_experiment(uri: str, study: str) -> str:
+    """Return the id of a study's experiment where it is kept; makes nothing.
+
+    Raises:
+        TrackingError: There is none, or its store does not answer.
+    """
+    check_server(uri)
+    with refusals(uri):
+        if _is_there(uri):
+            found = MlflowClient(tracking_uri=uri).get_experiment_by_name(study)
+            if found is not None and found.lifecycle_stage != "deleted":
+                return str(found.experiment_id)
+    raise _refused(
+        f"There is no experiment '{study}' in '{uri}' yet; `oat run` or `oat sync` makes it, or "
+        "name another place by `--storage` or `--tracking-uri`."
+    )
+
+
+def _is_there(uri: str) -> bool:
+    """Whether there is a store of MLflow's; one of a database is not made by asking."""
+    kind = uri.partition("://")[0].partition("+")[0]
+    if kind not in {"sqlite", *DATABASES}:
+        return True
+    file = make_url(uri).database if kind == "sqlite" else None
+    if kind == "sqlite" and not (file and os.path.isfile(file)):
+        return False
+    engine = create_engine(uri, poolclass=NullPool)
+    return bool(inspect(engine).has_table("experiments"))
 
 
 @contextmanager

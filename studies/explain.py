@@ -1,6 +1,6 @@
 """What pydantic finds wrong with a study, as sentences."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -28,13 +28,28 @@ def explain(
         StudyError: One line for each fault: path of the key, what it must be, what came.
     """
     try:
-        return model.model_validate(data)
+        checked = model.model_validate(data)
     except ValidationError as error:
         faults: dict[Path, list[Any]] = {}
         for fault in error.errors():
             faults.setdefault(_real_path(fault["loc"], data), []).append(fault)
         lines = [_sentence(path, found, data, known_keys) for path, found in faults.items()]
         raise StudyError("\n".join(lines)) from None
+    if mistaken := list(_mistaken(data, checked.model_dump(), ())):
+        raise StudyError("\n".join(mistaken))
+    return checked
+
+
+def _mistaken(came: Any, taken: Any, path: Path) -> Iterator[str]:
+    """Yield a sentence for each truth value that pydantic has taken for the number 0 or 1."""
+    if isinstance(came, bool) and not isinstance(taken, bool):
+        yield f"`{_dotted(path)}` must be a number, got {came!r}."
+    elif isinstance(came, Mapping) and isinstance(taken, Mapping):
+        for key in (key for key in came if key in taken):
+            yield from _mistaken(came[key], taken[key], (*path, key))
+    elif isinstance(came, list | tuple) and isinstance(taken, list | tuple):
+        for i, (one, other) in enumerate(zip(came, taken, strict=False)):
+            yield from _mistaken(one, other, (*path, i))
 
 
 def _real_path(loc: Path, data: Any) -> Path:

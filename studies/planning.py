@@ -219,6 +219,13 @@ def _points(
     return points
 
 
+def count_points(study: Study) -> int:
+    """Count the points that all trials of a study are to be judged at."""
+    places = sum(len(method.operating_points(study.lams())) for method in study.all_methods())
+    each = len(study.evaluate.checkpoints) * len(study.attacks())
+    return places * each * len(study.seeds)
+
+
 def _attack_settings(attack: EvaluationAttack) -> dict[str, Any]:
     """Return what decides an attack; of its options those at their default are left out.
 

@@ -77,6 +77,8 @@ UNKNOWN = [
     ("evaluate.attacks.0={name: pgd, restarts: 0}", ("evaluate.attacks.0", "at least 1", "got 0")),
     ("evaluate.attacks.0={name: pgd, momentum: 2}", ("evaluate.attacks.0", "[0, 1]", "got 2")),
     ("evaluate.attacks.0={name: autoattack, targets: 10}", ("from 3 to 9", "got 10")),
+    ("evaluate.attacks.0={step: 5}", ("'evaluate.attacks.0.step'", "'evaluate.attacks.0.steps'")),
+    ("evaluate.attacks.0={step_size: .inf}", ("`step_size`", "finite", "got inf")),
     ("evaluate.masking_images=-1", ("evaluate.masking_images", "0", "-1")),
 ]
 OUT_OF_RANGE = [
@@ -106,6 +108,7 @@ OUT_OF_RANGE = [
     ("seeds=[-1]", ("`seeds`", "got -1")),
     ("resources.cpu=0", ("`resources.cpu`", "1", "got 0")),
     ("resources.gpu=-1", ("`resources.gpu`", "0", "got -1")),
+    ("resources.gpu=.inf", ("`resources.gpu`", "finite", "got inf")),
     ("resources.gpu=0.3", ("resources", "`gpu`", "1/4, 1/3, 1/2", "got 0.3")),
     ("evaluate.images=0", ("`evaluate.images`", "1", "got 0")),
     ("name=../away", ("`name`", "'../away'")),
@@ -140,6 +143,10 @@ WRONG_TYPE = [
     ("methods.0.dual_bn=perhaps", ("`methods.0.dual_bn`", "'perhaps'")),
     ("methods.0.encoding=fourier", ("`methods.0.encoding`", "dct", "'fourier'")),
     ("name=5", ("`name`", "5")),
+    ("train.epochs=true", ("`train.epochs`", "a number", "True")),
+    ("methods.1.lam=[0, yes]", ("`methods.1.lam.1`", "a number", "True")),
+    ("seeds=[off]", ("`seeds.0`", "a number", "False")),
+    ("resources.gpu=true", ("`resources.gpu`", "a number", "True")),
 ]
 
 
@@ -217,7 +224,7 @@ def test_files_that_are_no_studies_are_refused(tmp_path: Path) -> None:
     for text, word in [
         ("name: [", "not valid YAML"),
         ("- a\n- b\n", "mapping"),
-        ("", "mapping"),
+        ("", "a mapping of keys to values, got nothing"),
         ("just words", "mapping"),
     ]:
         faulty.write_text(text)
