@@ -49,6 +49,8 @@ DISK_BYTES = 64 * 2**20
 """Size of the disk that is filled."""
 START_SECONDS = 60.0
 """What a driver may take until its first trial runs."""
+NOT_TAKEN = "did not take all results"
+"""What a driver says of an MLflow that was away when it ended."""
 GIVE_UP_SECONDS = 900.0
 """A study that has not come to its end by then counts as lost."""
 
@@ -356,10 +358,11 @@ class Drill:
         )
 
     def ended(self) -> bool:
-        """Tell whether a driver has said that nothing is left."""
+        """Tell whether a driver has said that nothing is left, in storage and in MLflow."""
         if self.driver is None or self.driver.returncode not in {0, 1}:
             return False
-        return not self.plan().to_run()
+        # a driver that ends while MLflow is away says so, and the same command brings the rest
+        return not self.plan().to_run() and NOT_TAKEN not in self.driver_log.read_text()
 
     def folder(self) -> Folder:
         """Return the study's folder."""
