@@ -53,7 +53,13 @@ def test_the_walk_finds_imports_at_any_depth() -> None:
 
 def _measures_studies(path: Path) -> bool:
     """Tell whether a file is a benchmark of the studies; those of the method run without them."""
-    return path.parent.name == "benchmarks" and path.stem in {"faults", "made_up", "scale", "site"}
+    return path.parent.name == "benchmarks" and path.stem in {
+        "faults",
+        "made_up",
+        "scale",
+        "site",
+        "tuning",
+    }
 
 
 @pytest.mark.parametrize("package", ["oat", "baselines", "benchmarks"])
