@@ -5,7 +5,6 @@ import logging
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
@@ -357,7 +356,7 @@ def compare(
     from studies import api
     from studies.comparison import compare_all
     from studies.config import load_study
-    from studies.gains import gains
+    from studies.gains import with_gains
     from studies.origin import gather
     from studies.report import render
     from studies.session import study_folder
@@ -377,8 +376,7 @@ def compare(
         unfinished=[trial for current in plans for trial in current.unfinished()],
     )
     main = plans[0].study
-    tuned = gains(main, study_folder(main, storage), result.attack, checkpoint)
-    result = replace(result, gains=tuned)
+    result = with_gains(result, main, study_folder(main, storage))
     if to is not None:
         origin = gather(plans[0], study_folder(plans[0].study, storage), _command())
         to.mkdir(parents=True, exist_ok=True)

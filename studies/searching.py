@@ -77,10 +77,7 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
         self._running: dict[str, PlannedTrial] = {}
         self._failed_in_a_row = 0
         self._projected: dict[str, float] = {}
-        self._dearest_units = max(
-            make_plan(tuned.candidate(start), folder, "val").trials[0].units
-            for start in tuned.starts()
-        )
+        self._dearest_units = tuned.dearest_units()
         self.why_ended = ""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -149,7 +146,7 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
         seen = [
             trial.user_attrs["device_seconds"] / trial.user_attrs["units"]
             for trial in self._of(TrialState.COMPLETE)
-            if trial.user_attrs["device_seconds"]
+            if trial.user_attrs["ended"] == "done" and trial.user_attrs["device_seconds"]
         ]
         seen += [
             self._projected[trial.run_key] / trial.units
@@ -258,6 +255,9 @@ def settle(
     elif lost is not None or (failure := read_failure(place)) is not None:
         state, attrs["ended"] = TrialState.FAIL, "failed"
         attrs["reason"] = lost if lost is not None else failure
+    elif result is not None:
+        state, attrs["ended"] = TrialState.FAIL, "failed"
+        attrs["reason"] = "its points are damaged"
     else:
         state, attrs["ended"] = TrialState.PRUNED, "stopped early"
     ours = study.trials[number]
@@ -277,8 +277,10 @@ def _result(place: Folder) -> dict[str, Any] | None:
 def spent_seconds(place: Folder) -> float:
     """Return the device seconds of training that a trial's folder tells of."""
     result = _result(place)
-    if result is not None and "trained" in result:
-        return float(result["trained"]["device_seconds"])
+    if result is not None:
+        told = result.get("trained", result)
+        if "device_seconds" in told:  # older records of divergence do not say
+            return float(told["device_seconds"])
     epochs = read_epochs(place)
     return float(epochs[-1]["device_seconds"]) if epochs else 0.0
 

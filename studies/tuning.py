@@ -136,7 +136,7 @@ def tune(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with only_driver(resolved, folder, console):
         before = make_plan(resolved, folder)
-        check_budget(methods, before, folder)
+        check_budget(methods, before)
         with optuna_faults(url):
             database = optuna.storages.RDBStorage(url)
             searches = {tuned.name: open_search(tuned, database, url) for tuned in methods}
@@ -214,15 +214,14 @@ def open_search(tuned: Tuned, database: optuna.storages.BaseStorage, url: str) -
     return search
 
 
-def check_budget(methods: Sequence[Tuned], current: Plan, folder: Folder) -> None:
+def check_budget(methods: Sequence[Tuned], current: Plan) -> None:
     """Refuse a budget of which a method cannot train once.
 
     Raises:
         TuningError: It is too small; says how much one trial takes.
     """
     for tuned in methods:
-        starts = [make_plan(tuned.candidate(start), folder, "val") for start in tuned.starts()]
-        dearest = max(plan.trials[0].units for plan in starts) * current.seconds_per_unit
+        dearest = tuned.dearest_units() * current.seconds_per_unit
         if dearest > tuned.settings.seconds:
             basis = "as measured" if current.measured else "a rough guess before any has run"
             raise TuningError(
@@ -359,7 +358,7 @@ def read_search(tuned: Tuned, search: optuna.Study, folder: Folder, ended: str) 
     starts = sum(t.start and t.state == "done" for t in trials)
     if starts < len(tuned.starts()):
         notes.append(
-            f"of the study's own settings {starts} of {len(tuned.starts())} were tried, so that "
+            f"of the study's own settings {starts} of {len(tuned.starts())} were finished, so that "
             "what tuning gained on held-out images is not known."
         )
     return Search(
