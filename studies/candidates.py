@@ -138,14 +138,15 @@ class Tuned:
     def dearest_units(self) -> float:
         """Return the units of work of the dearest candidate.
 
-        Which it is tell the study's own settings, and those with one value moved to an end.
+        Which it is tell the study's own settings, and those with one value moved: to an end of its
+        range or to the middle (λ = 0 runs no attack, and λ = 1 no clean pass), or to a choice.
         """
         found = 0.0
         for start in self.starts():
             moved = [
-                {**start, name: _plain(end)}
-                for name, dimension in self.dimensions.items()
-                for end in dimension.ends()
+                {**start, name: value}
+                for name, distribution in self.distributions().items()
+                for value in _probes(distribution)
             ]
             for params in (start, *moved):
                 try:
@@ -235,6 +236,16 @@ def _dimensions(tune: Tune, block: MethodBlock, methods: list[Any]) -> dict[str,
             own[field] = Dimension(choices=values)
     everyone = tune.space.get(TRAIN, {})
     return {**{f"{TRAIN}.{key}": d for key, d in everyone.items()}, **own}
+
+
+def _probes(distribution: BaseDistribution) -> list[Any]:
+    """Return values that stand for all: every choice, or the ends of a range and its middle."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    middle = (distribution.low + distribution.high) / 2
+    whole = isinstance(distribution, IntDistribution)
+    return [distribution.low, round(middle) if whole else middle, distribution.high]
 
 
 def _plain(value: Any) -> Any:

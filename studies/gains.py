@@ -96,13 +96,11 @@ def gains(study: Study, folder: Folder, attack: str, checkpoint: str) -> Gains |
     on_test = []
     for search in searches:
         own = _own_models(start, search.method)
-        sides = (
-            (start, own),
-            ((tuned, _of(tuned, search.winners)) if search.winners else (start, own)),
-        )
+        won = (tuned, _of(tuned, search.winners)) if search.winners else (start, own)
+        sides = zip((START, TUNED), ((start, own), won), strict=True)
         frames = [
             _points(plan, models, folder, attack, checkpoint).assign(variant=side)
-            for side, (plan, models) in zip((START, TUNED), sides, strict=True)
+            for side, (plan, models) in sides
         ]
         on_test.append(_on_test(frames))
     table = pd.concat([gains_of_searches(searches), pd.DataFrame(on_test)], axis=1)
