@@ -276,9 +276,10 @@ class _Session:
         from studies.runner import node_sizes, request_of, slots
         from studies.runner import search as run_search
 
-        died = take_up(search, tuned)
-        if died:
-            self._say(f"{tuned.name}: {died} trials that died with an earlier run go on.")
+        left = take_up(search, tuned)
+        if left.died:
+            trials = f"{left.died} trial{'s' if left.died > 1 else ''}"
+            self._say(f"{tuned.name}: {trials} died with an earlier run; their candidates go on.")
         first = make_plan(tuned.candidate(tuned.starts()[0]), self._folder, "val").trials[0]
         made: list[MethodSearch] = []
 
@@ -289,6 +290,7 @@ class _Session:
                     self._folder,
                     database,
                     config,
+                    left,
                     seconds_per_unit=(
                         self._current.seconds_per_unit if self._current.measured else None
                     ),

@@ -200,7 +200,7 @@ def test_a_candidate_that_could_not_win_is_refused(tunable: dict[str, Any]) -> N
     tunable["tune"]["space"] = {"train": {"ema": {"choices": [0.9, None]}}}
     tuned = _tuned(tunable, "oat")
     tuned.candidate({"train.ema": 0.9})
-    with pytest.raises(StudyError, match="needs `train.ema`"):
+    with pytest.raises(StudyError, match=r"needs `train\.ema`"):
         tuned.candidate({"train.ema": None})
 
 
@@ -213,7 +213,7 @@ def test_a_candidate_goes_with_the_other_methods_of_its_study(tunable: dict[str,
     tunable["tune"]["space"] = {"oat": {"encoding": {"choices": ["none", "random"]}}}
     tuned = _tuned(tunable, "oat")
     tuned.candidate({"encoding": "none"})
-    with pytest.raises(StudyError, match="`evaluate.lams` must be among"):
+    with pytest.raises(StudyError, match=r"`evaluate\.lams` must be among"):
         tuned.candidate({"encoding": "random"})
 
 

@@ -38,7 +38,9 @@ def _add(search: optuna.Study, state: TrialState, attrs: dict[str, Any]) -> None
 
 def _stopped_after(stop: EarlyStop, train: TrainConfig) -> list[int]:
     """Report a hopeless trial's epochs; return those after which it would be stopped."""
-    config = {"train": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(train).items()}}
+    config = {
+        "train": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(train).items()}
+    }
     trial = SimpleNamespace(config={"trial": {"job": {"config": config}}})
     return [
         epoch

@@ -96,7 +96,9 @@ def test_of_equal_trials_the_first_wins(select: Select) -> None:
 
 
 @pytest.mark.parametrize("once", [False, True])
-@pytest.mark.parametrize("state", ["diverged", "failed", "stopped early", "died", "not run", "open"])
+@pytest.mark.parametrize(
+    "state", ["diverged", "failed", "stopped early", "died", "not run", "open"]
+)
 def test_only_what_is_done_can_win(state: str, once: bool) -> None:
     trials = [_trial(0, (0.9, 0.9), state=state), _trial(1, (0.1, 0.1))]
     assert _numbers(trials, FRONT, once) == [1]
