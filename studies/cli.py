@@ -219,6 +219,8 @@ def tune(
         for row in rows:
             table.add_row(*row.values())
         out.print(table)
+        for search in outcome.searches:
+            print(f"{search.method}: {search.ended}.")
         print(f"Winners   {outcome.tuned}")
         print(f"Optuna    {outcome.storage}")
         print(f"Next      {shlex.join(['oat', 'run', outcome.tuned, '--storage', storage])}")

@@ -155,15 +155,11 @@ def _of(plan: Plan, run_keys: Collection[str]) -> set[str]:
 def _points(
     plan: Plan, models: Collection[str], folder: Folder, attack: str, checkpoint: str
 ) -> pd.DataFrame:
-    """Return the test points of some models; none where one is not finished.
-
-    Models are told apart by all that they may have of their own.
-    """
+    """Return the test points of some models; none where one is not finished."""
     part = replace(plan, trials=tuple(t for t in plan.trials if _settings(t) in models))
     table = study_points(part, folder)
     wanted = (table["attack"] == attack) & (table["checkpoint_rule"] == checkpoint)
-    table = table[wanted] if not part.unfinished() else table[:0]
-    return table.assign(recipe=(table["variant"] + " " + table["recipe"]).str.strip())
+    return table[wanted] if not part.unfinished() else table[:0]
 
 
 def _on_test(frames: list[pd.DataFrame]) -> dict[str, float]:

@@ -636,8 +636,7 @@ def _nothing_lost_or_doubled(drivers: list[Driver]) -> None:
     assert found.device_seconds == 40
     # no kill makes a budget smaller, and one that is spent is spent
     assert len(done) == 4
-    folders = {path.name for path in (last.folder._path / "trials").iterdir()}
-    assert folders == set(done)
+    assert set(last.folder.sub("trials").names()) == set(done)
 
 
 def _writes_of_a_search(source: dict[str, Any], tmp_path: Path, finish: Any) -> int:

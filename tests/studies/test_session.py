@@ -92,7 +92,7 @@ def _refused(
 ) -> str:
     """Run a study that cannot run; nothing is started or written. Return what is said."""
     started = Mock(side_effect=AssertionError("nothing may be started"))
-    for name in ("_connect", "_open_tracker", "_launch", "_write_study"):
+    for name in ("join_cluster", "open_tracker", "_launch", "_write_study"):
         monkeypatch.setattr(session, name, started)
     path, storage = tmp_path / "study.yaml", tmp_path / "storage"
     path.write_text(yaml.safe_dump(study))
@@ -136,8 +136,8 @@ def test_an_attack_whose_package_is_missing_is_refused_before_anything_starts(
 def _prepared(monkeypatch: pytest.MonkeyPatch, launch: Callable[..., dict[str, str]]) -> None:
     """Let a run go as far as its launch, which is another."""
     monkeypatch.setattr("studies.tracking.check_server", lambda _: None)
-    monkeypatch.setattr(session, "_connect", lambda *_: None)
-    monkeypatch.setattr(session, "_open_tracker", lambda *_: Mock())
+    monkeypatch.setattr(session, "join_cluster", lambda *_: None)
+    monkeypatch.setattr(session, "open_tracker", lambda *_: Mock())
     monkeypatch.setattr(session, "_launch", launch)
 
 
