@@ -111,7 +111,7 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width."""
-        channels, height, width = self.test.images.shape[1:]
+        channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
     def to(self, device: torch.device) -> "Dataset":

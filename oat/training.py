@@ -30,11 +30,12 @@ class DivergenceError(Exception):
     Attributes:
         epoch: The epoch in which it happened, from 1.
         loss: The mean loss of that epoch.
+        device_seconds: Training time until then.
     """
 
-    def __init__(self, epoch: int, loss: float) -> None:
-        super().__init__(epoch, loss)
-        self.epoch, self.loss = epoch, loss
+    def __init__(self, epoch: int, loss: float, device_seconds: float) -> None:
+        super().__init__(epoch, loss, device_seconds)
+        self.epoch, self.loss, self.device_seconds = epoch, loss, device_seconds
 
     def __str__(self) -> str:
         return f"The training loss is {self.loss} in epoch {self.epoch}."
@@ -205,7 +206,7 @@ class Training:
         self.epoch += 1
         self.device_seconds += seconds
         if not math.isfinite(train_loss):
-            raise DivergenceError(self.epoch, train_loss)
+            raise DivergenceError(self.epoch, train_loss, self.device_seconds)
         sa_val = ra_val = None
         if self.epoch % self.config.val_every == 0 or self.epoch == self.config.epochs:
             sa_val, ra_val = validate(

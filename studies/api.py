@@ -15,7 +15,7 @@ from rich.console import Console
 from oat.names import unknown
 from studies.comparison import compare
 from studies.config import load_study
-from studies.errors import StudyError
+from studies.errors import StudyError, TuningError
 from studies.planning import Plan, make_plan
 from studies.preconditions import preflight
 from studies.results import read_epochs, study_points
@@ -190,10 +190,12 @@ def sync(
 
     Raises:
         TrackingError: MLflow does not answer.
+        TuningError: All is there but the trials of tuning, whose record is damaged.
         LeaseError: The study runs at the moment, and does so itself.
     """
+    from studies.records import ResultError
     from studies.tracking import Tracker, check_server
-    from studies.tuned import RECORD, tuning_plan
+    from studies.tuned import tuning_plan
 
     resolved = load_study(study, overrides)
     folder = study_folder(resolved, storage)
@@ -202,9 +204,17 @@ def sync(
     with only_driver(resolved, folder, Console(stderr=True)):
         current = make_plan(resolved, folder)
         tracker = Tracker(uri, resolved.name, artifacts)
-        if folder.size(RECORD) is not None:
-            tracker.keep_tuning(folder, tuning_plan(current, folder))
+        damaged: ResultError | None = None
+        try:
+            searched = tuning_plan(current, folder)
+            if searched.trials:
+                tracker.keep_tuning(folder, searched)
+        except ResultError as error:
+            damaged = error
+        # last, as the study's own trials say whether it is finished
         tracker.finish(current, folder, study_points(current, folder))
+        if damaged is not None:
+            raise TuningError(str(damaged)) from damaged
         return len(tracker.points())
 
 

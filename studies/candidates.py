@@ -18,8 +18,9 @@ from optuna.distributions import (
 )
 
 from studies.config import MethodBlock, Study, load_study
-from studies.errors import TuningError
+from studies.errors import StudyError, TuningError
 from studies.methods import PLACE, RESULTS_VERSION, variant
+from studies.planning import training_units
 from studies.space import SWEPT, TRAIN, Dimension, Tune, number_type, swept_key
 
 DIGITS = 4
@@ -103,8 +104,7 @@ class Tuned:
 
     def entry(self, params: Params) -> dict[str, Any]:
         """Return the entry of a study file that a candidate stands for."""
-        entry: dict[str, Any] = self.block.model_dump(mode="json", exclude_defaults=True)
-        entry["name"] = self.block.name
+        entry = self.block.entry()
         for name, value in params.items():
             group, _, key = name.rpartition(".")
             value = self._value(name, value)
@@ -127,9 +127,35 @@ class Tuned:
         """Return the study of one candidate: one trial, judged on held-out images.
 
         Raises:
-            StudyError: The values do not go together.
+            StudyError: The values do not go together, or not with the rest of the study, so that
+                they could not win.
         """
-        return self.judged(self.entry(params))
+        entry = self.entry(params)
+        checkpoints = self.study.dump()["evaluate"]["checkpoints"]
+        others = [entry if b is self.block else b.entry() for b in self.study.methods]
+        whole = {**_validation(self.study), "checkpoints": checkpoints}
+        load_study({**self.study.without_tuning(), "methods": others, "evaluate": whole})
+        return self.judged(entry)
+
+    def dearest_units(self) -> float:
+        """Return the units of work of the dearest candidate.
+
+        Which it is tell the study's own settings, and those with one value moved: to an end of its
+        range or to the middle (λ = 0 runs no attack, and λ = 1 no clean pass), or to a choice.
+        """
+        found = 0.0
+        for start in self.starts():
+            moved = [
+                {**start, name: value}
+                for name, distribution in self.distributions().items()
+                for value in _probes(distribution)
+            ]
+            for params in (start, *moved):
+                try:
+                    found = max(found, training_units(self.candidate(params)))
+                except StudyError:  # such a candidate is never trained
+                    continue
+        return found
 
     def judged(self, entry: Mapping[str, Any]) -> Study:
         """Return the study of one entry: one trial, judged on held-out images.
@@ -214,6 +240,16 @@ def _dimensions(tune: Tune, block: MethodBlock, methods: list[Any]) -> dict[str,
             own[field] = Dimension(choices=values)
     everyone = tune.space.get(TRAIN, {})
     return {**{f"{TRAIN}.{key}": d for key, d in everyone.items()}, **own}
+
+
+def _probes(distribution: BaseDistribution) -> list[Any]:
+    """Return values that stand for all: every choice, or the ends of a range and its middle."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    middle = (distribution.low + distribution.high) / 2
+    whole = isinstance(distribution, IntDistribution)
+    return [distribution.low, round(middle) if whole else middle, distribution.high]
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
@@ -261,6 +260,8 @@ def tune(
         for row in rows:
             table.add_row(*row.values())
         out.print(table)
+        for search in outcome.searches:
+            print(f"{search.method}: {search.ended}.")
         print(f"Winners   {outcome.tuned}")
         print(f"Optuna    {outcome.storage}")
         print(f"Next      {shlex.join(['oat', 'run', outcome.tuned, '--storage', storage])}")
@@ -398,7 +399,7 @@ def compare(
     from studies import api
     from studies.comparison import compare_all
     from studies.config import load_study
-    from studies.gains import gains
+    from studies.gains import with_gains
     from studies.origin import gather
     from studies.report import render
     from studies.session import study_folder
@@ -418,8 +419,7 @@ def compare(
         unfinished=[trial for current in plans for trial in current.unfinished()],
     )
     main = plans[0].study
-    tuned = gains(main, study_folder(main, storage), result.attack, checkpoint)
-    result = replace(result, gains=tuned)
+    result = with_gains(result, main, study_folder(main, storage))
     if to is not None:
         origin = gather(plans[0], study_folder(plans[0].study, storage), _command())
         to.mkdir(parents=True, exist_ok=True)

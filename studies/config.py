@@ -147,6 +147,13 @@ class MethodBlock(BaseModel):
         self.expand()  # the methods check their values themselves
         return self
 
+    def entry(self) -> dict[str, Any]:
+        """Return the entry as a study file may say it, without what is at its default."""
+        entry: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
+        if self.train is not None:  # what is given counts, also where it is `TrainConfig`'s default
+            entry["train"] = self.train.model_dump(mode="json")
+        return entry
+
     def expand(self) -> list[Method]:
         """Return the methods that the block stands for, one for each value of its lists."""
         swept = SWEPT.get(self.name, {})
@@ -302,8 +309,9 @@ class Study(BaseModel):
             raise ValueError("`seeds` must name at least one seed, got an empty list.")
         if bad := [seed for seed in self.seeds if not 0 <= seed < 2**31]:
             raise ValueError(f"`seeds` must be from 0 to 2147483647, got {bad[0]}.")
-        trials = Counter((entry.method, entry.train, entry.label) for entry in self.entries())
-        methods = [(label, count) for (_, _, label), count in trials.items()]
+        labels = {(entry.method, entry.train): entry.label for entry in self.entries()}
+        trials = Counter((entry.method, entry.train) for entry in self.entries())
+        methods = [(labels[trial], count) for trial, count in trials.items()]
         seeds = [(f"seed {seed}", count) for seed, count in Counter(self.seeds).items()]
         for what, count in methods + seeds:
             if count > 1:
@@ -336,7 +344,19 @@ class Study(BaseModel):
                 self._check_rows(method)
         if self.tune is not None:
             check_space(self.tune.space, self.methods, self.train)
+            self._check_searched_lams(self.tune)
         return self
+
+    def _check_searched_lams(self, tune: Tune) -> None:
+        """Refuse to judge candidates at different λ: of more points, a front has more area."""
+        if self.evaluate.lams is not None:
+            return
+        for name, dimensions in tune.space.items():
+            if "lambda_choices" in dimensions:
+                raise ValueError(
+                    f"`tune.space.{name}.lambda_choices` needs `evaluate.lams`, so that all "
+                    "candidates are judged at the same λ."
+                )
 
     def _check_rows(self, method: Oat) -> None:
         """Refuse batches of which one of two batch norms would see a single row."""

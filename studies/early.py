@@ -36,7 +36,8 @@ class EarlyStop:
         if result["kind"] != "epoch" or result["sa_val"] is None:
             return False
         train = TrainConfig(**tuples(trial.config["trial"]["job"]["config"]["train"]))
-        if not train.drop_epoch() <= result["epoch"] < train.epochs:
+        # the validation right at the drop is of weights that no lower rate has touched
+        if not train.drop_epoch() < result["epoch"] < train.epochs:
             return False
         return self.hopeless(result["sa_val"], result["ra_val"])
 

@@ -1,17 +1,20 @@
 """What tuning gained for each method, and what it cost: nobody wins by having been tuned more."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from studies.comparison import Comparison
 from studies.config import Study, load_study
+from studies.errors import StudyError
 from studies.frontier import hypervolume
 from studies.fronts import measured
-from studies.methods import variant
-from studies.planning import make_plan
+from studies.methods import method_of, variant
+from studies.planning import Plan, PlannedTrial, make_plan
+from studies.records import ResultError, digest
 from studies.resampling import CELL, Resampled
 from studies.results import correctness, study_points
 from studies.storage import Folder
@@ -83,22 +86,24 @@ def gains(study: Study, folder: Folder, attack: str, checkpoint: str) -> Gains |
     if record is None:
         return None
     searches = searches_of(record)
-    planned = {trial.run_key for trial in make_plan(study, folder).trials}
+    tuned = make_plan(study, folder)
+    planned = {trial.run_key for trial in tuned.trials}
     if not any(key in planned for search in searches for key in search.winners):
         return None
-    base = load_study({**record["study"], "seeds": study.seeds})
+    # judged as the models that are compared, and with as many seeds
+    like = {"seeds": study.seeds, "evaluate": study.dump()["evaluate"]}
+    start = make_plan(load_study({**record["study"], **like}), folder)
     on_test = []
     for search in searches:
-        own = [
-            entry
-            for entry, block in zip(base.without_tuning()["methods"], base.methods, strict=True)
-            if variant(block.expand()[0]) == search.method
-        ]
-        won = [dict(entry) for entry in search.entries()] or own
-        sides = ((START, own), (TUNED, won))
+        own = _own_models(start, search.method)
+        won = (start, own)
+        if search.winners:
+            kept = load_study({**record["study"], **like, "methods": [*search.entries()]})
+            won = (tuned, _of(tuned, make_plan(kept, folder)))
+        sides = zip((START, TUNED), ((start, own), won), strict=True)
         frames = [
-            _points(base, entries, folder, attack, checkpoint).assign(variant=side)
-            for side, entries in sides
+            _points(plan, models, folder, attack, checkpoint).assign(variant=side)
+            for side, (plan, models) in sides
         ]
         on_test.append(_on_test(frames))
     table = pd.concat([gains_of_searches(searches), pd.DataFrame(on_test)], axis=1)
@@ -112,15 +117,53 @@ def gains(study: Study, folder: Folder, attack: str, checkpoint: str) -> Gains |
     return Gains(table, notes)
 
 
+def with_gains(comparison: Comparison, study: Study, folder: Folder) -> Comparison:
+    """Add to a comparison what tuning gained; a note where that cannot be told.
+
+    Args:
+        comparison: Of the models of the study.
+        study: The study.
+        folder: Its folder.
+    """
+    try:
+        found = gains(study, folder, comparison.attack, comparison.checkpoint)
+    except (ResultError, StudyError) as error:
+        said = " ".join(str(error).split())
+        return replace(
+            comparison, notes=[*comparison.notes, f"What tuning gained is not known: {said}"]
+        )
+    return replace(comparison, gains=found)
+
+
+def _settings(trial: PlannedTrial) -> str:
+    """Return a digest that the trials of all seeds of a model share."""
+    return digest({**trial.job["config"], "seed": None})
+
+
+def _own_models(plan: Plan, method: str) -> set[str]:
+    """Return the models of a plan that are of a variant."""
+    return {
+        _settings(trial)
+        for trial in plan.trials
+        if variant(method_of(trial.job["config"])) == method
+    }
+
+
+def _of(plan: Plan, wanted: Plan) -> set[str]:
+    """Return the models of a plan that another one lists; none unless it has all of them."""
+    there = {_settings(trial) for trial in plan.trials}
+    found = {_settings(trial) for trial in wanted.trials}
+    return found if found <= there else set()
+
+
 def _points(
-    base: Study, entries: list[dict[str, Any]], folder: Folder, attack: str, checkpoint: str
+    plan: Plan, models: Collection[str], folder: Folder, attack: str, checkpoint: str
 ) -> pd.DataFrame:
-    """Return the test points of some entries; none where models are not finished."""
-    part = load_study({**base.without_tuning(), "methods": entries})
-    plan = make_plan(part, folder)
-    table = study_points(plan, folder)
+    """Return the test points of some models; none where one is not finished."""
+    part = replace(plan, trials=tuple(t for t in plan.trials if _settings(t) in models))
+    table = study_points(part, folder)
     wanted = (table["attack"] == attack) & (table["checkpoint_rule"] == checkpoint)
-    return table[wanted] if not plan.unfinished() else table[:0]
+    return table[wanted] if not part.unfinished() else table[:0]
 
 
 def _on_test(frames: list[pd.DataFrame]) -> dict[str, float]:

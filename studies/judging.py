@@ -255,4 +255,4 @@ def rebuild(config: Mapping[str, Any], method: Method, dataset: Dataset, weights
         conditioning=method.conditioning(),
     )
     model.load_state_dict(load_tensors(weights))
-    return model.to(dataset.test.images.device)
+    return model.to(dataset.train.images.device)

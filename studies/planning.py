@@ -364,7 +364,8 @@ def make_plan(study: Study, folder: Folder, split: Split = "test") -> Plan:
         seconds / trial.units for trial, seconds in looked_up if seconds is not None and trial.units
     ]
     own = {trial.run_key for trial in trials}
-    others = [key for key in known if key not in own]
+    # candidates of a search are planned one by one, hundreds in a folder
+    others = [key for key in known if key not in own] if split == "test" else []
     finished = in_threads(lambda key: trials_folder.size(f"{key}/result.json"), others)
     foreign = tuple(key for key, size in zip(others, finished, strict=True) if size is not None)
     speed = median(speeds) if speeds else _rough_seconds_per_unit(study)
@@ -426,6 +427,11 @@ def _nominal_data(study: Study) -> tuple[int, int, tuple[int, int, int]]:
     train, test, shape = NOMINAL_DATA.get(study.data.name, (10_000, 2_000, (3, side, side)))
     left = train - max(1, round(study.data.val_fraction * train))
     return study.data.train_images or left, min(study.evaluate.images or test, test), shape
+
+
+def training_units(study: Study) -> float:
+    """Return the units of work of the dearest training of a study; see `PlannedTrial`."""
+    return max(_units(study, entry)[0] for entry in study.entries())
 
 
 def _units(study: Study, entry: Entry) -> tuple[float, float]:

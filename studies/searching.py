@@ -7,7 +7,8 @@ candidate is tried again first, from its checkpoint.
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,24 @@ FAILURES_IN_A_ROW = 5
 REPEATS_IN_A_ROW = 100
 """Suggestions that may be known already until a search counts as exhausted."""
 
-Attrs = Mapping[str, Any]
+COMPLETE, PRUNED = TrialState.COMPLETE, TrialState.PRUNED
+
+
+@dataclass(frozen=True)
+class Left:
+    """What earlier drivers have left of a search to do, before anything new is suggested.
+
+    Attributes:
+        candidates: To be tried in this order: those whose trials died, the study's own settings,
+            and those that have failed.
+        begun: Of the first so many a training has begun. They were let in under the budget, and
+            go on whatever is left of it.
+        died: Trials that died with the last driver.
+    """
+
+    candidates: Sequence[Params]
+    begun: int
+    died: int
 
 
 class MethodSearch(OptunaSearch):  # type: ignore[misc]
@@ -47,6 +65,7 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
         folder: The study's folder.
         storage: Optuna's.
         make_config: Makes what a worker takes.
+        left: What is to be tried first.
         seconds_per_unit: What a unit of work costs if that was measured before; None is not known.
         slots: How many trials run at a time.
         begun: Called with each trial that is about to run.
@@ -58,6 +77,7 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
         folder: Folder,
         storage: optuna.storages.BaseStorage,
         make_config: MakeConfig,
+        left: Left,
         *,
         seconds_per_unit: float | None,
         slots: int,
@@ -74,13 +94,11 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
         )
         self._tuned, self._folder, self._make_config = tuned, folder, make_config
         self._known_speed, self._slots, self._begun = seconds_per_unit, slots, begun
+        self._left, self._asked = left, 0
         self._running: dict[str, PlannedTrial] = {}
         self._failed_in_a_row = 0
         self._projected: dict[str, float] = {}
-        self._dearest_units = max(
-            make_plan(tuned.candidate(start), folder, "val").trials[0].units
-            for start in tuned.starts()
-        )
+        self._dearest_units = tuned.dearest_units()
         self.why_ended = ""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -92,9 +110,7 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
                 return None if self._running else self._finished(why)
             if self._must_wait():
                 return None if self._running else self._finished("the budget is spent")
-            params = super().suggest(trial_id)
-            assert params is not None
-            trial = self._plan(trial_id, params)
+            trial = self._plan(trial_id, self._ask(trial_id))
             if trial is None:
                 repeats += 1
                 continue
@@ -105,6 +121,15 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
             self._running[trial_id] = trial
             self._begun(trial)
             return {"trial": self._make_config(trial)}
+
+    def _ask(self, trial_id: str) -> Params:
+        """Return the next candidate: one that is left, or one that Optuna suggests."""
+        if self._asked < len(self._left.candidates):
+            self._ot_study.enqueue_trial(self._left.candidates[self._asked])
+            self._asked += 1
+        params: Params | None = super().suggest(trial_id)
+        assert params is not None
+        return params
 
     def _finished(self, why: str) -> str:
         self.why_ended = why
@@ -134,11 +159,14 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
         """Tell whether another trial may not start now."""
         if len(self._running) >= self._slots:
             return True
-        speed = self._speed()
+        goes_on = self._asked < self._left.begun
+        spent, speed = self.spent(), self._speed()
         if speed is None:
-            return bool(self._running)
+            return bool(self._running) or (spent >= self._tuned.settings.seconds and not goes_on)
+        if goes_on:
+            return False
         dearest = self._dearest_units * speed
-        committed = self.spent() + sum(
+        committed = spent + sum(
             self._projected.get(trial.run_key, trial.units * speed)
             for trial in self._running.values()
         )
@@ -149,7 +177,7 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
         seen = [
             trial.user_attrs["device_seconds"] / trial.user_attrs["units"]
             for trial in self._of(TrialState.COMPLETE)
-            if trial.user_attrs["device_seconds"]
+            if trial.user_attrs["ended"] == "done" and trial.user_attrs["device_seconds"]
         ]
         seen += [
             self._projected[trial.run_key] / trial.units
@@ -258,6 +286,9 @@ def settle(
     elif lost is not None or (failure := read_failure(place)) is not None:
         state, attrs["ended"] = TrialState.FAIL, "failed"
         attrs["reason"] = lost if lost is not None else failure
+    elif result is not None:
+        state, attrs["ended"] = TrialState.FAIL, "failed"
+        attrs["reason"] = "its points are damaged"
     else:
         state, attrs["ended"] = TrialState.PRUNED, "stopped early"
     ours = study.trials[number]
@@ -277,8 +308,10 @@ def _result(place: Folder) -> dict[str, Any] | None:
 def spent_seconds(place: Folder) -> float:
     """Return the device seconds of training that a trial's folder tells of."""
     result = _result(place)
-    if result is not None and "trained" in result:
-        return float(result["trained"]["device_seconds"])
+    if result is not None:
+        told = result.get("trained", result)
+        if "device_seconds" in told:  # older records of divergence do not say
+            return float(told["device_seconds"])
     epochs = read_epochs(place)
     return float(epochs[-1]["device_seconds"]) if epochs else 0.0
 
@@ -297,41 +330,39 @@ def costs(study: optuna.Study, folder: Folder) -> dict[str, float]:
     return found
 
 
-def take_up(study: optuna.Study, tuned: Tuned) -> int:
-    """Prepare a search for another driver: nothing is lost of what an earlier one has left.
+def take_up(study: optuna.Study, tuned: Tuned) -> Left:
+    """Take a search over from an earlier driver, whose trials cannot run any more.
 
-    The study's own settings are the first candidates. Trials that died with their driver are
-    marked failed, and their candidates come next; so do those of trials that have failed.
-
-    Returns:
-        The number of trials that had died.
+    They are marked failed. What is left to do follows from what the database says of all trials,
+    so that a kill at any time loses nothing.
     """
-    trials = study.get_trials(deepcopy=False)
-    wanted = tuned.starts()
-    wanted += [_params(t) for t in trials if t.user_attrs.get("ended") in {"died", "failed"}]
-    died = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    wanted += [_params(trial) for trial in died]
-    kept = {TrialState.COMPLETE, TrialState.PRUNED, TrialState.WAITING}
-    known = [_params(trial) for trial in trials if trial.state in kept]
-    # first the candidates, then the marks: a kill in between loses none
-    for params in wanted:
-        if params.keys() == tuned.dimensions.keys() and params not in known:
-            study.enqueue_trial(params)
-            known.append(params)
+    died = [trial for trial in study.get_trials(deepcopy=False) if not trial.state.is_finished()]
+    lost = [trial for trial in died if trial.state == TrialState.RUNNING]
     for trial in died:
         mark_died(study, trial)
-    return len(died)
+    trials = study.get_trials(deepcopy=False)
+    known = [trial.params for trial in trials if trial.state in {COMPLETE, PRUNED}]
+
+    def lacking(wanted: Iterable[Params]) -> list[Params]:
+        found: list[Params] = []
+        for params in wanted:
+            if params.keys() == tuned.dimensions.keys() and params not in (*known, *found):
+                found.append(params)
+        return found
+
+    dead = [trial for trial in trials if trial.user_attrs.get("ended") == "died"]
+    begun = lacking(trial.params for trial in dead if "run_key" in trial.user_attrs)
+    failed = [trial.params for trial in trials if trial.user_attrs.get("ended") == "failed"]
+    others = [*(trial.params for trial in dead), *tuned.starts(), *failed]
+    return Left(lacking([*begun, *others]), len(begun), len(lost))
 
 
 def mark_died(study: optuna.Study, trial: FrozenTrial) -> None:
     """Mark a trial failed whose driver has died."""
-    study._storage.set_trial_user_attr(trial._trial_id, "ended", "died")
+    ended = "died" if trial.state == TrialState.RUNNING else "not run"
+    study._storage.set_trial_user_attr(trial._trial_id, "ended", ended)
     study._storage.set_trial_user_attr(trial._trial_id, "reason", "its driver died")
-    study.tell(trial.number, state=TrialState.FAIL)
-
-
-def _params(trial: FrozenTrial) -> dict[str, Any]:
-    return dict(trial.params or trial.system_attrs.get("fixed_params", {}))
+    study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
 def _sampler(tuned: Tuned, told: int) -> optuna.samplers.BaseSampler:

@@ -301,7 +301,7 @@ def _compare_and_report(
     current: Plan, table: pd.DataFrame, folder: Folder, command: str
 ) -> tuple[Comparison | None, dict[str, str], list[str]]:
     """Compare, and write the report into the study's folder; say so where that cannot be done."""
-    from studies.gains import gains
+    from studies.gains import with_gains
     from studies.origin import gather
     from studies.report import render
 
@@ -312,8 +312,7 @@ def _compare_and_report(
         comparison, others = compare_all(table, checkpoint=rule, unfinished=current.unfinished())
     except ComparisonError as error:
         return None, {}, [str(error)]
-    found = gains(current.study, folder, comparison.attack, rule)
-    comparison = replace(comparison, gains=found)
+    comparison = with_gains(comparison, current.study, folder)
     place = folder.sub("report")
     files = render(comparison, gather(current, folder, command), others)
     for name, data in files.items():

@@ -29,6 +29,7 @@ SWEPT: dict[str, dict[str, str]] = {
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
 DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|min|m|h|d)\s*")
+NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 TRAIN = "train"
 """Key of the space that holds training settings, for every method."""
@@ -49,6 +50,14 @@ class Dimension(BaseModel):
     high: float | None = None
     log: bool = False
     choices: tuple[Any, ...] | None = None
+
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _numbers(cls, choices: Any) -> Any:
+        """Take 1e-5 for a number, which YAML reads as a text."""
+        if not isinstance(choices, list | tuple):
+            return choices
+        return tuple(_number(choice) for choice in choices)
 
     @model_validator(mode="after")
     def _check(self) -> "Dimension":
@@ -82,6 +91,10 @@ class Dimension(BaseModel):
         assert self.high is not None
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return number and self.low <= value <= self.high
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
 
 
 def _text(value: Any) -> str:
@@ -131,7 +144,7 @@ class Select(BaseModel):
 class EarlyStopping(BaseModel):
     """When a trial of tuning is stopped: it promises to add no area to its method's front.
 
-    Looked at after each validation from the epoch on at which the learning rate has dropped
+    Looked at after each validation of an epoch with a rate that has dropped
     (`TrainConfig.drop_epoch`): a trial goes on only if its validation SA and RA, both raised by
     the slack, would add hypervolume to the front of the method's finished trials.
 
@@ -167,16 +180,16 @@ class Tune(BaseModel):
     early_stopping: EarlyStopping | None = None
     space: dict[str, dict[str, Dimension]] = Field(default_factory=dict)
 
-    @field_validator("budget")
+    @field_validator("budget", mode="before")
     @classmethod
-    def _duration(cls, budget: str) -> str:
-        match = DURATION.fullmatch(budget)
+    def _duration(cls, budget: Any) -> str:
+        match = DURATION.fullmatch(str(budget))
         if match is None or float(match[1]) == 0:
             raise ValueError(
                 f"`budget` must be a time of training above 0 such as 20h, 30min or 600s, got "
                 f"'{budget}'."
             )
-        return budget
+        return str(budget)
 
     @property
     def seconds(self) -> float:
@@ -241,9 +254,9 @@ def _check_dimension(
         else:
             candidate = {swept_key(block, key): value}
         try:
-            type(block).model_validate({**block.model_dump(), **candidate})
+            checked = type(block).model_validate({**block.model_dump(), **candidate})
             if group == TRAIN:
-                dataclasses.replace(train, **{**own, key: value})
+                dataclasses.replace(train, **checked.train.given())
         except ValueError as error:  # pydantic's is one
             raise ValueError(f"`{where}` may not be {value!r}: {_first_fault(error)}") from error
     starts = (

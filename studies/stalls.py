@@ -6,13 +6,17 @@ network disk that does not answer. Tune would wait for ever.
 
 import logging
 import os
+import signal
 import threading
 import time
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 import ray
+from ray import JobID
 from ray.tune import Callback
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 log = logging.getLogger("oat.ray")
 
@@ -20,6 +24,10 @@ STALL_SECONDS = float(os.environ.get("OAT_STALL_SECONDS", "1800"))
 """A worker that computes nothing for so long hangs."""
 START_SECONDS = min(180.0, STALL_SECONDS)
 """What a worker may take from its start to the first line of a trial."""
+MAKE_SECONDS = min(600.0, 3 * STALL_SECONDS)
+"""What a worker may take to be made: it imports torch meanwhile, from whatever disk."""
+ASK_SECONDS = 5.0
+"""Between questions to Ray's control store."""
 PAUSE_SECONDS = 10.0
 """A driver that has not looked for so long was stopped itself."""
 IDLE_SHARE = 0.01
@@ -27,11 +35,18 @@ IDLE_SHARE = 0.01
 
 
 class StartWatch(Callback):  # type: ignore[misc]
-    """Ends workers whose trial does not begin: each reports as soon as it does."""
+    """Ends workers whose trial does not begin: each reports as soon as it does.
+
+    A worker may even hang while Ray makes it: without memory, Ray's own handler of its abort
+    has been seen to fail and call itself for ever. Tune knows nothing of a worker until it is
+    made, and one that waits for room may wait for days; Ray's control store tells the two apart.
+    """
 
     def __init__(self) -> None:
         self._started: dict[str, float] = {}
+        self._making: dict[tuple[str, int], float] = {}
         self._looked = time.monotonic()
+        self._asked = 0.0
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Begin to wait for its first report."""
@@ -61,6 +76,32 @@ class StartWatch(Callback):  # type: ignore[misc]
                 del self._started[trial.trial_id]
                 log.warning("The worker of trial %s does not begin; it is ended.", trial.trial_id)
                 ray.kill(trial.temporary_state.ray_actor)
+        if now - self._asked > ASK_SECONDS:
+            self._asked = now
+            self._end_unmade(now)
+
+    def _end_unmade(self, now: float) -> None:
+        """End workers that have had a process for too long and are still being made."""
+        job = ray.get_runtime_context().get_job_id()
+        # there is no public form of this but the dashboard's
+        found = ray._private.state.state.actor_table(
+            None, job_id=JobID.from_hex(job), actor_state_name="PENDING_CREATION"
+        )
+        nodes = {(name, at["Pid"]): at["Address"]["NodeID"] for name, at in found.items()}
+        making = {key: self._making.get(key, now) for key in nodes if key[1]}
+        for key, since in list(making.items()):
+            if now - since > MAKE_SECONDS:
+                del making[key]
+                log.warning("A worker does not come to be (process %d); it is ended.", key[1])
+                where = NodeAffinitySchedulingStrategy(nodes[key], soft=False)
+                ray.remote(num_cpus=0, scheduling_strategy=where)(_end).remote(key[1])
+        self._making = making
+
+
+def _end(pid: int) -> None:
+    """End a process of this node; it would not listen to Ray."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 @lru_cache(maxsize=1)

@@ -8,7 +8,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +185,8 @@ class Tracker(Experiment):
         self.catch_up(plan, folder)
         with self._refusals(folder), tempfile.TemporaryDirectory() as scratch:
             for name in ("tuning.json", "tuned.yaml"):
-                (Path(scratch) / name).write_bytes(folder.read(name))
+                with suppress(FileNotFoundError):  # a kill came between the record and the study
+                    (Path(scratch) / name).write_bytes(folder.read(name))
             run_id = self.start_study(plan)
             self.client.log_artifacts(run_id, scratch, "tuning")
             self.client.set_terminated(run_id, "FINISHED")

@@ -75,7 +75,12 @@ def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[st
         _settle(job)
         outcome = _train_and_judge(job, folder, report, started)
     except DivergenceError as error:
-        outcome = {"status": "diverged", "epoch": error.epoch, "error": str(error)}
+        outcome = {
+            "status": "diverged",
+            "epoch": error.epoch,
+            "device_seconds": error.device_seconds,
+            "error": str(error),
+        }
     except SupersededError:
         raise
     except Exception as error:

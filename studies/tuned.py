@@ -7,7 +7,7 @@ from studies.candidates import tuned_methods
 from studies.config import Study, load_study
 from studies.errors import StudyError
 from studies.planning import Plan, PlannedTrial, make_plan
-from studies.records import unseal, write_result
+from studies.records import ResultError, unseal, write_result
 from studies.storage import Folder
 from studies.winners import Search, search_of
 
@@ -25,12 +25,19 @@ def read_record(folder: Folder) -> dict[str, Any] | None:
         return unseal(folder.read(RECORD))
     except FileNotFoundError:
         return None
+    except ResultError as error:
+        raise ResultError(
+            f"'{folder.sub(RECORD).uri}' is damaged; `oat tune` writes it anew."
+        ) from error
 
 
 def keep(study: Study, folder: Folder, search: Search) -> None:
     """Write a search into the study's record, beside those of the other methods."""
     assert study.tune is not None
-    record = read_record(folder) or {}
+    try:
+        record = read_record(folder) or {}
+    except ResultError:  # the others are found again in Optuna's storage
+        record = {}
     others = [s for s in record.get("searches", []) if s["method"] != search.method]
     order = [tuned.name for tuned in tuned_methods(study)]
     found = [s for s in [*others, search.dump()] if s["method"] in order]
@@ -61,7 +68,7 @@ def tuned_study(record: dict[str, Any]) -> dict[str, Any]:
     study = load_study({**record["study"], "tune": record["tune"]})
     entries = []
     for tuned in tuned_methods(study):
-        own = [tuned.block.model_dump(mode="json", exclude_defaults=True)]
+        own = [tuned.block.entry()]
         entries += [dict(entry) for entry in found.get(tuned.name, [])] or own
     made = {**record["study"], "methods": entries}
     load_study(made)

@@ -136,7 +136,7 @@ def tune(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with only_driver(resolved, folder, console):
         before = make_plan(resolved, folder)
-        check_budget(methods, before, folder)
+        check_budget(methods, before)
         with optuna_faults(url):
             database = optuna.storages.RDBStorage(url)
             searches = {tuned.name: open_search(tuned, database, url) for tuned in methods}
@@ -213,15 +213,14 @@ def open_search(tuned: Tuned, database: optuna.storages.BaseStorage, url: str) -
     return search
 
 
-def check_budget(methods: Sequence[Tuned], current: Plan, folder: Folder) -> None:
+def check_budget(methods: Sequence[Tuned], current: Plan) -> None:
     """Refuse a budget of which a method cannot train once.
 
     Raises:
         TuningError: It is too small; says how much one trial takes.
     """
     for tuned in methods:
-        starts = [make_plan(tuned.candidate(start), folder, "val") for start in tuned.starts()]
-        dearest = max(plan.trials[0].units for plan in starts) * current.seconds_per_unit
+        dearest = tuned.dearest_units() * current.seconds_per_unit
         if dearest > tuned.settings.seconds:
             basis = "as measured" if current.measured else "a rough guess before any has run"
             raise TuningError(
@@ -276,9 +275,10 @@ class _Session:
         from studies.runner import node_sizes, request_of, slots
         from studies.runner import search as run_search
 
-        died = take_up(search, tuned)
-        if died:
-            self._say(f"{tuned.name}: {died} trials that died with an earlier run go on.")
+        left = take_up(search, tuned)
+        if left.died:
+            trials = f"{left.died} trial{'s' if left.died > 1 else ''}"
+            self._say(f"{tuned.name}: {trials} died with an earlier run; their candidates go on.")
         first = make_plan(tuned.candidate(tuned.starts()[0]), self._folder, "val").trials[0]
         made: list[MethodSearch] = []
 
@@ -289,6 +289,7 @@ class _Session:
                     self._folder,
                     database,
                     config,
+                    left,
                     seconds_per_unit=(
                         self._current.seconds_per_unit if self._current.measured else None
                     ),
@@ -366,7 +367,7 @@ def read_search(tuned: Tuned, search: optuna.Study, folder: Folder, ended: str) 
     if tried < len(tuned.starts()):
         rest = "; the others stay as they are" if untried else ""
         notes.append(
-            f"of the study's own settings {tried} of {len(tuned.starts())} were tried, so that "
+            f"of the study's own settings {tried} of {len(tuned.starts())} were finished, so that "
             f"what tuning gained on held-out images is not known{rest}."
         )
     return Search(

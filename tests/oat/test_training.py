@@ -206,9 +206,9 @@ def test_loss_that_is_not_finite_raises_with_its_epoch(method: str) -> None:
 
 
 def test_divergence_error_crosses_a_process_border() -> None:
-    error = pickle.loads(pickle.dumps(DivergenceError(3, math.inf)))
+    error = pickle.loads(pickle.dumps(DivergenceError(3, math.inf, 1.5)))
     assert error.epoch == 3
-    assert str(error) == str(DivergenceError(3, math.inf))
+    assert str(error) == str(DivergenceError(3, math.inf, 1.5))
 
 
 @pytest.mark.parametrize(

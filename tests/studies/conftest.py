@@ -2,7 +2,7 @@
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +18,10 @@ from studies.comparison import Comparison
 from studies.config import Study, load_study
 from studies.methods import ONCE, RESULTS_VERSION, method_of, variant
 from studies.origin import Origin, gather
-from studies.planning import make_plan
+from studies.planning import PlannedTrial, make_plan
 from studies.records import digest, weights_file, write_points, write_result
 from studies.results import COLUMNS
-from studies.storage import LocalFolder, open_folder
+from studies.storage import Folder, LocalFolder, open_folder
 from studies.trial import run_trial
 
 TINY: dict[str, Any] = {
@@ -38,6 +38,14 @@ TINY: dict[str, Any] = {
     "evaluate": {"attacks": [{"name": "pgd", "steps": 1}], "images": 50, "masking_images": 0},
 }
 
+TUNE: dict[str, Any] = {
+    "budget": "100s",
+    "attack": {"steps": 1},
+    "images": 20,
+    "space": {"train": {"lr": {"low": 0.01, "high": 1, "log": True}}},
+}
+"""How the tiny study is tuned."""
+
 IMAGES = 200
 """Test images of a study that was made up."""
 
@@ -51,6 +59,71 @@ def _train_all(study: Study, storage: Path | str) -> None:
         run_trial(trial.job, folder.sub(f"trials/{trial.run_key}"), lambda _: None)
 
 
+Right = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+
+
+def _finish(
+    folder: Folder,
+    trial: PlannedTrial,
+    right: Callable[[Mapping[str, Any]], Right],
+    points: Iterable[Mapping[str, Any]],
+    seconds: float,
+) -> None:
+    """Write what a finished trial leaves, with made-up images right: clean ones, and robust."""
+    place, config = folder.sub(f"trials/{trial.run_key}"), trial.job["config"]
+    method = method_of(config)
+    zeros = {name: 0 for name, kind in COLUMNS.items() if kind != "str"}
+    rows, correct = [], {}
+    for point in points:
+        clean, robust = right(point)
+        key = point["point_key"]
+        correct |= {f"{key}.clean": clean, f"{key}.robust": robust}
+        texts = {
+            "point_key": key,
+            "run_key": trial.run_key,
+            "training_id": f"training of {trial.run_key}",
+            "method": config["method"]["name"],
+            "variant": variant(method),
+            "attack": point["attack_label"],
+            "attack_settings": point["attack_settings"],
+            "warnings": "",
+            "dataset": config["data"]["name"],
+            "data_fingerprint": "none",
+            "model": config["model"]["name"],
+            "budget": trial.job["budget"],
+            "checkpoint_rule": point["checkpoint_rule"],
+            **({"split": point["split"]} if "split" in point else {}),
+        }
+        numbers = {
+            "lam": getattr(method, "lam", None) if point["lam"] is None else point["lam"],
+            "beta": getattr(method, "beta", None),
+            "width_mult": point["width_mult"],
+            "seed": config["seed"],
+            "eps": point["attack"]["eps"],
+            "sa": float(clean.mean()),
+            "ra": float(robust.mean()),
+            "images": len(clean),
+            "results_version": RESULTS_VERSION,
+            "flops": 10**6,
+            "train_device_seconds": seconds,
+            "train_units": 1.0,
+        }
+        rows.append({**zeros, **texts, **numbers})
+    rules = dict.fromkeys(point["checkpoint_rule"] for point in trial.job["points"])
+    for rule in rules:
+        place.write(weights_file(rule), b"none")
+    trained = {
+        "training_id": f"training of {trial.run_key}",
+        "device_seconds": seconds,
+        "train_units": 1.0,
+        "parameters": 100,
+        "network_bytes": 400,
+        "weights": {rule: {"bytes": 4, "sha256": "", "epoch": 1} for rule in rules},
+    }
+    write_points(place, rows, correct)
+    write_result(place, "result.json", {"status": "done", "trained": trained})
+
+
 def _make_up(
     study: Study,
     storage: Path,
@@ -58,61 +131,40 @@ def _make_up(
 ) -> None:
     folder = LocalFolder(storage / study.name)
     for i, trial in enumerate(make_plan(study, folder).trials):
-        place, config = folder.sub(f"trials/{trial.run_key}"), trial.job["config"]
-        method = method_of(config)
-        zeros = {name: 0 for name, kind in COLUMNS.items() if kind != "str"}
-        rows, correct = [], {}
-        for point in filter(judged, trial.job["points"]):
+
+        def right(point: Mapping[str, Any], i: int = i) -> Right:
             # the same numbers whenever it is called, and for clean images under every attack
             draw = np.random.default_rng([i, int(100 * (point["lam"] or 0))])
             clean = draw.random(IMAGES) < draw.uniform(0.9, 1)
             robust = clean & (draw.random(IMAGES) < draw.uniform(0.3, 1))
             robust &= np.arange(IMAGES) % (200 // point["attack"]["steps"]) > 0
-            key = point["point_key"]
-            correct |= {f"{key}.clean": clean, f"{key}.robust": robust}
-            texts = {
-                "point_key": key,
-                "run_key": trial.run_key,
-                "training_id": f"training of {trial.run_key}",
-                "method": config["method"]["name"],
-                "variant": variant(method),
-                "attack": point["attack_label"],
-                "attack_settings": point["attack_settings"],
-                "warnings": "",
-                "dataset": config["data"]["name"],
-                "data_fingerprint": "none",
-                "model": config["model"]["name"],
-                "budget": trial.job["budget"],
-                "checkpoint_rule": point["checkpoint_rule"],
-            }
-            numbers = {
-                "lam": getattr(method, "lam", None) if point["lam"] is None else point["lam"],
-                "beta": getattr(method, "beta", None),
-                "width_mult": point["width_mult"],
-                "seed": config["seed"],
-                "eps": point["attack"]["eps"],
-                "sa": float(clean.mean()),
-                "ra": float(robust.mean()),
-                "images": IMAGES,
-                "results_version": RESULTS_VERSION,
-                "flops": 10**6,
-                "train_device_seconds": 10.0 + i,
-                "train_units": 1.0,
-            }
-            rows.append({**zeros, **texts, **numbers})
-        rules = study.evaluate.checkpoints
-        for rule in rules:
-            place.write(weights_file(rule), b"none")
-        trained = {
-            "training_id": f"training of {trial.run_key}",
-            "device_seconds": 10.0 + i,
-            "train_units": 1.0,
-            "parameters": 100,
-            "network_bytes": 400,
-            "weights": {rule: {"bytes": 4, "sha256": "", "epoch": 1} for rule in rules},
-        }
-        write_points(place, rows, correct)
-        write_result(place, "result.json", {"status": "done", "trained": trained})
+            return clean, robust
+
+        _finish(folder, trial, right, filter(judged, trial.job["points"]), 10.0 + i)
+
+
+FinishTrial = Callable[..., None]
+
+
+def _finish_trial(
+    folder: Folder,
+    trial: PlannedTrial,
+    sa: float = 0.8,
+    ra: float = 0.4,
+    *,
+    seconds: float = 10.0,
+    images: int = IMAGES,
+) -> None:
+    """Finish a trial of which so many images are right at each of its points, on top of others."""
+    number = np.arange(images)
+    right = number < round(sa * images), number < round(ra * images)
+    _finish(folder, trial, lambda point: right, trial.job["points"], seconds)
+
+
+@pytest.fixture(scope="session")
+def finish_trial() -> FinishTrial:
+    """Write what one trial leaves that is finished at some SA and RA; trains nothing."""
+    return _finish_trial
 
 
 MakeRow = Callable[..., dict[str, Any]]
@@ -157,6 +209,12 @@ def _no_server_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def tiny() -> dict[str, Any]:
     """A study of four trials and five operating points, two of them OAT's; yours to change."""
     return deepcopy(TINY)
+
+
+@pytest.fixture
+def tunable(tiny: dict[str, Any]) -> dict[str, Any]:
+    """The same study with a block that tunes its learning rate; yours to change."""
+    return {**tiny, "tune": deepcopy(TUNE)}
 
 
 @pytest.fixture(scope="session")

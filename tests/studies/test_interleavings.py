@@ -318,7 +318,7 @@ class ModelTraining:
             self.epoch += 1
             self.device_seconds += 1.0
             if self.name == DIVERGES and self.epoch == 2:
-                raise DivergenceError(self.epoch, float("inf"))
+                raise DivergenceError(self.epoch, float("inf"), 0.0)
             self.weights = [*self.weights, self.epoch]
             yield EpochRecord(self.epoch, 1.0, 0.1, None, None, 1.0, self.device_seconds)
 

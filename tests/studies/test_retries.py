@@ -174,6 +174,37 @@ def test_a_worker_that_does_not_begin_is_ended_and_its_trial_goes_on(
     assert (tmp_path / "lives").read_text().splitlines() == ["began", "began"]
 
 
+class _Hangs:
+    """Hangs the first worker that unpickles it."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[Any, tuple[Path, int]]:
+        return _hang_once, (self.place, os.getpid())
+
+
+def _hang_once(place: Path, driver: int) -> _Hangs:
+    if os.getpid() != driver and _tell(place, "made") == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)  # deaf to all but SIGKILL
+    return _Hangs(place)
+
+
+@under_ray
+def test_a_worker_that_hangs_while_it_is_made_is_ended_and_its_trial_goes_on(
+    many_cpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stalls, "MAKE_SECONDS", 20.0)
+    hangs = _Hangs(tmp_path)
+
+    def live(config: dict[str, Any]) -> None:
+        assert hangs.place == tmp_path
+        tune.report({"kind": "start"})
+
+    assert _run(tmp_path, live) == {}
+    assert (tmp_path / "lives").read_text().splitlines()[:2] == ["made", "made"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_a_process_that_computes_nothing_ends_itself_and_one_that_does_lives() -> None:

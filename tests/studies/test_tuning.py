@@ -1,0 +1,529 @@
+"""Tuning a study: what is refused before anything starts, and one study from end to end."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from benchmarks.servers import postgres_programs, postgres_server
+from oat.data import Dataset
+from studies import api, trial
+from studies.candidates import tuned_methods
+from studies.config import load_study
+from studies.errors import TuningError
+from studies.frontier import pareto_mask
+from studies.planning import make_plan
+from studies.records import read_points
+from studies.storage import LocalFolder
+from studies.trial import run_trial
+from studies.tuned import RECORD, searches_of, tuning_plan
+from studies.tuning import check_budget, open_search, optuna_faults
+
+NOLOAD = pytest.mark.filterwarnings(
+    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
+)
+pytestmark = [NOLOAD, pytest.mark.timeout(60)]
+
+OAT = Path(sys.executable).with_name("oat")
+
+
+# what is refused
+
+
+def test_a_budget_of_less_than_one_trial_says_what_one_takes(
+    tunable: dict[str, Any], finished: Path
+) -> None:
+    tunable["tune"]["budget"] = "0.001s"
+    study = load_study(tunable)
+    plan = make_plan(study, LocalFolder(finished / "tiny"))
+    assert plan.measured
+    with pytest.raises(TuningError) as caught:
+        check_budget(tuned_methods(study), plan)
+    said = str(caught.value)
+    assert said.startswith("`tune.budget` 0.001s is too small: one trial of oat")
+    assert "takes about" in said
+    assert "as measured" in said
+    unknown = make_plan(study, LocalFolder(finished / "none"))
+    with pytest.raises(TuningError, match="a rough guess before any has run"):
+        check_budget(tuned_methods(study), unknown)
+    check_budget(tuned_methods(load_study(tunable, ["tune.budget=20h"])), plan)
+
+
+def test_every_method_must_fit_not_only_the_first(tunable: dict[str, Any], finished: Path) -> None:
+    study = load_study(tunable)
+    plan = make_plan(study, LocalFolder(finished / "tiny"))
+    methods = tuned_methods(study)
+    units = [tuned.dearest_units() for tuned in methods]
+    assert units[2] == max(units)
+    between = 0.5 * (units[2] + max(units[:2])) * plan.seconds_per_unit
+    study = load_study(tunable, [f"tune.budget={between:.6f}s"])
+    with pytest.raises(TuningError, match="one trial of trades"):
+        check_budget(tuned_methods(study), plan)
+
+
+def _open(source: dict[str, Any], database: RDBStorage, url: str) -> list[optuna.Study]:
+    return [open_search(tuned, database, url) for tuned in tuned_methods(load_study(source))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"tune": {"images": 19}}, "evaluation"),
+        ({"tune": {"space": {}}}, "space"),
+        ({"train": {"momentum": 0.5}}, "train"),
+        ({"attack": {"eps": 0.2}}, "attack"),
+        ({"seeds": [5]}, "seed"),
+        ({"tune": {"images": 19}, "model": {"width": 8}}, "model and evaluation"),
+    ],
+)
+def test_a_storage_of_another_study_is_refused_with_what_differs(
+    tunable: dict[str, Any], tmp_path: Path, changes: dict[str, Any], what: str
+) -> None:
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    database = RDBStorage(url)
+    names = [search.study_name for search in _open(tunable, database, url)]
+    assert [search.study_name for search in _open(tunable, database, url)] == names
+    other = deepcopy(tunable)
+    for key, value in changes.items():
+        other[key] = {**other[key], **value} if isinstance(value, dict) else value
+    with pytest.raises(TuningError) as caught:
+        _open(other, database, url)
+    said = str(caught.value)
+    assert f"with another {what};" in said
+    assert "`--optuna-storage`" in said
+    assert "`name`" in said
+
+
+def test_a_study_of_someone_else_in_the_storage_is_refused(
+    tunable: dict[str, Any], tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'optuna.db'}"
+    database = RDBStorage(url)
+    name = f"tiny/{tuned_methods(load_study(tunable))[0].name}"
+    other = optuna.create_study(study_name=name, storage=url, directions=["maximize", "maximize"])
+    other.add_trial(optuna.create_trial(values=[0.5, 0.5]))
+    with pytest.raises(TuningError, match="has a study 'tiny/oat"):
+        _open(tunable, database, url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg2://oat:secret@127.0.0.1:1/optuna",
+        "postgresql+nosuchdriver://oat:secret@127.0.0.1/optuna",
+        "nosuchthing://oat:secret@127.0.0.1/optuna",
+        "not a url",
+        "sqlite:////no/such/folder/optuna.db",
+    ],
+)
+def test_a_storage_that_does_not_answer_is_one_sentence_without_its_password(url: str) -> None:
+    with pytest.raises(TuningError) as caught, optuna_faults(url):
+        RDBStorage(url)
+    said = str(caught.value)
+    assert said.startswith("Optuna's storage '")
+    assert "secret" not in said
+    assert "\n" not in said
+
+
+def test_a_file_that_is_no_database_and_one_of_another_version_are_refused(tmp_path: Path) -> None:
+    text = tmp_path / "notes.db"
+    text.write_text("these are not the tables you are looking for" * 100)
+    with pytest.raises(TuningError, match="file is not a database"), optuna_faults("sqlite://x"):
+        RDBStorage(f"sqlite:///{text}")
+    path = tmp_path / "optuna.db"
+    RDBStorage(f"sqlite:///{path}").engine.dispose()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v0.9.0.a'")
+        connection.execute("UPDATE version_info SET schema_version = 3")
+    connection.close()
+    with (
+        pytest.raises(TuningError, match="Optuna's storage") as caught,
+        optuna_faults("sqlite://x"),
+    ):
+        RDBStorage(f"sqlite:///{path}")
+    assert "\n" not in str(caught.value)
+
+
+# test images
+
+
+class Untouchable:
+    """Test images that nobody may look at."""
+
+    def to(self, device: object) -> "Untouchable":
+        return self
+
+    def __getattr__(self, name: str) -> None:
+        raise AssertionError(f"Tuning has looked at the test images: {name}")
+
+
+@pytest.mark.parametrize("method", ["oat", "pgd_at"])
+def test_tuning_never_looks_at_test_images(
+    tunable: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    tunable["evaluate"]["masking_images"] = 10
+    real = trial.load_once
+
+    def without_test(data: Any) -> Dataset:
+        return replace(real(data), test=Untouchable())
+
+    monkeypatch.setattr(trial, "load_once", without_test)
+    folder = LocalFolder(tmp_path)
+    (tuned,) = (t for t in tuned_methods(load_study(tunable)) if t.block.name == method)
+    (planned,) = make_plan(tuned.candidate(tuned.starts()[0]), folder, "val").trials
+    place = folder.sub(f"trials/{planned.run_key}")
+    outcome = run_trial(planned.job, place, lambda _: None)
+    assert outcome["status"] == "done", outcome
+    rows, _ = read_points(place, outcome["trained"]["training_id"])
+    assert [row["split"] for row in rows] == ["val"] * len(planned.job["points"])
+    assert {row["images"] for row in rows} == {20}
+    # the same training, judged on test images, needs them
+    (planned,) = make_plan(tuned.candidate(tuned.starts()[0]), folder).trials
+    assert planned.state == "evaluate"
+    with pytest.raises(AssertionError, match="looked at the test images"):
+        _raise(run_trial(planned.job, place, lambda _: None))
+
+
+def _raise(outcome: dict[str, Any]) -> None:
+    raise AssertionError(outcome["error"])
+
+
+def test_points_of_tuning_and_of_the_study_stand_side_by_side(
+    tunable: dict[str, Any], storage: Path
+) -> None:
+    # the study is finished on test images; now a search judges the same weights
+    study = load_study(tunable)
+    folder = LocalFolder(storage / "tiny")
+    before = api.points(tunable, storage=storage)
+    for tuned in tuned_methods(study):
+        for start in tuned.starts():
+            (planned,) = make_plan(tuned.candidate(start), folder, "val").trials
+            assert planned.state == "evaluate"
+            run_trial(planned.job, folder.sub(f"trials/{planned.run_key}"), lambda _: None)
+    after = api.points(tunable, storage=storage)
+    pd.testing.assert_frame_equal(before, after)
+    assert make_plan(study, folder).to_run() == []
+    comparison = api.compare(after)
+    assert comparison.gains is None
+    pd.testing.assert_frame_equal(comparison.masking, api.compare(before).masking)
+
+
+# from end to end
+
+
+STUDY: dict[str, Any] = {
+    "name": "tuned",
+    "data": {"name": "digits", "train_images": 256},
+    "model": {"name": "resnet8", "width": 4},
+    "train": {"epochs": 2, "batch_size": 16, "val_images": 32},
+    "attack": {"eps": 0.1, "steps": 1},
+    "seeds": [0, 1],
+    "methods": [
+        {"name": "oat", "lambda_choices": [0, 1]},
+        {"name": "pgd_at", "lam": [0.5, 1]},
+        {"name": "trades", "beta": 1},
+    ],
+    "evaluate": {"attacks": [{"name": "pgd", "steps": 1}], "images": 50, "masking_images": 0},
+    "tune": {
+        "budget": "6s",
+        "attack": {"steps": 1},
+        "images": 50,
+        "space": {
+            "oat": {"zero_share": {"choices": [None, 0.25, 0.5, 0.75]}},
+            "pgd_at": {"lam": {"low": 0.2, "high": 1}},
+        },
+    },
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Home:
+    """A folder in which a study is tuned."""
+
+    folder: Path
+
+    @property
+    def storage(self) -> Path:
+        """Where results lie."""
+        return self.folder / "outputs"
+
+    @property
+    def url(self) -> str:
+        """Optuna's database."""
+        return f"sqlite:///{self.storage / 'optuna.db'}"
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        """Start the command."""
+        return subprocess.Popen(
+            [OAT, *map(str, arguments)],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"},
+        )
+
+    def oat(self, *arguments: object) -> Ended:
+        """Run the command to its end."""
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=200)
+        return Ended(process.returncode, out, err)
+
+    def trials(self, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
+        """Return what Optuna has of all methods."""
+        if not (self.storage / "optuna.db").exists():
+            return []
+        found = []
+        for summary in optuna.get_all_study_summaries(self.url):
+            search = optuna.load_study(study_name=summary.study_name, storage=self.url)
+            found += search.get_trials(states=states or None)
+        return found
+
+    def runs(self, kind: str) -> list[Any]:
+        """Return MLflow's runs of a kind."""
+        client = MlflowClient(tracking_uri=f"sqlite:///{self.storage / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("tuned")
+        return list(client.search_runs([experiment.experiment_id], f"tags.`oat.kind` = '{kind}'"))
+
+    def folder_of(self, run_key: str) -> LocalFolder:
+        """Return a trial's folder."""
+        return LocalFolder(self.storage / "tuned" / "trials" / run_key)
+
+    def training_ids(self) -> dict[str, str]:
+        """Return which training each finished trial is of."""
+        found = {}
+        for path in (self.storage / "tuned" / "trials").glob("*/result.json"):
+            found[path.parent.name] = json.loads(path.read_text())["trained"]["training_id"]
+        return found
+
+
+def _kill_when_one_runs(home: Home) -> None:
+    """Tune, and kill the driver once a trial is done and another is at work."""
+    process = home.start("tune", "tuned.yaml")
+    until = time.monotonic() + 120
+    try:
+        while not (home.trials(TrialState.COMPLETE) and home.trials(TrialState.RUNNING)):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def tuned_home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Ended]:
+    """A study that was tuned, killed on the way, and tuned to its end."""
+    home = Home(tmp_path_factory.mktemp("tuned"))
+    (home.folder / "tuned.yaml").write_text(yaml.safe_dump(STUDY))
+    _kill_when_one_runs(home)
+    return home, home.oat("tune", "tuned.yaml", "--json")
+
+
+@pytest.fixture
+def copied(tuned_home: tuple[Home, Ended], tmp_path: Path) -> Home:
+    """The same, yours to change; paths in its databases still point to the other."""
+    return Home(Path(shutil.copytree(tuned_home[0].folder, tmp_path / "home")))
+
+
+END_TO_END = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.mlflow,
+    pytest.mark.timeout(300),
+]
+
+
+def _marked(test: Any) -> Any:
+    for mark in END_TO_END:
+        test = mark(test)
+    return test
+
+
+def _front(values: list[tuple[float, float]]) -> set[tuple[float, float]]:
+    return {value for value, on in zip(values, pareto_mask(values), strict=True) if on}
+
+
+@_marked
+def test_a_kill_on_the_way_loses_and_doubles_nothing(tuned_home: tuple[Home, Ended]) -> None:
+    home, ended = tuned_home
+    assert ended.code == 0, ended.err
+    trials = home.trials()
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.FAIL}
+    done = [t.user_attrs["run_key"] for t in trials if t.state == TrialState.COMPLETE]
+    assert len(done) == len(set(done))
+    dead = [t for t in trials if t.user_attrs["ended"] == "died"]
+    assert dead
+    assert {t.user_attrs["run_key"] for t in dead if "run_key" in t.user_attrs} <= set(done)
+    assert set(home.training_ids()) == set(done), "every training is told of"
+    assert "died with an earlier run" in ended.err
+    # the same in MLflow
+    keys = Counter(run.data.tags["oat.key"] for run in home.runs("trial"))
+    assert keys == Counter(done)
+    assert {run.info.status for run in home.runs("trial")} == {"FINISHED"}
+    assert home.runs("point") == []
+    parents = {run.data.tags["mlflow.parentRunId"] for run in home.runs("trial")}
+    (study_run,) = home.runs("study")
+    assert parents == {study_run.info.run_id}
+
+
+@_marked
+def test_the_front_of_optuna_is_that_of_mlflow(tuned_home: tuple[Home, Ended]) -> None:
+    home, _ = tuned_home
+    rows: dict[str, list[tuple[float, float]]] = {}
+    for run in home.runs("validation"):
+        value = (run.data.metrics["sa"], run.data.metrics["ra"])
+        rows.setdefault(run.data.params["method"], []).append(value)
+    assert set(rows) == {"oat", "pgd_at", "trades"}
+    for summary in optuna.get_all_study_summaries(home.url):
+        search = optuna.load_study(study_name=summary.study_name, storage=home.url)
+        done = search.get_trials(states=(TrialState.COMPLETE,))
+        told = [(p["sa"], p["ra"]) for t in done for p in t.user_attrs["points"]]
+        mine = rows[summary.study_name.partition("/")[2].split()[0]]
+        assert sorted(told) == sorted(mine)
+        assert _front(told) == _front(mine)
+        for t in done:
+            points = t.user_attrs["points"]
+            assert t.values == [np.mean([p[name] for p in points]) for name in ("sa", "ra")]
+    # they are no points of the study
+    assert api.runs(str(home.folder / "tuned.yaml"), storage=home.storage).empty
+
+
+@_marked
+def test_every_method_has_one_budget_and_the_one_without_a_space_is_trained_once(
+    tuned_home: tuple[Home, Ended],
+) -> None:
+    _, ended = tuned_home
+    searches = {s["method"].split()[0]: s for s in json.loads(ended.out)["searches"]}
+    assert {s["budget"] for s in searches.values()} == {6.0}
+    assert searches["trades"]["ended"] == "there is nothing to tune: trained once"
+    assert "trades has nothing to tune; it is trained once." in ended.err
+    assert [t["state"] for t in searches["trades"]["trials"]] == ["done"]
+    assert searches["oat"]["ended"] in {"the budget is spent", "every candidate has been tried"}
+    pgd_at = searches["pgd_at"]
+    assert pgd_at["ended"] == "the budget is spent"
+    took = [t["device_seconds"] for t in pgd_at["trials"] if t["state"] == "done"]
+    assert pgd_at["device_seconds"] == pytest.approx(sum(took))
+    # the clock of a busy machine may make one trial far longer than those before it
+    assert 6 - 2 * max(took) < pgd_at["device_seconds"] < 6 + max(took)
+
+
+@_marked
+def test_a_second_time_does_nothing_and_says_so(copied: Home) -> None:
+    before = len(copied.trials())
+    ended = copied.oat("tune", "tuned.yaml")
+    assert ended.code == 0, ended.err
+    assert "pgd_at: the budget is spent." in ended.out
+    assert "trades: there is nothing to tune: trained once." in ended.out
+    assert len(copied.trials()) == before
+    # and with more to spend, it goes on
+    trained = copied.training_ids()
+    ended = copied.oat("tune", "tuned.yaml", "--set", "tune.budget=8s")
+    assert ended.code == 0, ended.err
+    more = copied.training_ids()
+    assert len(more) > len(trained)
+    assert more.items() >= trained.items()
+    ended = copied.oat("tune", "tuned.yaml", "--set", "tune.space.pgd_at.lam.low=0.1")
+    assert ended.code == 2
+    assert "with another space; give another `--optuna-storage`" in ended.err
+    assert "Traceback" not in ended.err
+
+
+@_marked
+def test_the_winners_run_as_they_are_and_are_not_trained_again(copied: Home) -> None:
+    trained = copied.training_ids()
+    tuned_file = copied.storage / "tuned" / "tuned.yaml"
+    record = json.loads((copied.storage / "tuned" / RECORD).read_text())
+    won = {key for search in record["searches"] for key in search["winners"]}
+    ended = copied.oat("run", tuned_file)
+    assert ended.code == 0, ended.err
+    after = copied.training_ids()
+    assert after.items() >= trained.items(), "what was trained for the search is used again"
+    table = api.points(str(tuned_file), storage=copied.storage)
+    assert set(table["seed"]) == {0, 1}
+    assert won <= set(table["run_key"])
+    assert table["point_key"].is_unique
+    ended = copied.oat("compare", tuned_file)
+    assert ended.code == 0, ended.err
+    assert "What tuning gained" in ended.out
+    page = (copied.storage / "tuned" / "report" / "index.html").read_text()
+    assert "What tuning gained" in page
+    assert "Held-out images were taken from the training data" in page
+    # MLflow has both kinds of points, apart, and can be rebuilt
+    runs = {kind: _keys(copied, kind) for kind in ("trial", "point", "validation")}
+    assert runs["point"] == set(table["point_key"])
+    assert not runs["point"] & runs["validation"]
+    (copied.storage / "mlflow.db").unlink()
+    assert api.sync(str(tuned_file), storage=copied.storage) == len(table)
+    assert {kind: _keys(copied, kind) for kind in runs} == runs
+    assert {run.info.status for kind in runs for run in copied.runs(kind)} == {"FINISHED"}
+
+
+def _keys(home: Home, kind: str) -> set[str]:
+    found = [run.data.tags["oat.key"] for run in home.runs(kind)]
+    assert len(found) == len(set(found))
+    return set(found)
+
+
+@_marked
+def test_the_record_is_what_the_databases_say(tuned_home: tuple[Home, Ended]) -> None:
+    home, ended = tuned_home
+    folder = LocalFolder(home.storage / "tuned")
+    record = json.loads(folder.read(RECORD))
+    assert json.loads(ended.out)["searches"] == record["searches"]
+    plan = make_plan(load_study(str(home.folder / "tuned.yaml")), folder)
+    assert {t.run_key for t in tuning_plan(plan, folder).trials} == set(home.training_ids())
+    assert all(search.winners for search in searches_of(record))
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+@pytest.mark.skipif(postgres_programs() is None, reason="PostgreSQL is not installed")
+def test_a_database_behind_a_password_holds_searches_and_the_password_is_never_shown(
+    tunable: dict[str, Any],
+) -> None:
+    with postgres_server() as server:
+        url = server.make("optuna")
+        with optuna_faults(url):
+            database = RDBStorage(url)
+            searches = _open(tunable, database, url)
+            for search in searches:
+                search.ask()
+        database.engine.dispose()
+        tunable["tune"]["images"] = 19
+        with pytest.raises(TuningError) as caught:
+            _open(tunable, RDBStorage(url), url)
+        assert server.password not in str(caught.value)
+        wrong = url.replace(server.password, "n0tThis0ne")
+        with pytest.raises(TuningError) as caught, optuna_faults(wrong):
+            RDBStorage(wrong)
+        assert "n0tThis0ne" not in str(caught.value)
+        assert "password authentication failed" in str(caught.value)
