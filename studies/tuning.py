@@ -370,6 +370,12 @@ def read_search(tuned: Tuned, search: optuna.Study, folder: Folder, ended: str) 
             f"of the study's own settings {tried} of {len(tuned.starts())} were finished, so that "
             f"what tuning gained on held-out images is not known{rest}."
         )
+    if len({(entry.need.cpu, entry.need.gpu) for entry in tuned.study.entries()}) > 1:
+        need = tuned.block.resources or tuned.study.resources
+        notes.append(
+            f"a second of its training is one of {need.cpu} CPU and {need.gpu:g} GPU; the methods "
+            "of this study do not have the same, so that equal seconds are no equal budget."
+        )
     return Search(
         method=tuned.name,
         once=once,

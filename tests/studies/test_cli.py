@@ -663,3 +663,59 @@ def test_the_installed_command_keeps_results_and_messages_apart(
     assert bad.stderr.startswith("Unknown preset 'quikstart'; did you mean 'quickstart'?")
     assert bad.stderr.count("\n") == 1
     assert not (tmp_path / "outputs").exists()
+
+
+def _tunable(tunable: dict[str, Any], tmp_path: Path) -> Path:
+    path = tmp_path / "tunable.yaml"
+    path.write_text(yaml.safe_dump(tunable))
+    return path
+
+
+def test_a_study_that_does_not_say_how_it_is_tuned_is_refused(
+    oat: Oat, study: Path, tmp_path: Path
+) -> None:
+    said = oat("tune", study, "--storage", tmp_path)
+    assert said.code == 2
+    assert said.err.startswith("`tune` is missing")
+    assert list(tmp_path.iterdir()) == [], "nothing was started"
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("tune.budget=0.0001s", "`tune.budget` 0.0001s is too small: one trial of oat"),
+        ("tune.budget=soon", "`budget` must be a time of training above 0"),
+        ("tune.space.train.lr.low=0", "a log scale needs `low` above 0, got 0"),
+        ("tune.space.oats={lr: {low: 1, high: 2}}", "`tune.space.oats`: the study has no method"),
+    ],
+)
+def test_what_cannot_be_tuned_is_one_sentence_and_starts_nothing(
+    oat: Oat, tunable: dict[str, Any], tmp_path: Path, override: str, words: str
+) -> None:
+    path = _tunable(tunable, tmp_path)
+    said = oat("tune", path, "--storage", tmp_path / "out", "--set", override)
+    assert said.code == 2
+    assert words in said.err
+    assert "Traceback" not in said.err
+    assert not (tmp_path / "out" / "optuna.db").exists()
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg2://oat:secret@127.0.0.1:1/optuna", "nothing"])
+def test_an_optuna_storage_that_does_not_answer_is_named_without_its_password(
+    oat: Oat, tunable: dict[str, Any], tmp_path: Path, url: str
+) -> None:
+    path = _tunable(tunable, tmp_path)
+    said = oat("tune", path, "--storage", tmp_path / "out", "--optuna-storage", url)
+    assert said.code == 2
+    assert "Optuna's storage" in said.err
+    assert "secret" not in said.err
+    assert "Traceback" not in said.err
+
+
+def test_comparing_a_study_whose_record_of_tuning_is_damaged_says_so(
+    oat: Oat, study: Path, storage: Path
+) -> None:
+    (storage / "tiny" / "tuning.json").write_text("{}")
+    said = oat("compare", study, "--storage", storage)
+    assert said.code == 0
+    assert "What tuning gained is not known" in said.text

@@ -758,3 +758,74 @@ def test_what_cannot_be_compared_under_another_attack_is_noted() -> None:
     assert {other.attack for other in compare_all(table, force=True)[1]} == {"fgsm", "pgd5"}
     with pytest.raises(ComparisonError, match="different settings"):
         compare_all(table, attack="pgd5")
+
+
+def _with_recipes(table: pd.DataFrame, *recipes: str) -> pd.DataFrame:
+    """Say of made-up models how they were trained; two of one place are then two models."""
+    keys = [f"{key}{recipe}" for key, recipe in zip(table["run_key"], recipes, strict=True)]
+    points = [digest([key, i]) for i, key in enumerate(keys)]
+    return table.assign(recipe=list(recipes), run_key=keys, point_key=points)
+
+
+def test_dedicated_models_of_two_recipes_at_one_place_are_two_models() -> None:
+    table = _bare(
+        Model("oat", _first(80, 100), _first(40, 100), lam=0.5),
+        Model("pgd_at", _first(70, 100), _first(30, 100), lam=0.5),
+        Model("pgd_at", _first(90, 100), _first(50, 100), lam=0.5),
+    )
+    # `frame` sorts by variant: OAT first, then as they were given or not
+    recipes = ["lr=0.2" if sa == 0.9 else "" for sa in table["sa"]]
+    found = compare(_with_recipes(table, *recipes))
+    assert sorted(found.table["sa_dedicated"]) == [0.7, 0.9], "none is the mean of both"
+    assert set(found.table["recipe"]) == {"", "lr=0.2"}
+    assert set(found.table["dedicated"]) == {"pgd_at"}
+    fronts = found.fronts.set_index("front")
+    dedicated = [name for name in fronts.index if "oat" not in name]
+    assert len(dedicated) == 1, "all dedicated models are one front"
+    assert fronts.loc[dedicated[0], "models"] == 2
+    assert fronts.loc[dedicated[0], "hypervolume"] == pytest.approx(0.45)
+    # OAT is beaten by the better of the two, whatever it is like beside the other
+    assert found.verdict in {"not free", "undecided"}
+
+
+def test_a_once_for_all_network_of_another_recipe_is_another_variant() -> None:
+    table = _bare(
+        Model("oat", _first(80, 100), _first(40, 100), lam=0.0),
+        Model("oat", _first(60, 100), _first(60, 100), lam=1.0),
+        Model("pgd_at", _first(70, 100), _first(30, 100), lam=1.0),
+    )
+    tuned = table[table["method"] == "oat"].assign(sa=0.5, ra=0.5)
+    both = pd.concat([table, tuned], ignore_index=True)
+    recipes = [""] * len(table) + ["weight_decay=0.001"] * len(tuned)
+    found = compare(_with_recipes(both, *recipes))
+    cells = found.cells[found.cells["method"] == "oat"]
+    assert set(cells["variant"]) == {"oat", "oat weight_decay=0.001"}
+    assert sorted(cells["sa"]) == [0.5, 0.5, 0.6, 0.8], "the two are never averaged"
+    assert found.reference == "oat"
+    assert len(found.table) == 2, "the dedicated model stands beside each of them"
+
+
+def test_a_recipe_that_all_models_share_is_not_named() -> None:
+    table = _bare(
+        Model("oat", _first(80, 100), _first(40, 100), lam=1.0),
+        Model("pgd_at", _first(70, 100), _first(30, 100), lam=1.0),
+    )
+    found = compare(_with_recipes(table, "lr=0.5 momentum=0.8", "lr=0.5 momentum=0.8"))
+    assert set(found.cells["variant"]) == {"oat", "pgd_at"}
+    assert set(found.cells["recipe"]) == {""}
+    other = compare(_with_recipes(table, "lr=0.5 momentum=0.8", "lr=0.2 momentum=0.8"))
+    assert set(other.cells["recipe"]) == {"", "lr=0.2"}
+    assert "'oat' stands for oat with lr=0.5." in other.notes
+
+
+def test_seeds_of_one_recipe_are_one_cell() -> None:
+    models = [
+        Model(method, _first(80 + seed, 100), _first(40, 100), lam=1.0, seed=seed)
+        for method in ("oat", "pgd_at")
+        for seed in (0, 1)
+    ]
+    table = _bare(*models)
+    recipes = ["lr=0.3" if method == "pgd_at" else "" for method in table["method"]]
+    found = compare(_with_recipes(table, *recipes))
+    assert list(found.cells["seeds"]) == [2, 2]
+    assert len(found.table) == 1

@@ -646,3 +646,103 @@ def test_what_a_method_asks_for_is_checked(
     with pytest.raises(StudyError) as caught:
         load_study(tiny)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_how_a_study_is_tuned_is_no_part_of_what_it_is(preset: str) -> None:
+    study = load_study(preset)
+    plain = study.without_tuning()
+    assert "tune" not in plain
+    assert all("train" not in block for block in plain["methods"])
+    without = load_study(plain)
+    assert without.dump() == plain, "a study without `tune` says nothing of it"
+    assert without.entries() == study.entries()
+    assert load_study(study.dump()) == study
+    assert load_study(yaml.safe_load(yaml.safe_dump(study.dump()))) == study
+
+
+def test_quickstart_can_be_tuned_as_the_readme_says() -> None:
+    tune = load_study("quickstart", ["tune.budget=60s"]).tune
+    assert tune is not None
+    assert tune.seconds == 60
+    assert set(tune.space["train"]) == {"lr", "weight_decay"}
+
+
+def test_a_study_with_a_whole_tune_block_survives_its_dump(tunable: dict[str, Any]) -> None:
+    tunable["tune"] |= {
+        "sampler": "nsga2",
+        "select": {"rule": "sa_at_ra", "ra": 0.4},
+        "early_stopping": {"slack": 0.05},
+        "space": {
+            "train": {"lr": {"low": "1/20", "high": 1}, "ema": {"choices": [None, 0.9]}},
+            "oat": {"zero_share": {"choices": [None, 0.5]}},
+        },
+    }
+    study = load_study(tunable)
+    assert load_study(yaml.safe_load(yaml.safe_dump(study.dump()))) == study
+    changed = load_study(study, ["tune.space.train.lr.high=2", "tune.select=front"])
+    assert changed.tune is not None
+    assert changed.tune.space["train"]["lr"].high == 2
+    assert changed.tune.select.rule == "front"
+
+
+def test_settings_of_an_entrys_own_count_as_far_as_they_are_given(tiny: dict[str, Any]) -> None:
+    tiny["train"] |= {"lr": 0.3, "momentum": 0.5}
+    tiny["methods"][1]["train"] = {"lr": 0.1, "milestones": [0.5], "ema": None}
+    study = load_study(tiny)
+    by_name = {entry.method.name: entry for entry in study.entries()}
+    assert (by_name["oat"].train.lr, by_name["pgd_at"].train.lr) == (0.3, 0.1)
+    assert by_name["pgd_at"].train.momentum == 0.5
+    assert by_name["pgd_at"].settings == {"lr": 0.1, "milestones": (0.5,), "ema": None}
+    assert by_name["pgd_at"].label == "pgd_at λ=1 lr=0.1 milestones=(0.5,) ema=None"
+    again = load_study(yaml.safe_load(yaml.safe_dump(study.dump())))
+    assert again == study
+    assert again.entries() == study.entries()
+    entry = study.methods[1].entry()
+    assert entry["train"] == {"lr": 0.1, "milestones": [0.5], "ema": None}
+    assert load_study({**tiny, "methods": [entry]}).entries() == study.entries()[1:3]
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        ({"lrr": 1}, ["'methods.1.train.lrr'; did you mean 'methods.1.train.lr'?"]),
+        ({"epochs": 5}, ["'methods.1.train.epochs'"]),
+        ({"lr": -1}, ["`methods.1.train`", "`lr` must be a finite number above 0, got -1"]),
+        ({"lr": "fast"}, ["`methods.1.train.lr`", "'fast'"]),
+        ({"eps_warmup": 3}, ["`train` of pgd_at", "from 0 to `epochs` (1), got 3"]),
+        ([1], ["`methods.1.train`"]),
+    ],
+    ids=str,
+)
+def test_a_fault_in_an_entrys_own_settings_is_one_sentence(
+    tiny: dict[str, Any], train: Any, words: list[str]
+) -> None:
+    tiny["methods"][1]["train"] = train
+    with pytest.raises(StudyError) as caught:
+        load_study(tiny)
+    said = str(caught.value)
+    assert "\n" not in said
+    for word in words:
+        assert word in said
+
+
+@pytest.mark.parametrize("train", [{}, {"lr": 0.1}, {"momentum": 0.9, "lr": 0.1}])
+def test_two_entries_of_one_training_are_one_trial_too_many(
+    tiny: dict[str, Any], train: dict[str, Any]
+) -> None:
+    # written otherwise, they have one and the same run key
+    tiny["methods"] = [{"name": "pgd_at", "lam": 1}, {"name": "pgd_at", "lam": 1, "train": train}]
+    with pytest.raises(StudyError, match=r"Duplicate trial: pgd_at λ=1.* is listed 2 times"):
+        load_study(tiny)
+    tiny["methods"][1]["train"] = {"lr": 0.2}
+    assert len(load_study(tiny).entries()) == 2
+
+
+def test_averaged_weights_are_asked_of_every_entry(tiny: dict[str, Any]) -> None:
+    tiny["train"]["ema"] = 0.9
+    tiny["evaluate"]["checkpoints"] = ["averaged"]
+    load_study(tiny)
+    tiny["methods"][0]["train"] = {"ema": None}
+    with pytest.raises(StudyError, match=r"`evaluate\.checkpoints` 'averaged' needs `train\.ema`"):
+        load_study(tiny)

@@ -209,7 +209,14 @@ def test_the_strongest_of_a_kind_counts() -> None:
 
 @pytest.mark.parametrize(
     "elsewhere",
-    [{"lam": 0.0}, {"lam": None}, {"width_mult": 0.5}, {"checkpoint_rule": "chosen"}, {"eps": 0.2}],
+    [
+        {"lam": 0.0},
+        {"lam": None},
+        {"width_mult": 0.5},
+        {"checkpoint_rule": "chosen"},
+        {"eps": 0.2},
+        {"split": "val"},
+    ],
     ids=str,
 )
 def test_points_elsewhere_do_not_count(elsewhere: dict[str, Any]) -> None:
@@ -264,3 +271,19 @@ def test_a_method_without_lam_is_found_by_its_place() -> None:
 
 def test_no_points_have_no_columns() -> None:
     assert masking_columns([], {}, []) == {}
+
+
+def test_points_on_held_out_images_are_held_against_each_other_and_against_no_check() -> None:
+    points = (
+        Points()
+        .add("pgd", "pgd20", _first(60))
+        .add("aa", "autoattack", _first(55))
+        .add("held-pgd", "pgd20", _first(90), split="val")
+        .add("held-aa", "autoattack", _first(40), split="val")
+    )
+    columns = points.columns(_check(zero_gradients=0.5))
+    gaps = {key: column["check_gap_autoattack"] for key, column in columns.items()}
+    assert gaps == pytest.approx({"pgd": 0.05, "aa": 0.05, "held-pgd": 0.5, "held-aa": 0.5})
+    checked = {key: column["check_zero_gradients"] for key, column in columns.items()}
+    assert checked["pgd"] == 0.5, "the check was made on test images"
+    assert math.isnan(checked["held-pgd"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from oat.models import ModelConfig, relative_flops
 from studies import api, planning
 from studies.config import load_study
-from studies.planning import Plan, PlannedTrial, State, make_plan
+from studies.planning import Plan, PlannedTrial, State, make_plan, training_units
 from studies.records import seal
 from studies.storage import LocalFolder
 from studies.trial import run_trial
@@ -771,3 +771,51 @@ def test_nothing_is_asked_of_trials_that_are_not_in_storage(
     study = load_study(tiny)
     assert {t.state for t in make_plan(study, Watched(tmp_path)).trials} == {"missing"}
     assert asked == []
+
+
+def test_tuning_and_settings_that_are_the_studys_change_no_key(
+    tunable: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = LocalFolder(tmp_path)
+
+    def trials(source: Any) -> list[PlannedTrial]:
+        return list(make_plan(load_study(source), folder).trials)
+
+    plain = {key: value for key, value in tunable.items() if key != "tune"}
+    assert [t.job for t in trials(tunable)] == [t.job for t in trials(plain)]
+    own = deepcopy(plain)
+    own["methods"][1]["train"] = {"lr": 0.1}  # as the study says
+    assert [t.job for t in trials(own)] == [t.job for t in trials(plain)]
+    own["methods"][1]["train"] = {"lr": 0.2}
+    changed = trials(own)
+    odd = [t.run_key != u.run_key for t, u in zip(changed, trials(plain), strict=True)]
+    assert odd == [False, True, True, False]
+    # the model is the one of a study that says so for all
+    everywhere = trials({**plain, "train": {**plain["train"], "lr": 0.2}})
+    assert changed[1].run_key == everywhere[1].run_key
+    # within a study other settings are no other budget, so that they can be compared
+    assert {t.job["budget"] for t in changed} == {trials(plain)[0].job["budget"]}
+    assert everywhere[1].job["budget"] != changed[1].job["budget"]
+
+
+def test_points_on_held_out_images_are_others_than_those_on_test_images(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    tiny["evaluate"]["attacks"].append({"name": "square", "queries": 2})
+    study = load_study(tiny)
+    test = make_plan(study, LocalFolder(tmp_path))
+    held = make_plan(study, LocalFolder(tmp_path), "val")
+    assert [t.run_key for t in test.trials] == [t.run_key for t in held.trials]
+    keys = [{p["point_key"] for t in plan.trials for p in t.job["points"]} for plan in (test, held)]
+    assert not keys[0] & keys[1]
+    assert all("split" not in p for t in test.trials for p in t.job["points"])
+    assert all(p["split"] == "val" for t in held.trials for p in t.job["points"])
+
+
+def test_the_work_of_the_dearest_training_is_that_of_its_trial(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    study = load_study(tiny)
+    assert training_units(study) == max(
+        trial.units for trial in make_plan(study, LocalFolder(tmp_path)).trials
+    )

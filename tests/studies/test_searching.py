@@ -554,6 +554,20 @@ def test_optunas_front_is_that_of_the_points(tunable: dict[str, Any], driver: Ma
     assert len(found.winners) == len(set(found.winners))
 
 
+def test_methods_with_unequal_resources_have_no_equal_budget_and_it_is_said(
+    tunable: dict[str, Any], driver: MakeDriver
+) -> None:
+    drive = driver(tunable)
+    drive.run()
+    assert drive.found().notes == []
+    tunable["methods"][0]["resources"] = {"cpu": 4}
+    for method, cpus in (("oat", 4), ("trades", 1)):
+        drive = driver(tunable, method)
+        drive.run()
+        (note,) = drive.found().notes
+        assert note.startswith(f"a second of its training is one of {cpus} CPU and 0 GPU;")
+
+
 # kills
 
 

@@ -16,9 +16,11 @@ import pytest
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
 
+from studies import api
 from studies.background import BackgroundSync
+from studies.candidates import tuned_methods
 from studies.config import Study, load_study
-from studies.errors import TrackingError
+from studies.errors import TrackingError, TuningError
 from studies.masking import CHECK_COLUMNS
 from studies.planning import Plan, make_plan
 from studies.records import seal
@@ -26,6 +28,8 @@ from studies.results import COLUMNS, study_points, with_attack_columns
 from studies.storage import LocalFolder
 from studies.tracking import EPOCH_METRICS, Tracker, check_server
 from studies.trial import run_trial
+from studies.tuned import RECORD, TUNED, keep, tuning_plan
+from studies.winners import Search, SearchTrial
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1
 NOLOAD = pytest.mark.filterwarnings(
@@ -593,3 +597,97 @@ def test_a_plan_without_results_opens_no_trial(tiny: dict[str, Any], fresh: Path
     _finish(replace(plan, foreign=()), fresh)
     assert _runs(fresh, "trial") == _runs(fresh, "point") == []
     assert [run.info.status for run in _runs(fresh, "study")] == ["FAILED"]
+
+
+@pytest.fixture
+def searched(tunable: dict[str, Any], fresh: Path) -> Path:
+    """The finished tiny study, whose own settings were also judged on held-out images."""
+    study, folder = load_study(tunable), _folder(fresh)
+    for tuned in tuned_methods(study):
+        trials = []
+        for number, start in enumerate(tuned.starts()):
+            (planned,) = make_plan(tuned.candidate(start), folder, "val").trials
+            run_trial(planned.job, folder.sub(f"trials/{planned.run_key}"), lambda _: None)
+            entry = tuned.entry(start)
+            trials.append(SearchTrial(number, "done", planned.run_key, entry, True))
+        ended = "the budget is spent"
+        keep(study, folder, Search(tuned.name, False, 1, 9.0, 9.0, ended, trials, [], []))
+    folder.write(TUNED, b"name: tiny")
+    return fresh
+
+
+def test_points_of_tuning_are_runs_of_a_kind_of_their_own(
+    tunable: dict[str, Any], searched: Path
+) -> None:
+    folder, plan = _folder(searched), _plan(tunable, searched)
+    tuning = tuning_plan(plan, folder)
+    tracker = _finish(plan, searched)
+    before = tracker.points()
+    tracker.keep_tuning(folder, tuning)
+    pd.testing.assert_frame_equal(tracker.points()[[*COLUMNS]], before[[*COLUMNS]])
+    held = tracker.points(kind="validation")
+    assert set(held["images"]) == {20}
+    assert not set(held["point_key"]) & set(before["point_key"])
+    assert Counter(run.data.tags["oat.kind"] for run in _runs(searched)) == {
+        "study": 1,
+        "trial": 4,
+        "point": 5,
+        "validation": 5,
+    }
+    (study_run,) = _runs(searched, "study")
+    client = MlflowClient(tracking_uri=_uri(searched))
+    kept = [file.path for file in client.list_artifacts(study_run.info.run_id, "tuning")]
+    assert sorted(kept) == ["tuning/tuned.yaml", "tuning/tuning.json"]
+    index = json.loads((searched / "tiny" / "mlflow.json").read_text())
+    assert set(index["runs"]) == set(before["point_key"]), "the report links to test points"
+
+
+def test_points_of_tuning_are_rebuilt_with_the_others_and_only_once(
+    tunable: dict[str, Any], searched: Path, empty_database: Path
+) -> None:
+    for _ in range(2):
+        assert api.sync(tunable, storage=searched) == 5
+        kinds = Counter(run.data.tags["oat.kind"] for run in _runs(searched))
+        assert kinds == {"study": 1, "trial": 4, "point": 5, "validation": 5}
+    (study_run,) = _runs(searched, "study")
+    assert study_run.info.status == "FINISHED"
+    known = Tracker(_uri(searched), "tiny").points(kind="validation")
+    shutil.copy(empty_database, searched / "mlflow.db")
+    assert api.sync(tunable, storage=searched) == 5
+    again = Tracker(_uri(searched), "tiny").points(kind="validation")
+    pd.testing.assert_frame_equal(again, known, check_exact=True)
+    assert len(api.runs(tunable, storage=searched)) == 5
+
+
+def test_a_damaged_record_of_tuning_keeps_no_point_of_the_study_from_mlflow(
+    tunable: dict[str, Any], searched: Path
+) -> None:
+    _folder(searched).write(RECORD, b"{}")
+    with pytest.raises(TuningError, match="`oat tune` writes it anew"):
+        api.sync(tunable, storage=searched)
+    assert len(_runs(searched, "point")) == 5
+
+
+def test_a_kill_before_the_study_of_the_winners_is_written_keeps_nothing_from_mlflow(
+    tunable: dict[str, Any], searched: Path
+) -> None:
+    _folder(searched).remove(TUNED)
+    assert api.sync(tunable, storage=searched) == 5
+    assert len(_runs(searched, "validation")) == 5
+
+
+def test_a_trial_that_was_trained_anew_replaces_its_points_of_tuning_too(
+    tunable: dict[str, Any], searched: Path
+) -> None:
+    api.sync(tunable, storage=searched)
+    folder, plan = _folder(searched), _plan(tunable, searched)
+    trial = tuning_plan(plan, folder).trials[0]
+    place = folder.sub(f"trials/{trial.run_key}")
+    for name in place.names():
+        place.remove(name)
+    run_trial(trial.job, place, lambda _: None)
+    api.sync(tunable, storage=searched)
+    held = Tracker(_uri(searched), "tiny").points(kind="validation")
+    trained = json.loads(place.read("result.json"))["trained"]["training_id"]
+    assert set(held[held["run_key"] == trial.run_key]["training_id"]) == {trained}
+    assert len(held) == 5

@@ -1,5 +1,7 @@
 """Tuning a study: what is refused before anything starts, and one study from end to end."""
 
+import io
+import itertools
 import json
 import os
 import shutil
@@ -22,15 +24,17 @@ import yaml
 from mlflow.tracking import MlflowClient
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+from ray.tune.search import Searcher
+from rich.console import Console
 
 from benchmarks.servers import postgres_programs, postgres_server
-from oat.data import Dataset
-from studies import api, trial
+from oat.data import DataError, Dataset
+from studies import api, runner, trial, tuning
 from studies.candidates import tuned_methods
 from studies.config import load_study
 from studies.errors import TuningError
 from studies.frontier import pareto_mask
-from studies.planning import make_plan
+from studies.planning import Plan, make_plan
 from studies.records import read_points
 from studies.storage import LocalFolder
 from studies.trial import run_trial
@@ -224,6 +228,116 @@ def test_points_of_tuning_and_of_the_study_stand_side_by_side(
     comparison = api.compare(after)
     assert comparison.gains is None
     pd.testing.assert_frame_equal(comparison.masking, api.compare(before).masking)
+
+
+# all but Ray
+
+
+class Cluster:
+    """Runs the trials of a search in this process, one after another."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.interrupt_after = float("inf")
+
+    def search(self, name: str, folder: LocalFolder, make: Any, *_: Any, **options: Any) -> None:
+        algorithm = make(lambda trial: {"job": trial.job})
+        for number in itertools.count():
+            asked = algorithm.suggest(str(number))
+            if asked == Searcher.FINISHED:
+                return
+            self._run(folder, asked["trial"]["job"])
+            algorithm.on_trial_complete(str(number), {})
+
+    def launch(self, plan: Plan, folder: LocalFolder, *_: Any, **options: Any) -> dict[str, str]:
+        for planned in plan.to_run():
+            self._run(folder, planned.job)
+        return {}
+
+    def _run(self, folder: LocalFolder, job: Any) -> None:
+        if len(self.ran) >= self.interrupt_after:
+            raise KeyboardInterrupt
+        self.ran.append(job["run_key"])
+        run_trial(job, folder.sub(f"trials/{job['run_key']}"), lambda _: None)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """Let searches run without Ray."""
+    made = Cluster()
+    monkeypatch.setattr(runner, "search", made.search)
+    monkeypatch.setattr(runner, "launch", made.launch)
+    monkeypatch.setattr(runner, "node_sizes", lambda nodes: [{"CPU": 2.0}])
+    monkeypatch.setattr(runner.ray, "nodes", list)
+    monkeypatch.setattr(tuning, "join_cluster", lambda *_: None)
+    return made
+
+
+@pytest.mark.mlflow
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_ctrl_c_loses_nothing_and_the_same_command_goes_on(
+    tunable: dict[str, Any], tmp_path: Path, cluster: Cluster
+) -> None:
+    tunable["tune"] |= {
+        "budget": "1000s",
+        "space": {"oat": {"zero_share": {"choices": [None, 0.25, 0.5]}}},
+    }
+    console = Console(file=io.StringIO())
+
+    def tune() -> tuning.TuneOutcome:
+        return api.tune(tunable, storage=tmp_path, console=console)
+
+    for interrupt_after in (0, 2, 4):
+        cluster.interrupt_after = interrupt_after
+        with pytest.raises(KeyboardInterrupt):
+            tune()
+    cluster.interrupt_after = float("inf")
+    outcome = tune()
+    assert outcome.complete
+    assert outcome.notes == []
+    assert sorted(Counter(cluster.ran).values()) == [1] * 6, "3 of OAT, 2 of PGD-AT, 1 of TRADES"
+    table = outcome.trials()
+    assert set(table[table["state"] == "done"]["run_key"]) == set(cluster.ran)
+    assert list(table["state"]).count("died") == 3
+    assert {s.ended for s in outcome.searches} == {
+        "every candidate has been tried",
+        "there is nothing to tune: trained once",
+    }
+    # another time nothing runs, and the same is found
+    ran = list(cluster.ran)
+    again = tune()
+    assert cluster.ran == ran
+    assert [s.dump() for s in again.searches] == [s.dump() for s in outcome.searches]
+    assert len(api.plan(outcome.tuned, storage=tmp_path).trials) == sum(
+        len(search.winners) for search in outcome.searches
+    )
+
+
+@pytest.mark.mlflow
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_method_with_nothing_to_tune_that_failed_is_tried_again(
+    tunable: dict[str, Any],
+    tmp_path: Path,
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tunable["methods"] = [{"name": "trades", "beta": 1}]
+    tunable["tune"]["space"] = {}
+    console = Console(file=io.StringIO())
+
+    def no_data(data: Any) -> Dataset:
+        raise DataError("There are no images.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trial, "load_once", no_data)
+        outcome = api.tune(tunable, storage=tmp_path, console=console)
+    assert not outcome.complete
+    assert "trades: no trial was finished, so that the study's own settings stay." in outcome.notes
+    assert "There are no images." in outcome.trials()["reason"][0]
+    assert len(api.plan(outcome.tuned, storage=tmp_path).trials) == 1
+    outcome = api.tune(tunable, storage=tmp_path, console=console)
+    assert outcome.complete
+    assert list(outcome.trials()["state"]) == ["failed", "done"]
 
 
 # from end to end
