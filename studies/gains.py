@@ -98,7 +98,10 @@ def gains(study: Study, folder: Folder, attack: str, checkpoint: str) -> Gains |
         own = _own_models(start, search.method)
         won = (start, own)
         if search.winners:
-            kept = load_study({**record["study"], **like, "methods": [*search.entries()]})
+            # named, not judged: an attack of the study may need more models than these
+            judging = {"evaluate": {"lams": like["evaluate"]["lams"]}}
+            entries = [dict(entry) for entry in search.entries()]
+            kept = load_study({**record["study"], **like, **judging, "methods": entries})
             won = (tuned, _of(tuned, make_plan(kept, folder)))
         sides = zip((START, TUNED), ((start, own), won), strict=True)
         frames = [

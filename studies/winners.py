@@ -74,8 +74,8 @@ class Search:
     trials: Sequence[SearchTrial]
     winners: Sequence[str]
     dimensions: Sequence[str]
-    notes: Sequence[str] = ()
-    untried: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = field(default_factory=list)
+    untried: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
     def entries(self) -> list[Mapping[str, Any]]:
         """Return the entries of the study file that the winners make, and what was not tried."""

@@ -215,7 +215,7 @@ def test_the_comparison_shows_the_table_everywhere(
     comparison = with_gains(api.compare(points), winners, folder)
     assert comparison.gains is not None
     text = markdown(comparison)
-    assert "test: gain" in text
+    assert "gain there" in text
     assert "20 of 100 s" in text
     parts = list(terminal(comparison, 200))
     titles = [str(part.title) for part in parts if not isinstance(part, str)]
