@@ -32,6 +32,6 @@ def test_the_csv_files_hold_the_tables_unrounded(found: Found) -> None:
     comparison, origin = found
     files = render(comparison, origin)
     for name, table in (("table.csv", comparison.table), ("cells.csv", comparison.cells)):
-        texts = {"recipe": lambda text: text}  # an empty one is no missing number
-        read = pd.read_csv(io.BytesIO(files[name]), converters=texts)
+        read = pd.read_csv(io.BytesIO(files[name]))
+        read["recipe"] = read["recipe"].astype("str").fillna("")  # an empty text reads as NaN
         pd.testing.assert_frame_equal(read, table, check_dtype=False, rtol=1e-12)
