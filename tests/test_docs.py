@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
+import yaml
 
 from studies.cli import app
 from studies.config import load_study, presets
@@ -50,6 +51,14 @@ def test_the_study_file_of_the_readme_is_a_valid_one(tmp_path: Path) -> None:
     assert text is not None
     (tmp_path / "study.yaml").write_text(text[1])
     assert len(load_study(str(tmp_path / "study.yaml")).all_methods()) == 13
+
+
+def test_the_tune_block_of_the_readme_is_a_valid_one() -> None:
+    blocks = re.findall(r"```yaml\n(tune:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    quickstart = load_study("quickstart").dump()
+    for block in blocks:
+        assert load_study({**quickstart, **yaml.safe_load(block)}).tune is not None
+    assert blocks
 
 
 def test_the_readme_names_every_preset_and_command() -> None:
