@@ -1,11 +1,9 @@
 """What tuning leaves in a study's folder: its record, and the study of the winners."""
 
-from contextlib import suppress
 from typing import Any
 
 from studies.candidates import tuned_methods
 from studies.config import Study, load_study
-from studies.errors import StudyError
 from studies.planning import Plan, PlannedTrial, make_plan
 from studies.records import ResultError, unseal, write_result
 from studies.storage import Folder
@@ -90,6 +88,5 @@ def tuning_plan(current: Plan, folder: Folder) -> Plan:
             if trial.run_key and trial.state != "not run"
         }
         for tuned, entry in entries.values():
-            with suppress(StudyError):
-                trials += make_plan(tuned.judged(entry), folder, "val").trials
+            trials += make_plan(tuned.judged(entry), folder, "val").trials
     return Plan(current.study, tuple(trials), (), current.seconds_per_unit, current.measured)
