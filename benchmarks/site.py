@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,6 +22,10 @@ CPUS, GPUS = 2, 1
 """What each node has: the CPUs are shared, and the GPUs made up."""
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 """Debian's libfaketime, by which a node's clock is set off."""
+ROOM = 8 * 2**30
+"""Bytes that a cluster may use, beyond what the machine used before, until Ray ends workers."""
+BLOCK = 2**28
+"""Bytes by which memory is used up, every tenth of a second; Ray looks every quarter."""
 
 
 @dataclass
@@ -32,19 +37,21 @@ class Site:
         address: Of the cluster.
         folder: Scratch of this site.
         token: File that holds the cluster's token.
+        room: Share of the machine's memory from which Ray ends workers; None if it has too little.
     """
 
     cluster: Any
     address: str
     folder: Path
     token: Path
+    room: float | None
     nodes: list[Any] = field(default_factory=list)
 
     def add_node(self, hours_off: int = 0) -> None:
         """Start a node, whose clock may be off."""
-        env = {}
+        env = {} if self.room is None else {"RAY_memory_usage_threshold": str(self.room)}
         if hours_off:
-            env = {
+            env |= {
                 "LD_PRELOAD": str(FAKETIME),
                 "FAKETIME": f"{hours_off:+d}h",
                 "FAKETIME_DONT_FAKE_MONOTONIC": "1",
@@ -76,6 +83,20 @@ class Site:
             if parent in raylets and _title(pid).startswith("ray::ImplicitFunc")
         ]
 
+    def fill_memory(self) -> bool:
+        """Use up memory until a worker is gone; return whether one was."""
+        before = set(self.workers())
+        code = f"import time\nheld = []\nfor _ in range({ROOM // BLOCK}):\n"
+        code += f"    held.append(b'x' * {BLOCK})\n    time.sleep(0.1)\ntime.sleep(1)"
+        filler = subprocess.Popen([sys.executable, "-c", code])
+        while filler.poll() is None:
+            if before - set(self.workers()):
+                filler.kill()
+                filler.wait()
+                return True
+            time.sleep(0.05)
+        return False
+
     def busy(self) -> list[Any]:
         """Return the nodes on which a trial runs."""
         return [node for node in self.nodes if self.workers_of(node)]
@@ -89,10 +110,15 @@ def site(nodes: int) -> Iterator[Site]:
         token.write_text(secrets.token_hex(16))
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         os.environ["OAT_STALL_SECONDS"] = "40"  # a drill cannot wait for half an hour
+        from ray._common.utils import get_system_memory
+        from ray._private.utils import get_used_memory
         from ray.cluster_utils import Cluster
 
+        all_memory, used = get_system_memory(), get_used_memory()
+        room = (used + ROOM) / all_memory if used + 2 * ROOM < all_memory else None
+
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        found = Site(cluster, cluster.address, Path(name), token)
+        found = Site(cluster, cluster.address, Path(name), token, room)
         try:
             for _ in range(nodes):
                 found.add_node()

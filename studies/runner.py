@@ -37,6 +37,7 @@ from ray.tune.search import Searcher
 
 from studies.claims import ClaimedFolder
 from studies.errors import StudyError
+from studies.evicted import evictions_survived
 from studies.planning import Plan, PlannedTrial
 from studies.records import differences, versions
 from studies.stalls import StartWatch, watch_this_process
@@ -432,7 +433,8 @@ def _fit(
         ),
     )
     try:
-        tuner.fit()
+        with evictions_survived():
+            tuner.fit()
     finally:
         shutil.rmtree(bookkeeping, ignore_errors=True)
     return gave_up.reasons

@@ -54,6 +54,7 @@ def test_the_walk_finds_imports_at_any_depth() -> None:
 def _measures_studies(path: Path) -> bool:
     """Tell whether a file is a benchmark of the studies; those of the method run without them."""
     return path.parent.name == "benchmarks" and path.stem in {
+        "drill",
         "faults",
         "made_up",
         "scale",
