@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator
 
 from studies.comparison import Comparison
 from studies.fronts import front_name
-from studies.methods import ONCE, value_text
+from studies.methods import ONCE, knob_text
 
 # Okabe and Ito's colours, told apart by colour-blind readers
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -217,7 +217,7 @@ def _annotate(figure: Figure, lines: list[Series]) -> None:
     axes = figure.axes[0]
     figure.draw_without_rendering()  # fixes the layout, and with it where a mark is, in pixels
     marks = [
-        (line, value_text(cell), (100 * cell["sa"], 100 * cell["ra"]))
+        (line, knob_text(cell), (100 * cell["sa"], 100 * cell["ra"]))
         for line in lines
         for cell in line.cells.to_dict("records")
     ]

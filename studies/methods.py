@@ -83,13 +83,17 @@ def recipe(train: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={value}".replace(" ", "") for key, value in odd.items())
 
 
-def value_text(row: Mapping[str, Any]) -> str:
-    """Write the trade-off value of a point or cell: ``λ=0.2`` or ``β=6``.
+def knob_text(row: Mapping[str, Any]) -> str:
+    """Write the trade-off value of a point or cell: ``λ=0.2`` or ``β=6``."""
+    return f"β={row['beta']:g}" if math.isnan(row["lam"]) else f"λ={row['lam']:g}"
 
-    Training settings follow in which dedicated models differ: ``λ=0.2 lr=0.05``.
+
+def value_text(row: Mapping[str, Any]) -> str:
+    """Write a trade-off value and the training settings in which dedicated models differ.
+
+    Such as ``λ=0.2 lr=0.05``.
     """
-    value = f"β={row['beta']:g}" if math.isnan(row["lam"]) else f"λ={row['lam']:g}"
-    return " ".join([value, *str(row.get("recipe") or "").split()])
+    return " ".join([knob_text(row), *str(row.get("recipe") or "").split()])
 
 
 def name_point(row: Mapping[str, Any], seed: bool = True) -> str:

@@ -1,5 +1,6 @@
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -37,6 +38,13 @@ def test_the_front_says_what_is_drawn(found: Found) -> None:
     words = _words(picture(paper_figure(found[0], "tiny"), "svg"))
     for word in ("one model", "λ=0", "β=1", "SA, %", "pgd1"):
         assert word in words
+
+
+def test_a_mark_has_its_value_beside_it_and_not_its_settings(found: Found) -> None:
+    cells = found[0].cells.assign(recipe="lr=0.6596 weight_decay=0.00247 label_smoothing=0.1")
+    words = _words(picture(paper_figure(replace(found[0], cells=cells), "tiny"), "svg"))
+    assert "β=1" in words
+    assert "weight_decay" not in words
 
 
 def test_the_price_names_every_front(along_widths: Found) -> None:
