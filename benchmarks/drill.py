@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -292,7 +293,7 @@ class Drill:
         self.settle_due(everything=True)
         self.look()
         said = self.said()
-        if "Traceback" in said:
+        if re.search("^Traceback", said, re.MULTILINE):
             self.odd.append("a driver ended with a traceback")
 
     def said(self) -> str:

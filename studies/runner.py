@@ -69,7 +69,11 @@ class FirstLines(io.TextIOBase):
         """Log the first sentence of a text that begins with a process in brackets."""
         plain = ANSI.sub("", text).strip()
         if plain.startswith("("):
-            log.warning("%s", plain.splitlines()[0].partition(". ")[0])
+            first, last = plain.splitlines()[0], plain.splitlines()[-1]
+            process, _, said = first.partition(") ")
+            if said.startswith("Traceback"):  # of a worker at its end: its error stands last
+                first = f"{process}) {last.removeprefix(f'{process})').strip()}"
+            log.warning("%s", first.partition(". ")[0])
         return len(text)
 
 

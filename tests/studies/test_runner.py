@@ -20,7 +20,7 @@ from studies import api, cli
 from studies.config import Study, load_study
 from studies.errors import StudyError
 from studies.planning import Plan
-from studies.runner import check_resources, connect, node_sizes
+from studies.runner import FirstLines, check_resources, connect, node_sizes
 from studies.session import RunOutcome
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1
@@ -444,3 +444,20 @@ def test_the_same_command_goes_on_to_the_same_end_also_on_a_running_cluster(
     assert len(list(killed.storage.glob("tiny/trials/*/result.json"))) == len(plan.trials)
     train_all(plan.study, tmp_path)
     assert _weights(plan, killed.storage) == _weights(plan, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("(raylet) A worker died. To look into it, see the logs\nand more", "A worker died"),
+        ("(raylet) Traceback (most recent call last):\n  File x\nMemoryError: none", "MemoryError: none"),
+        ("\x1b[36m(raylet)\x1b[0m Traceback (most recent call last):\n(raylet) OSError: full", "OSError: full"),
+        ("no process in brackets", None),
+    ],
+)  # fmt: skip
+def test_of_what_ray_prints_one_line_is_told_and_of_a_traceback_its_error(
+    text: str, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", logger="oat.ray")
+    FirstLines().write(text)
+    assert caplog.messages == ([] if said is None else [f"(raylet) {said}"])
