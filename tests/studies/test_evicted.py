@@ -11,10 +11,8 @@ from ray import tune
 from ray._common.utils import get_system_memory
 from ray._private.utils import get_used_memory
 from ray.air.execution._internal.actor_manager import RayActorManager
-from ray.tune import FailureConfig, RunConfig, TuneConfig
 
-from studies.evicted import evictions_survived
-from studies.runner import GaveUp, Retries, node_sizes
+from studies import runner
 
 GIB = 2**30
 
@@ -36,7 +34,7 @@ def little_memory() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_worker_that_ray_ends_for_its_memory_goes_on_with_twice_the_room(
-    little_memory: None, tmp_path: Path
+    little_memory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def live(config: dict[str, Any]) -> None:
         trial = config["trial"]
@@ -50,24 +48,15 @@ def test_a_worker_that_ray_ends_for_its_memory_goes_on_with_twice_the_room(
                 time.sleep(0.05)
             time.sleep(30)  # Ray looks four times a second
 
-    gave_up = GaveUp()
     config = {
         "job": {"run_key": "key", "resources": {"cpu": 1, "gpu": 0}},
         "request": {"CPU": 1.0, "GPU": 0.0},
         "can_grow": True,
     }
-    tuner = tune.Tuner(
-        tune.with_resources(live, lambda config: {"cpu": config["trial"]["request"]["CPU"]}),
-        param_space={"trial": tune.grid_search([config])},
-        tune_config=TuneConfig(scheduler=Retries(node_sizes(ray.nodes()))),
-        run_config=RunConfig(
-            storage_path=str(tmp_path / "tune"), verbose=0, callbacks=[gave_up],
-            failure_config=FailureConfig(max_failures=2),
-        ),
-    )  # fmt: skip
+    monkeypatch.setattr(runner, "trainable", live)
     before = RayActorManager._actor_task_failed
-    with evictions_survived():
-        tuner.fit()
-    assert gave_up.reasons == {}
+    scheduler = runner.Retries(runner.node_sizes(ray.nodes()))
+    space = {"trial": tune.grid_search([config])}
+    assert runner._fit("evicted", scheduler, [], False, space, None) == {}
     assert (tmp_path / "lives").read_text().splitlines() == ["1", "2"]
     assert RayActorManager._actor_task_failed is before
