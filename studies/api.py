@@ -204,12 +204,12 @@ def sync(
     with only_driver(resolved, folder, Console(stderr=True)):
         current = make_plan(resolved, folder)
         tracker = Tracker(uri, resolved.name, artifacts)
-        damaged: ResultError | StudyError | None = None
+        damaged: ResultError | None = None
         try:
             searched = tuning_plan(current, folder)
             if searched.trials:
                 tracker.keep_tuning(folder, searched)
-        except (ResultError, StudyError) as error:
+        except ResultError as error:
             damaged = error
         # last, as the study's own trials say whether it is finished
         tracker.finish(current, folder, study_points(current, folder))

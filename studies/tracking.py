@@ -177,7 +177,7 @@ class Tracker(Experiment):
 
         Args:
             folder: Its folder.
-            plan: The trials of its tuning, as `studies.tuning.tuning_plan` lists them.
+            plan: The trials of its tuning, as `studies.tuned.tuning_plan` lists them.
 
         Raises:
             TrackingError: MLflow does not take it; storage is not touched.

@@ -4,6 +4,7 @@ from typing import Any
 
 from studies.candidates import tuned_methods
 from studies.config import Study, load_study
+from studies.errors import StudyError
 from studies.planning import Plan, PlannedTrial, make_plan
 from studies.records import ResultError, unseal, write_result
 from studies.storage import Folder
@@ -74,7 +75,11 @@ def tuned_study(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def tuning_plan(current: Plan, folder: Folder) -> Plan:
-    """Return the trials of a study's tuning as a plan, from its record; empty without one."""
+    """Return the trials of a study's tuning as a plan, from its record; empty without one.
+
+    Raises:
+        ResultError: The record is damaged, or has a trial that this version cannot plan.
+    """
     record = read_record(folder)
     trials: list[PlannedTrial] = []
     if record is not None:
@@ -87,6 +92,12 @@ def tuning_plan(current: Plan, folder: Folder) -> Plan:
             for trial in search.trials
             if trial.run_key and trial.state != "not run"
         }
-        for tuned, entry in entries.values():
-            trials += make_plan(tuned.judged(entry), folder, "val").trials
+        for run_key, (tuned, entry) in entries.items():
+            try:
+                trials += make_plan(tuned.judged(entry), folder, "val").trials
+            except StudyError as error:
+                raise ResultError(
+                    f"'{folder.sub(RECORD).uri}' has a trial {run_key} that cannot be planned "
+                    f"({error}); `oat tune` writes it anew."
+                ) from error
     return Plan(current.study, tuple(trials), (), current.seconds_per_unit, current.measured)

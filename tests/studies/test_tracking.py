@@ -23,12 +23,12 @@ from studies.config import Study, load_study
 from studies.errors import TrackingError, TuningError
 from studies.masking import CHECK_COLUMNS
 from studies.planning import Plan, make_plan
-from studies.records import seal
+from studies.records import seal, write_result
 from studies.results import COLUMNS, study_points, with_attack_columns
 from studies.storage import LocalFolder
 from studies.tracking import EPOCH_METRICS, Tracker, check_server
 from studies.trial import run_trial
-from studies.tuned import RECORD, TUNED, keep, tuning_plan
+from studies.tuned import RECORD, TUNED, keep, read_record, tuning_plan
 from studies.winners import Search, SearchTrial
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1
@@ -664,6 +664,20 @@ def test_a_damaged_record_of_tuning_keeps_no_point_of_the_study_from_mlflow(
 ) -> None:
     _folder(searched).write(RECORD, b"{}")
     with pytest.raises(TuningError, match="`oat tune` writes it anew"):
+        api.sync(tunable, storage=searched)
+    assert len(_runs(searched, "point")) == 5
+
+
+def test_a_trial_of_tuning_that_cannot_be_planned_is_told_and_keeps_no_point_from_mlflow(
+    tunable: dict[str, Any], searched: Path
+) -> None:
+    record = read_record(_folder(searched))
+    assert record is not None
+    record["searches"][0]["trials"][0]["entry"]["train"] = {"lr": -1}
+    write_result(_folder(searched), RECORD, record)
+    with pytest.raises(
+        TuningError, match=r"tuning\.json' has a trial .*`lr` must be.*`oat tune` writes it anew"
+    ):
         api.sync(tunable, storage=searched)
     assert len(_runs(searched, "point")) == 5
 
