@@ -34,7 +34,8 @@ from benchmarks.servers import (
     s3_server,
 )
 from benchmarks.site import Site, site
-from studies.config import Study, load_study
+from studies.config import Study
+from studies.loading import load_study
 from studies.planning import Plan, make_plan
 from studies.records import digest, read_result, weights_file
 from studies.results import study_points

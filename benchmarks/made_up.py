@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from oat.masking import Checks
 from oat.method import Method
-from studies.config import Study, load_study
+from studies.config import Study
+from studies.loading import load_study
 from studies.methods import RESULTS_VERSION, method_of, variant
 from studies.planning import PlannedTrial, make_plan
 from studies.records import write_checks, write_points, write_result

@@ -25,9 +25,10 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from studies.candidates import name_of, tuned_methods
-from studies.config import Study, load_study
+from studies.config import Study
 from studies.experiment import Experiment
 from studies.frontier import pareto_mask
+from studies.loading import load_study
 from studies.records import read_result
 from studies.session import study_folder
 from studies.tuned import read_record, searches_of

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from oat.names import unknown
 from studies.comparison import compare
-from studies.config import load_study
 from studies.errors import StudyError, TuningError
+from studies.loading import load_study
 from studies.planning import Plan, make_plan
 from studies.preconditions import preflight
 from studies.results import read_epochs, study_points

@@ -17,8 +17,10 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from studies.config import MethodBlock, Study, load_study
+from studies.blocks import MethodBlock
+from studies.config import Study
 from studies.errors import StudyError, TuningError
+from studies.loading import load_study
 from studies.methods import PLACE, RESULTS_VERSION, variant
 from studies.planning import training_units
 from studies.space import SWEPT, TRAIN, Dimension, Tune, number_type, swept_key

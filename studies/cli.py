@@ -98,7 +98,7 @@ def schema() -> None:
 @app.command()
 def validate(study: StudyArgument, overrides: Overrides = None) -> None:
     """Check a study file without running anything; exit code 2 if it is faulty."""
-    from studies.config import load_study
+    from studies.loading import load_study
     from studies.planning import count_points
 
     found = load_study(study, overrides or ())
@@ -398,8 +398,8 @@ def compare(
     """Compare one model for every trade-off with one retrained for each."""
     from studies import api
     from studies.comparison import compare_all
-    from studies.config import load_study
     from studies.gains import with_gains
+    from studies.loading import load_study
     from studies.origin import gather
     from studies.report import render
     from studies.session import study_folder

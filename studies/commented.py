@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from studies.config import Study, load_study
+from studies.config import Study
 from studies.errors import StudyError
 from studies.keys import REQUIRED, Key, keys, summary
+from studies.loading import load_study
 
 WIDTH = 100
 COLUMN = 46

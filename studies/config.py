@@ -1,30 +1,21 @@
-"""The study file: what is run. Checked whole before anything starts.
+"""What a study file may say beside its methods, and what must hold of the whole.
 
-The keys of a block are the fields of the dataclass that the block configures, in `oat` and
-`baselines`; nothing is said twice. A list where a dedicated method takes one value makes one
-trial of each.
+The keys of a block are the fields of the dataclass that the block configures, in `oat`; nothing
+is said twice. Everything is checked before anything starts.
 """
 
-import copy
 import dataclasses
-import itertools
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import cached_property, reduce
-from importlib.resources import files
-from operator import or_
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any
 
-import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     SerializerFunctionWrapHandler,
-    create_model,
     field_validator,
     model_serializer,
     model_validator,
@@ -38,176 +29,19 @@ from oat.lambdas import SAME_LAM, check_choices
 from oat.method import Method, Oat
 from oat.models import ModelConfig
 from oat.models.slimmable import scaled
-from oat.names import unknown
-from oat.recipe import RULES, SHARED, CheckpointRule, TrainConfig
-from studies.errors import StudyError
-from studies.explain import explain
-from studies.methods import METHODS, describe
-from studies.plain_yaml import read_yaml
-from studies.space import SWEPT, Tune, check_space, tune_keys
+from oat.recipe import RULES, CheckpointRule, TrainConfig
+from studies.blocks import STRICT, AnyMethodBlock, Entry, Resources
+from studies.methods import METHODS
+from studies.space import Tune, check_space
 
-STRICT = ConfigDict(extra="forbid", frozen=True)
 PLAIN_ATTACK = "pgd"
 """What an attack of the evaluation is if it has no name."""
 
 FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
-GPU_SHARES = (0.0, 0.25, 1 / 3, 0.5)
 
 for _block in (Attack, DataConfig, ModelConfig, TrainConfig, *ATTACKS.values()):
     # pydantic's own attribute for the settings of a standard dataclass
     setattr(_block, "__pydantic_config__", STRICT)  # noqa: B010 -- mypy has no such attribute
-
-
-class Resources(BaseModel):
-    """What one trial asks of a node.
-
-    Attributes:
-        cpu: Cores; also the number of threads of its process.
-        gpu: GPUs: 0, 1/4, 1/3, 1/2, or a whole number.
-        device: ``auto`` computes on the GPU if one is asked for; ``cpu`` does not, to rehearse on
-            a cluster whose GPUs are made up how trials are packed.
-    """
-
-    model_config = STRICT
-    cpu: int = Field(1, ge=1)
-    gpu: float = Field(0.0, ge=0, allow_inf_nan=False)
-    device: Literal["auto", "cpu"] = "auto"
-
-    @model_validator(mode="after")
-    def _check(self) -> "Resources":
-        shared = any(abs(self.gpu - share) < 1e-3 for share in GPU_SHARES)
-        if not shared and self.gpu != int(self.gpu):
-            raise ValueError(f"`gpu` must be 0, 1/4, 1/3, 1/2 or a whole number, got {self.gpu:g}.")
-        return self
-
-
-class OwnSettings(BaseModel):
-    """Training settings of one entry under ``methods``; its fields are made from `TrainConfig`.
-
-    Only those that are given count. What all models of a study share (`oat.recipe.SHARED`) cannot
-    be given, so that they can be compared.
-    """
-
-    model_config = STRICT
-
-    @model_serializer(mode="wrap")
-    def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {k: v for k, v in handler(self).items() if k in self.model_fields_set}
-
-    def given(self) -> dict[str, Any]:
-        """Return what is given, in the order of `TrainConfig`."""
-        return {k: getattr(self, k) for k in type(self).model_fields if k in self.model_fields_set}
-
-    @model_validator(mode="after")
-    def _check(self) -> "OwnSettings":
-        TrainConfig(**{"eps_warmup": 0, **self.given()})
-        return self
-
-
-def _own_settings() -> type[OwnSettings]:
-    hints = get_type_hints(TrainConfig)
-    keys: dict[str, Any] = {
-        field.name: (hints[field.name], field.default)
-        for field in dataclasses.fields(TrainConfig)
-        if field.name not in SHARED
-    }
-    return create_model("Settings", __base__=OwnSettings, **keys)
-
-
-if TYPE_CHECKING:
-    Settings = OwnSettings
-else:
-    Settings = _own_settings()
-
-
-class MethodBlock(BaseModel):
-    """One entry under ``methods``; its subclasses are made from the methods' own fields.
-
-    Attributes:
-        name: A key of `METHODS`.
-        resources: What its trials ask of a node; None is what the study says.
-        train: Training settings of its trials that differ from the study's, such as those that
-            tuning has found best for the method.
-    """
-
-    model_config = STRICT
-    name: str
-    resources: Resources | None = None
-    train: Settings | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {k: v for k, v in handler(self).items() if k != "train" or v is not None}
-
-    @model_validator(mode="after")
-    def _expands(self) -> "MethodBlock":
-        for key in SWEPT.get(self.name, {}).values():
-            if getattr(self, key) == ():
-                raise ValueError(f"`{key}` must name at least one value, got an empty list.")
-        self.expand()  # the methods check their values themselves
-        return self
-
-    def entry(self) -> dict[str, Any]:
-        """Return the entry as a study file may say it, without what is at its default."""
-        entry: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
-        if self.train is not None:  # what is given counts, also where it is `TrainConfig`'s default
-            entry["train"] = self.train.model_dump(mode="json")
-        return entry
-
-    def expand(self) -> list[Method]:
-        """Return the methods that the block stands for, one for each value of its lists."""
-        swept = SWEPT.get(self.name, {})
-        fields = [field.name for field in dataclasses.fields(METHODS[self.name])]
-        values = [getattr(self, swept.get(field, field)) for field in fields]
-        lists = [
-            value if field in swept and isinstance(value, tuple) else (value,)
-            for field, value in zip(fields, values, strict=True)
-        ]
-        # the last field varies slowest: all values of λ at one width, then at the next
-        return [
-            METHODS[self.name](**dict(zip(reversed(fields), some, strict=True)))
-            for some in itertools.product(*reversed(lists))
-        ]
-
-
-def _method_block(name: str) -> type[MethodBlock]:
-    """Make the schema of a method's block from the fields of its config."""
-    hints = get_type_hints(METHODS[name])
-    keys: dict[str, Any] = {"name": (Literal[name], ...)}
-    many: Any = tuple
-    for field in dataclasses.fields(METHODS[name]):
-        kind, key = hints[field.name], SWEPT.get(name, {}).get(field.name)
-        keys[key or field.name] = (kind | many[kind, ...] if key else kind, field.default)
-    return create_model(f"{METHODS[name].__name__}Block", __base__=MethodBlock, **keys)
-
-
-METHOD_BLOCKS = {name: _method_block(name) for name in METHODS}
-if TYPE_CHECKING:
-    AnyMethodBlock = MethodBlock
-else:
-    AnyMethodBlock = Annotated[reduce(or_, METHOD_BLOCKS.values()), Discriminator("name")]
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """What one trial of each seed trains.
-
-    Attributes:
-        method: The method.
-        train: How, settings of its own included.
-        settings: Those settings.
-        need: What its trials ask of a node.
-    """
-
-    method: Method
-    train: TrainConfig
-    settings: Mapping[str, Any]
-    need: Resources
-
-    @property
-    def label(self) -> str:
-        """The method with its values and settings, for people."""
-        return describe(self.method, self.settings)
 
 
 class Evaluate(BaseModel):
@@ -453,103 +287,3 @@ def _parse_fractions(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_parse_fractions(item) for item in value]
     return value
-
-
-def presets() -> list[str]:
-    """Return the names of the studies that ship."""
-    folder = files("studies") / "presets"
-    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".yaml"))
-
-
-def load_study(
-    source: "str | Path | Mapping[str, Any] | Study", overrides: Sequence[str] = ()
-) -> Study:
-    """Read and check a study.
-
-    Args:
-        source: A preset's name, a YAML file, a mapping, or a study.
-        overrides: ``path.to.key=value`` each, the value in YAML; lists are indexed by number.
-
-    Returns:
-        The study, every value checked.
-
-    Raises:
-        StudyError: The source is unknown or the study is faulty; one sentence a fault.
-    """
-    if isinstance(source, Study):
-        data: Any = source.dump()
-    elif isinstance(source, Mapping):
-        data = copy.deepcopy(dict(source))
-    else:
-        data = _read_yaml(str(source))
-    if not isinstance(data, dict):
-        came = "nothing" if data is None else type(data).__name__
-        raise StudyError(f"A study must be a mapping of keys to values, got {came}.")
-    for override in overrides:
-        _override(data, override)
-    return explain(Study, data, _known_keys)
-
-
-def _read_yaml(source: str) -> Any:
-    path = Path(source)
-    if path.suffix in {".yaml", ".yml"} or "/" in source:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise StudyError(f"The study file '{source}' cannot be read: {error}.") from error
-    elif source in presets():
-        text = (files("studies") / "presets" / f"{source}.yaml").read_text(encoding="utf-8")
-    else:
-        raise StudyError(
-            unknown("preset", source, presets()) + " A file of your own ends in .yaml."
-        )
-    try:
-        return read_yaml(text)
-    except yaml.YAMLError as error:
-        said = " ".join(str(error).split())
-        raise StudyError(f"The study file '{source}' is not valid YAML: {said}.") from error
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise StudyError(f"`--set` takes path.to.key=value, got '{override}'.")
-    try:
-        value = read_yaml(text)
-    except yaml.YAMLError as error:
-        raise StudyError(f"`--set {path}` needs a YAML value, got '{text}'.") from error
-    *parents, last = path.split(".")
-    target: Any = data
-    try:
-        for key in parents:
-            target = target[int(key)] if isinstance(target, list) else target.setdefault(key, {})
-        target[int(last) if isinstance(target, list) else last] = value
-    except (ValueError, IndexError, TypeError, AttributeError) as error:
-        raise StudyError(f"`--set {path}`: there is no such place in the study.") from error
-
-
-def _known_keys(path: Sequence[str | int], data: Any) -> list[str]:
-    """Return the keys that the block at a path may have."""
-    match path:
-        case []:
-            return list(Study.model_fields)
-        case ["resources"] | ["methods", int(), "resources"]:
-            return list(Resources.model_fields)
-        case ["methods", int(), "train"]:
-            return list(Settings.model_fields)
-        case ["tune", *inner]:
-            return tune_keys(inner)
-        case ["methods", int(i), *_]:
-            return list(METHOD_BLOCKS[data["methods"][i]["name"]].model_fields)
-        case ["evaluate"]:
-            return list(Evaluate.model_fields)
-        case ["evaluate", "attacks", int(i), *_]:
-            kind = ATTACKS[data["evaluate"]["attacks"][i].get("name", PLAIN_ATTACK)]
-            return [field.name for field in dataclasses.fields(kind)]
-    blocks: dict[Any, Any] = {
-        "data": DataConfig,
-        "model": ModelConfig,
-        "train": TrainConfig,
-        "attack": Attack,
-    }
-    return [field.name for field in dataclasses.fields(blocks[path[0]])]

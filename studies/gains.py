@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from studies.comparison import Comparison
-from studies.config import Study, load_study
+from studies.config import Study
 from studies.errors import StudyError
 from studies.frontier import hypervolume
 from studies.fronts import measured
+from studies.loading import load_study
 from studies.methods import method_of, variant
 from studies.planning import Plan, PlannedTrial, make_plan
 from studies.records import ResultError, digest

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, g
 from pydantic import BaseModel
 
 from oat.recipe import TrainConfig
-from studies.config import METHOD_BLOCKS, MethodBlock, OwnSettings
+from studies.blocks import METHOD_BLOCKS, MethodBlock, OwnSettings
 from studies.methods import METHODS
 from studies.space import SWEPT
 

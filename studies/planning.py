@@ -17,8 +17,9 @@ from oat.masking import PASSES as MASKING_PASSES
 from oat.method import Method, training_cost
 from oat.models import build, flops, relative_flops
 from oat.recipe import TrainConfig, images_seen
+from studies.blocks import Entry
 from studies.checkpoints import has_checkpoint
-from studies.config import Entry, Study
+from studies.config import Study
 from studies.methods import RESULTS_VERSION
 from studies.records import ResultError, digest, read_checks, read_failure, read_points, read_result
 from studies.storage import Folder, in_threads

@@ -15,8 +15,9 @@ from typing import Any
 from oat.adversaries import EXTRA, check_classes
 from oat.autoattack import check_installed
 from oat.data import DataConfig, DataError, load
-from studies.config import Study, load_study
+from studies.config import Study
 from studies.errors import StorageError, StudyError, UserError
+from studies.loading import load_study
 from studies.planning import absolute_root
 from studies.records import differences, versions
 from studies.session import STORAGE, Source, study_folder, tracking_place

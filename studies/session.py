@@ -20,9 +20,10 @@ from rich.console import Console
 
 from oat.adversaries import Transfer
 from studies.comparison import Comparison, compare_all
-from studies.config import Study, load_study
+from studies.config import Study
 from studies.errors import ComparisonError, StorageError, TrackingError
 from studies.lease import Lease, LeaseError
+from studies.loading import load_study
 from studies.planning import Plan, PlannedTrial, make_plan
 from studies.results import study_points
 from studies.storage import Folder, open_folder

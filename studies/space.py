@@ -208,7 +208,7 @@ def check_space(
 
     Args:
         space: By method or `TRAIN`, then by option.
-        blocks: The entries under ``methods``, as `studies.config.MethodBlock`.
+        blocks: The entries under ``methods``, as `studies.blocks.MethodBlock`.
         train: The settings of the study.
 
     Raises:

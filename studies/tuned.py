@@ -3,8 +3,9 @@
 from typing import Any
 
 from studies.candidates import tuned_methods
-from studies.config import Study, load_study
+from studies.config import Study
 from studies.errors import StudyError
+from studies.loading import load_study
 from studies.planning import Plan, PlannedTrial, make_plan
 from studies.records import ResultError, unseal, write_result
 from studies.storage import Folder

@@ -22,8 +22,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from studies.addresses import without_credentials
 from studies.candidates import Tuned, name_of, tuned_methods
-from studies.config import Study, load_study
+from studies.config import Study
 from studies.errors import TuningError
+from studies.loading import load_study
 from studies.methods import ONCE
 from studies.planning import Plan, make_plan
 from studies.searching import MethodSearch, costs, mark_died, settle, spent_seconds, take_up

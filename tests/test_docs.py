@@ -9,7 +9,7 @@ import typer.main
 import yaml
 
 from studies.cli import app
-from studies.config import load_study, presets
+from studies.loading import load_study, presets
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -15,7 +15,8 @@ import yaml
 from benchmarks.servers import S3, s3_server
 from studies import api
 from studies.comparison import Comparison
-from studies.config import Study, load_study
+from studies.config import Study
+from studies.loading import load_study
 from studies.methods import ONCE, RESULTS_VERSION, method_of, variant
 from studies.origin import Origin, gather
 from studies.planning import PlannedTrial, make_plan

@@ -9,8 +9,8 @@ import pytest
 
 from studies import background
 from studies.background import BackgroundSync
-from studies.config import load_study
 from studies.errors import TrackingError
+from studies.loading import load_study
 from studies.planning import Plan, PlannedTrial, make_plan
 from studies.storage import Folder, LocalFolder
 

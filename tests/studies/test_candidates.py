@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from studies.candidates import Tuned, name_of, tuned_methods
-from studies.config import load_study
 from studies.errors import StudyError, TuningError
+from studies.loading import load_study
 from studies.planning import make_plan
 from studies.storage import LocalFolder
 

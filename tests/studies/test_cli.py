@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from studies import api, cli
-from studies.config import load_study, presets
+from studies.loading import load_study, presets
 from studies.records import seal, unseal, write_lines
 from studies.results import COLUMNS, with_attack_columns
 from studies.storage import LocalFolder

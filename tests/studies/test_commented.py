@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from oat.adversaries import ATTACKS
 from studies import api
+from studies.blocks import METHOD_BLOCKS
 from studies.commented import commented, written
-from studies.config import METHOD_BLOCKS, Study, load_study, presets
+from studies.config import Study
 from studies.errors import StudyError
 from studies.keys import keys
+from studies.loading import load_study, presets
 from studies.plain_yaml import read_yaml
 
 SETTING = re.compile(r"( *)#(\S.*)")

@@ -13,8 +13,9 @@ from baselines import PgdAt, Trades
 from oat.adversaries import AutoAttack, Fgsm, Pgd, Square, Transfer
 from oat.encodings import ENCODINGS
 from oat.method import Oat, Oats
-from studies.config import Study, load_study, presets
+from studies.config import Study
 from studies.errors import StudyError
+from studies.loading import load_study, presets
 from studies.planning import make_plan
 from studies.storage import LocalFolder
 

@@ -9,9 +9,10 @@ import pytest
 
 from studies import api
 from studies.candidates import Tuned, tuned_methods
-from studies.config import Study, load_study
+from studies.config import Study
 from studies.frontier import hypervolume
 from studies.gains import Gains, gains, gains_of_searches, with_gains
+from studies.loading import load_study
 from studies.planning import make_plan
 from studies.storage import LocalFolder
 from studies.tables import gain_rows, markdown, terminal

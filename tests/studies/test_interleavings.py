@@ -42,7 +42,8 @@ from oat.training import DivergenceError, EpochRecord, Kept
 from studies import claims, judging, planning, trial
 from studies.checkpoints import SLOTS
 from studies.claims import CLAIM, ClaimedFolder, SupersededError
-from studies.config import Study, load_study
+from studies.config import Study
+from studies.loading import load_study
 from studies.methods import describe
 from studies.planning import Plan, make_plan
 from studies.records import (

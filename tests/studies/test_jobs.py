@@ -21,9 +21,9 @@ import pytest
 import yaml
 
 from studies import api
-from studies.config import load_study
 from studies.errors import JobError, StudyError
 from studies.jobs import STUDY_FILE, check_travels, entry_point
+from studies.loading import load_study
 
 OAT = Path(sys.executable).with_name("oat")
 TOKEN = "a" * 32

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from studies import api
-from studies.config import load_study, presets
 from studies.errors import StudyError
 from studies.json_schema import ID
+from studies.loading import load_study, presets
 from studies.plain_yaml import read_yaml
 
 SCHEMA = api.schema()

@@ -18,8 +18,8 @@ from oat.evaluation import Judged, evaluate, evaluate_at
 from oat.masking import check_masking
 from oat.models import Network
 from oat.models.slimmable import HeadPerWidth, SlimmableLinear
-from studies.config import load_study
 from studies.judging import rebuild
+from studies.loading import load_study
 from studies.methods import method_of
 from studies.planning import ONLY_CHECKS, PlannedTrial, make_plan
 from studies.records import read_checks, read_result, read_weights, unseal, write_result

@@ -6,7 +6,8 @@ import pytest
 
 from oat.adversaries import ATTACKS, Pgd, Transfer
 from oat.data import READERS, DataConfig
-from studies.config import METHOD_BLOCKS, Evaluate, Study
+from studies.blocks import METHOD_BLOCKS
+from studies.config import Evaluate, Study
 from studies.keys import REQUIRED, Key, keys, name_of, summary
 
 

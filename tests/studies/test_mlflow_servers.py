@@ -21,9 +21,10 @@ from mlflow.tracking import MlflowClient
 
 from benchmarks.servers import Mlflow, Postgres, mlflow_server, postgres_programs, postgres_server
 from studies import api, cli
-from studies.config import Study, load_study
+from studies.config import Study
 from studies.errors import TrackingError
 from studies.experiment import Experiment
+from studies.loading import load_study
 from studies.planning import Plan, make_plan
 from studies.results import study_points, with_attack_columns
 from studies.storage import LocalFolder

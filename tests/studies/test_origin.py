@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from studies.addresses import without_credentials
-from studies.config import load_study
+from studies.loading import load_study
 from studies.origin import INDEX, Links, gather, write_index
 from studies.planning import make_plan
 from studies.storage import LocalFolder

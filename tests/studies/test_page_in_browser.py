@@ -11,7 +11,8 @@ import pytest
 
 from studies import api
 from studies.comparison import Comparison
-from studies.config import Study, load_study
+from studies.config import Study
+from studies.loading import load_study
 from studies.origin import Links, Origin, gather
 from studies.page import page
 from studies.storage import LocalFolder

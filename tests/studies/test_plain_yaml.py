@@ -7,8 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.config import load_study
 from studies.errors import StudyError
+from studies.loading import load_study
 from studies.plain_yaml import read_yaml
 
 PLAIN = st.recursive(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from oat.models import ModelConfig, relative_flops
 from studies import api, planning
-from studies.config import load_study
+from studies.loading import load_study
 from studies.planning import Plan, PlannedTrial, State, make_plan, training_units
 from studies.records import seal
 from studies.storage import LocalFolder

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from studies import preconditions
-from studies.config import load_study
 from studies.errors import StorageError, StudyError, TrackingError
+from studies.loading import load_study
 from studies.preconditions import Check, check_cluster, check_evaluation, check_here, demand
 from studies.storage import LocalFolder
 

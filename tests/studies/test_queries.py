@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from studies import api
-from studies.config import load_study
+from studies.loading import load_study
 
 PAGE = (Path(__file__).parents[2] / "docs" / "queries.md").read_text()
 SETUP, *QUESTIONS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

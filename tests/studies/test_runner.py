@@ -17,8 +17,9 @@ import ray
 from mlflow.tracking import MlflowClient
 
 from studies import api, cli
-from studies.config import Study, load_study
+from studies.config import Study
 from studies.errors import StudyError
+from studies.loading import load_study
 from studies.planning import Plan
 from studies.runner import FirstLines, check_resources, connect, node_sizes
 from studies.session import RunOutcome

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from studies.candidates import Tuned, tuned_methods
-from studies.config import load_study
+from studies.loading import load_study
 from studies.planning import PlannedTrial, make_plan
 from studies.records import write_lines, write_result
 from studies.searching import (

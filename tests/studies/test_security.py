@@ -16,8 +16,8 @@ import torch
 
 from oat.checkpoint import MAGIC
 from studies import api
-from studies.config import load_study
 from studies.errors import StudyError
+from studies.loading import load_study
 from studies.origin import INDEX, gather
 from studies.page import page
 from studies.planning import Plan, make_plan

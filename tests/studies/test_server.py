@@ -23,8 +23,8 @@ from rich.console import Console
 
 from benchmarks.servers import free_port
 from studies import api
-from studies.config import load_study
 from studies.errors import TrackingError
+from studies.loading import load_study
 from studies.server import mlflow_page
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1

@@ -16,9 +16,10 @@ from PIL import Image
 
 from oat import autoattack
 from studies import api, cli, lease, session
-from studies.config import Study, load_study
+from studies.config import Study
 from studies.errors import TrackingError
 from studies.lease import LEASE, LeaseError
+from studies.loading import load_study
 from studies.planning import Plan
 from studies.session import RunOutcome
 from studies.storage import LocalFolder

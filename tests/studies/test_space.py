@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oat.recipe import SHARED
-from studies.config import load_study
 from studies.errors import StudyError
+from studies.loading import load_study
 from studies.space import SECONDS, Dimension, Select, Tune
 
 LR = {"low": 0.05, "high": 0.5}

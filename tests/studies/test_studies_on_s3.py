@@ -16,8 +16,9 @@ import ray
 
 from benchmarks.servers import S3
 from studies import api, cli
-from studies.config import Study, load_study
+from studies.config import Study
 from studies.judging import Report
+from studies.loading import load_study
 from studies.planning import Plan, make_plan
 from studies.records import read_result
 from studies.runner import connect

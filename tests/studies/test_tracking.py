@@ -19,8 +19,9 @@ from mlflow.tracking import MlflowClient
 from studies import api
 from studies.background import BackgroundSync
 from studies.candidates import tuned_methods
-from studies.config import Study, load_study
+from studies.config import Study
 from studies.errors import TrackingError, TuningError
+from studies.loading import load_study
 from studies.masking import CHECK_COLUMNS
 from studies.planning import Plan, make_plan
 from studies.records import seal, write_result

@@ -17,7 +17,7 @@ from baselines import PgdAt, Trades
 from oat.checkpoint import dumps
 from oat.data import load
 from oat.method import Method, Oat, Oats
-from studies.config import load_study
+from studies.loading import load_study
 from studies.methods import METHODS, describe, method_of
 from studies.planning import PlannedTrial, make_plan, trial_config
 from studies.records import digest, read_checks, read_points, read_result, unseal, weights_file

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from studies.candidates import Tuned, tuned_methods
-from studies.config import Study, load_study
+from studies.config import Study
 from studies.errors import StudyError
+from studies.loading import load_study
 from studies.planning import make_plan
 from studies.records import ResultError
 from studies.storage import LocalFolder

@@ -32,9 +32,9 @@ from benchmarks.servers import postgres_programs, postgres_server
 from oat.data import DataError, Dataset
 from studies import api, runner, trial, tuning
 from studies.candidates import tuned_methods
-from studies.config import load_study
 from studies.errors import TuningError
 from studies.frontier import pareto_mask
+from studies.loading import load_study
 from studies.planning import Plan, make_plan
 from studies.records import read_points
 from studies.storage import LocalFolder

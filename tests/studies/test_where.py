@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from studies.config import load_study
 from studies.errors import StudyError
+from studies.loading import load_study
 from studies.planning import make_plan
 from studies.results import COLUMNS, attack_column, frame, study_points, with_attack_columns
 from studies.storage import LocalFolder
