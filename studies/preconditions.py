@@ -77,7 +77,8 @@ def preflight(
     """
     import ray
 
-    from studies.runner import connect, node_sizes
+    from studies.capacity import node_sizes
+    from studies.runner import connect
 
     resolved = load_study(study, overrides)
     folder = study_folder(resolved, storage)
@@ -145,9 +146,9 @@ def check_cluster(study: Study, sizes: Sequence[Mapping[str, float]]) -> Check:
 
     Args:
         study: The study.
-        sizes: See `studies.runner.node_sizes`.
+        sizes: See `studies.capacity.node_sizes`.
     """
-    from studies.runner import check_resources
+    from studies.capacity import check_resources
 
     requests = {(float(e.need.cpu), float(e.need.gpu)) for e in study.entries()}
 
@@ -198,7 +199,7 @@ def check_nodes(study: Study, folder: Folder, nodes: Sequence[Mapping[str, Any]]
 
 
 def _may_run(study: Study, have: Mapping[str, float]) -> bool:
-    from studies.runner import fits
+    from studies.capacity import fits
 
     return any(
         fits({"CPU": float(entry.need.cpu), "GPU": float(entry.need.gpu)}, have)

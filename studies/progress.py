@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from studies.planning import Plan, PlannedTrial
-from studies.runner import how_lost, run_key_of
+from studies.retries import how_lost, run_key_of
 
 LINE_EVERY_SECONDS = 15.0
 FEWEST_ROWS = 8

@@ -14,7 +14,6 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -28,18 +27,17 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a bann
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from ray import cloudpickle, tune
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from studies.capacity import Request, node_sizes, request_of
 from studies.claims import ClaimedFolder
 from studies.errors import StudyError
 from studies.evicted import evictions_survived
 from studies.planning import Plan, PlannedTrial
 from studies.records import differences, versions
+from studies.retries import GaveUp, Retries, TrialOutOfMemory, run_key_of, with_room
 from studies.stalls import StartWatch, watch_this_process
 from studies.storage import Folder, open_folder
 from studies.trial import run_trial
@@ -53,10 +51,6 @@ MARK = "launch"
 """File of the study's folder by which a worker knows the storage of its driver."""
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-RAY_MEMORY = "running low on memory"
-"""What Ray says of an actor that its memory monitor has killed."""
-NODE_DEATH = "its node has died"
-"""What Ray says of an actor whose node it has lost."""
 
 
 class FirstLines(io.TextIOBase):
@@ -132,151 +126,6 @@ def _no_cluster(address: str | None, said: str) -> str:
     )
 
 
-Request = Mapping[str, float]
-"""``CPU`` and ``GPU`` that a trial asks of a node, or that a node has."""
-
-
-def request_of(trial: PlannedTrial) -> dict[str, float]:
-    """Return what a trial asks of a node."""
-    need = trial.job["resources"]
-    return {"CPU": float(need["cpu"]), "GPU": float(need["gpu"])}
-
-
-def node_sizes(nodes: Sequence[Mapping[str, Any]]) -> list[Request]:
-    """Return what the nodes of a cluster can hold: those that live, and those it may still start.
-
-    Args:
-        nodes: As ``ray.nodes()`` returns them.
-    """
-    living = [node["Resources"] for node in nodes if node["Alive"]]
-    # what an autoscaler may add, which an idle cluster has not yet; Ray has no public form of this
-    config = ray._private.state.state.get_cluster_config() if ray.is_initialized() else None
-    groups = config.node_group_configs if config is not None else ()
-    return living + [dict(group.resources) for group in groups if group.max_count]
-
-
-def fits(request: Request, node: Request) -> bool:
-    """Tell whether a node is large enough for a request."""
-    # 3 x 1/3 must be 1
-    return all(node.get(kind, 0) + 1e-6 >= amount for kind, amount in request.items())
-
-
-def check_resources(request: Request, sizes: Sequence[Request]) -> None:
-    """Refuse a request that no node can satisfy; Ray would wait for ever.
-
-    Args:
-        request: What one trial asks for.
-        sizes: See `node_sizes`.
-
-    Raises:
-        StudyError: No node has as much.
-    """
-    if any(fits(request, node) for node in sizes):
-        return
-    largest: Request = max(sizes, key=lambda n: (n.get("GPU", 0), n.get("CPU", 0)), default={})
-    raise StudyError(
-        f"`resources` ask for {request['CPU']:g} CPU and {request['GPU']:g} GPU a trial, but the "
-        f"largest of {len(sizes)} nodes has {largest.get('CPU', 0):g} CPU and "
-        f"{largest.get('GPU', 0):g} GPU; lower `resources.cpu` or `resources.gpu`, or use another "
-        "cluster."
-    )
-
-
-def grown(request: Request, sizes: Sequence[Request]) -> dict[str, float] | None:
-    """Return a request that packs half as many trials on a node; None if there is none.
-
-    A share of a GPU is doubled, or the CPUs of a trial that has no GPU.
-    """
-    if request["GPU"] >= 1:
-        return None
-    kind = "GPU" if request["GPU"] else "CPU"
-    double = {**request, kind: 2 * request[kind]}
-    return double if any(fits(double, node) for node in sizes) else None
-
-
-class TrialOutOfMemory(Exception):
-    """A trial has run out of memory, and may have more room."""
-
-
-class Retries(FIFOScheduler):  # type: ignore[misc]
-    """Runs trials first in, first out, and decides how a lost one is tried again.
-
-    A worker may be lost any number of times, as long as its trial gets on in between; a trial that
-    ran out of memory goes on with twice the room. So does one lost twice at the same place, which
-    the kernel may have killed for its memory: that looks like any other kill.
-
-    Args:
-        sizes: See `node_sizes`.
-        stopping: Told of each report of a trial; whether to stop the trial. None never does.
-    """
-
-    def __init__(
-        self,
-        sizes: Sequence[Request],
-        stopping: Callable[[Any, Mapping[str, Any]], bool] | None = None,
-    ) -> None:
-        super().__init__()
-        self._sizes, self._stopping = sizes, stopping
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Forget earlier losses once the trial has got on."""
-        if result["kind"] != "start":
-            trial.run_metadata.num_failures = 0
-        if self._stopping is not None and self._stopping(trial, result):
-            return str(self.STOP)
-        return str(super().on_trial_result(tune_controller, trial, result))
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Give more room after a lack of memory."""
-        if trial.status == Trial.RUNNING:
-            return  # it was the last time: Tune does not take it off its worker to start it again
-        error = _error_of(trial)
-        killed = isinstance(error, RayActorError) and NODE_DEATH not in str(error)
-        twice = killed and trial.run_metadata.num_failures >= 2
-        if not twice and not _is_out_of_memory(error):
-            return
-        config = trial.config["trial"]
-        larger = grown(config["request"], self._sizes)
-        if larger is not None:
-            trial.set_config({"trial": _with_room(config, larger, self._sizes)})
-            trial.update_resources(larger)
-
-
-def _with_room(
-    config: Mapping[str, Any], request: Request, sizes: Sequence[Request]
-) -> dict[str, Any]:
-    """Return a trial's config with its share of a node, and whether it can still have more."""
-    job = dict(config["job"])
-    # its share of the GPU's memory; threads decide the numbers on a CPU and stay
-    job["resources"] = {**job["resources"], "gpu": request["GPU"]}
-    can_grow = grown(request, sizes) is not None
-    return {**config, "job": job, "request": dict(request), "can_grow": can_grow}
-
-
-def _error_of(trial: Any) -> Any:
-    """Return how a trial's worker ended last; Tune's own reader looks where it copies it later."""
-    path = trial.pickled_error_file
-    return cloudpickle.loads(Path(path).read_bytes()) if path and Path(path).exists() else None
-
-
-def how_lost(trial: Any) -> str:
-    """Say in a few words how one of Tune's trials has lost its worker."""
-    error = _error_of(trial)
-    if _is_out_of_memory(error):
-        return "out of memory"
-    if NODE_DEATH in str(error):
-        return "its node is gone"
-    return "its worker died" if isinstance(error, RayActorError) else _last_words(error)
-
-
-def _is_out_of_memory(error: Any) -> bool:
-    """Tell whether a worker's end was a lack of memory, by our account or by Ray's monitor."""
-    if error is None:
-        return False
-    cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
-    return isinstance(cause, TrialOutOfMemory | OutOfMemoryError) or RAY_MEMORY in str(cause)
-
-
 def trainable(config: dict[str, Any]) -> None:
     """Run one trial in a Tune actor: the adapter between `run_trial` and Tune.
 
@@ -313,17 +162,6 @@ def _check_storage(study: str, mark: str) -> None:
     except FileNotFoundError:
         pass
     raise OSError(f"Node {socket.gethostname()} has a folder of its own at '{study}'.")
-
-
-class GaveUp(Callback):  # type: ignore[misc]
-    """Keeps what was said last of the trials that Tune does not start again, by run key."""
-
-    def __init__(self) -> None:
-        self.reasons: dict[str, str] = {}
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Take one."""
-        self.reasons[run_key_of(trial)] = how_lost(trial)
 
 
 def launch(
@@ -381,13 +219,6 @@ def search(
     return _fit(name, Retries(sizes, stopping), callbacks, reuse_workers, {}, algorithm)
 
 
-def slots(request: Request, sizes: Sequence[Request]) -> int:
-    """Count the trials of one request that fit on the nodes at a time; at least 1."""
-    kinds = [kind for kind, amount in request.items() if amount > 0]
-    fitting = (min(node.get(kind, 0) / request[kind] + 1e-6 for kind in kinds) for node in sizes)
-    return max(1, sum(map(int, fitting)))
-
-
 def _config_maker(folder: Folder, sizes: Sequence[Request]) -> MakeConfig:
     """Mark the storage as that of this launch, and return what makes configs for it."""
     mark = uuid.uuid4().hex
@@ -401,7 +232,7 @@ def _config_maker(folder: Folder, sizes: Sequence[Request]) -> MakeConfig:
             "mark": mark,
             "versions": versions(),
         }
-        return _with_room(config, request_of(trial), sizes)
+        return with_room(config, request_of(trial), sizes)
 
     return make
 
@@ -444,18 +275,6 @@ def _fit(
     return gave_up.reasons
 
 
-def _last_words(error: Exception | None) -> str:
-    """Return what a worker said at its end, in one line."""
-    cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return lines[-1] if lines else type(cause).__name__
-
-
 def _resources(config: Mapping[str, Any]) -> dict[str, float]:
     request = config["trial"]["request"]
     return {"cpu": request["CPU"], "gpu": request["GPU"]}
-
-
-def run_key_of(trial: Any) -> str:
-    """Return the run key of one of Tune's trials."""
-    return str(trial.config["trial"]["job"]["run_key"])

@@ -233,8 +233,9 @@ def join_cluster(
     """
     import ray
 
+    from studies.capacity import node_sizes
     from studies.preconditions import check_cluster, check_nodes, demand
-    from studies.runner import FirstLines, connect, node_sizes
+    from studies.runner import FirstLines, connect
 
     stack.enter_context(redirect_stdout(FirstLines()))
     if connect(address):

@@ -272,8 +272,8 @@ class _Session:
     ) -> str:
         import ray
 
+        from studies.capacity import node_sizes, request_of, slots
         from studies.early import EarlyStop
-        from studies.runner import node_sizes, request_of, slots
         from studies.runner import search as run_search
 
         left = take_up(search, tuned)

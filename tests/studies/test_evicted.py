@@ -13,6 +13,8 @@ from ray._private.utils import get_used_memory
 from ray.air.execution._internal.actor_manager import RayActorManager
 
 from studies import runner
+from studies.capacity import node_sizes
+from studies.retries import Retries
 
 GIB = 2**30
 
@@ -55,7 +57,7 @@ def test_a_worker_that_ray_ends_for_its_memory_goes_on_with_twice_the_room(
     }
     monkeypatch.setattr(runner, "trainable", live)
     before = RayActorManager._actor_task_failed
-    scheduler = runner.Retries(runner.node_sizes(ray.nodes()))
+    scheduler = Retries(node_sizes(ray.nodes()))
     space = {"trial": tune.grid_search([config])}
     assert runner._fit("evicted", scheduler, [], False, space, None) == {}
     assert (tmp_path / "lives").read_text().splitlines() == ["1", "2"]

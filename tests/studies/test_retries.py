@@ -15,54 +15,13 @@ from ray import tune
 from ray.tune import FailureConfig, RunConfig, TuneConfig
 
 from studies import stalls
-from studies.runner import (
-    MARK,
-    GaveUp,
-    Retries,
-    TrialOutOfMemory,
-    _check_storage,
-    fits,
-    grown,
-    node_sizes,
-)
+from studies.capacity import node_sizes
+from studies.retries import GaveUp, Retries, TrialOutOfMemory
+from studies.runner import MARK, _check_storage
 from studies.storage import LocalFolder
 
 RETRIES = 2
 """Fewer than a study has: each costs a process."""
-NODES = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0}]
-
-
-@pytest.mark.parametrize(
-    ("request_", "larger"),
-    [
-        ({"CPU": 1.0, "GPU": 0.25}, {"CPU": 1.0, "GPU": 0.5}),
-        ({"CPU": 1.0, "GPU": 0.5}, {"CPU": 1.0, "GPU": 1.0}),
-        ({"CPU": 1.0, "GPU": 1 / 3}, {"CPU": 1.0, "GPU": 2 / 3}),
-        ({"CPU": 1.0, "GPU": 2 / 3}, None),
-        ({"CPU": 1.0, "GPU": 1.0}, None),
-        ({"CPU": 1.0, "GPU": 0.0}, {"CPU": 2.0, "GPU": 0.0}),
-        ({"CPU": 2.0, "GPU": 0.0}, {"CPU": 4.0, "GPU": 0.0}),
-        ({"CPU": 4.0, "GPU": 0.0}, None),
-    ],
-)
-def test_more_room_is_half_the_packing_as_long_as_a_node_has_it(
-    request_: dict[str, float], larger: dict[str, float] | None
-) -> None:
-    assert grown(request_, NODES) == larger
-
-
-def test_three_thirds_of_a_gpu_fit_one() -> None:
-    assert fits({"GPU": 3 * (1 / 3)}, {"GPU": 1})
-    assert fits({"GPU": 1.0}, {"GPU": 1 / 3 + 1 / 3 + 1 / 3})
-    assert not fits({"GPU": 1.0}, {"CPU": 8})
-
-
-def test_dead_nodes_have_no_room() -> None:
-    nodes = [
-        {"Alive": True, "Resources": {"CPU": 1}},
-        {"Alive": False, "Resources": {"CPU": 9}},
-    ]
-    assert node_sizes(nodes) == [{"CPU": 1}]
 
 
 def test_a_node_proves_that_it_sees_the_storage_of_its_driver(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
@@ -21,7 +20,7 @@ from studies.config import Study
 from studies.errors import StudyError
 from studies.loading import load_study
 from studies.planning import Plan
-from studies.runner import FirstLines, check_resources, connect, node_sizes
+from studies.runner import FirstLines, connect
 from studies.session import RunOutcome
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1
@@ -38,48 +37,6 @@ def under_ray(test: Callable[..., None]) -> Callable[..., None]:
     for mark in (pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)):
         test = mark(test)
     return test
-
-
-def _node(cpu: float, gpu: float = 0, alive: bool = True) -> dict[str, Any]:
-    resources = {"CPU": cpu, "memory": 1e9, **({"GPU": gpu} if gpu else {})}
-    return {"Alive": alive, "Resources": resources}
-
-
-@pytest.mark.parametrize(
-    ("cpu", "gpu", "nodes"),
-    [
-        (2, 0, [_node(2)]),
-        (4, 0, [_node(2), _node(4)]),
-        (1, 1, [_node(8), _node(1, 1)]),
-        (1, 1 / 3, [_node(1, 1)]),
-        (8, 4, [_node(8, 4)]),
-    ],
-)
-def test_a_request_that_some_node_can_hold_is_taken(
-    cpu: int, gpu: float, nodes: list[dict[str, Any]]
-) -> None:
-    check_resources({"CPU": cpu, "GPU": gpu}, node_sizes(nodes))
-
-
-@pytest.mark.parametrize(
-    ("cpu", "gpu", "nodes", "words"),
-    [
-        (3, 0, [_node(2), _node(2)], ("3 CPU", "2 nodes", "2 CPU", "`resources.cpu`")),
-        (1, 1, [_node(2)], ("1 GPU", "0 GPU", "`resources.gpu`")),
-        (4, 1, [_node(8), _node(2, 1)], ("4 CPU and 1 GPU", "2 CPU and 1 GPU")),
-        (1, 2, [_node(8, 1), _node(8, 1)], ("2 GPU", "1 GPU")),
-        (1, 1, [_node(8, 1, alive=False), _node(8)], ("largest of 1 nodes", "0 GPU")),
-        (1, 0, [], ("0 nodes", "0 CPU")),
-    ],
-)
-def test_a_request_that_no_node_can_hold_is_refused(
-    cpu: int, gpu: float, nodes: list[dict[str, Any]], words: tuple[str, ...]
-) -> None:
-    with pytest.raises(StudyError) as caught:
-        check_resources({"CPU": cpu, "GPU": gpu}, node_sizes(nodes))
-    for word in words:
-        assert word in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture(scope="module")

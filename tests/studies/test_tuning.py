@@ -21,6 +21,7 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+import ray
 import yaml
 from mlflow.tracking import MlflowClient
 from optuna.storages import RDBStorage
@@ -30,7 +31,7 @@ from rich.console import Console
 
 from benchmarks.servers import postgres_programs, postgres_server
 from oat.data import DataError, Dataset
-from studies import api, runner, trial, tuning
+from studies import api, capacity, runner, trial, tuning
 from studies.candidates import tuned_methods
 from studies.errors import TuningError
 from studies.frontier import pareto_mask
@@ -268,8 +269,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     made = Cluster()
     monkeypatch.setattr(runner, "search", made.search)
     monkeypatch.setattr(runner, "launch", made.launch)
-    monkeypatch.setattr(runner, "node_sizes", lambda nodes: [{"CPU": 2.0}])
-    monkeypatch.setattr(runner.ray, "nodes", list)
+    monkeypatch.setattr(capacity, "node_sizes", lambda nodes: [{"CPU": 2.0}])
+    monkeypatch.setattr(ray, "nodes", list)
     monkeypatch.setattr(tuning, "join_cluster", lambda *_: None)
     return made
 
