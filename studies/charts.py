@@ -10,6 +10,7 @@ from studies.methods import value_text
 from studies.origin import Origin
 from studies.planning import PlannedTrial
 from studies.progress import duration
+from studies.tables import difference
 
 Figure = dict[str, Any]
 """``data`` and ``layout`` of plotly."""
@@ -37,10 +38,20 @@ def interval(row: Mapping[Any, Any], name: str) -> str:
 def operating_points(comparison: Comparison, origin: Origin) -> list[dict[str, Any]]:
     """Return what the page says of each cell, in the order of the front's marks.
 
-    Each has numbers for the script, ``facts`` (labels and texts) and ``runs`` (texts, and
-    addresses or None).
+    Each has numbers for the script, ``facts`` (labels and texts), ``runs`` (texts, and addresses
+    or None) and, of a once-for-all model, the nearest dedicated point: its place in the list, and
+    the differences from it as a text.
     """
     seeds = {trial.run_key: trial.seed for trial in origin.plan.trials}
+    lines = series(comparison.cells)
+    places = {cell: i for i, cell in enumerate(i for line in lines for i in line.cells.index)}
+    nearest = {
+        row["once"]: {
+            "place": places[row["dedicated"]],
+            "said": f"SA {difference(row, 'd_sa')}, RA {difference(row, 'd_ra')}",
+        }
+        for row in comparison.nearest.to_dict("records")
+    }
     return [
         {
             "name": f"{line.name} {value_text(cell)}",
@@ -48,6 +59,7 @@ def operating_points(comparison: Comparison, origin: Origin) -> list[dict[str, A
             "once": line.once,
             "width": cell["width_mult"],
             "value": value_text(cell),
+            "nearest": nearest.get(place),
             "sa": cell["sa"],
             "ra": cell["ra"],
             "facts": [
@@ -69,8 +81,8 @@ def operating_points(comparison: Comparison, origin: Origin) -> list[dict[str, A
                 )
             ),
         }
-        for line in series(comparison.cells)
-        for cell in line.cells.to_dict("records")
+        for line in lines
+        for place, cell in line.cells.to_dict("index").items()
     ]
 
 

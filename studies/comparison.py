@@ -8,10 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
-from oat.lambdas import SAME_LAM
 from studies.errors import ComparisonError
 from studies.fronts import measure_fronts
 from studies.guards import (
@@ -26,6 +24,7 @@ from studies.guards import (
 from studies.intervals import LEVEL, Interval
 from studies.masking import masking_table, masking_verdict
 from studies.methods import ONCE
+from studies.pairs import VERDICTS, against_plainest, nearest_dedicated, pair_cells, pair_table
 from studies.records import Correct
 from studies.resampling import Resampled
 from studies.results import correctness
@@ -50,6 +49,9 @@ class Comparison:
         reference: The plainest variant; None if there are not two.
         cells: A row for each operating point: SA and RA, mean over seeds, with intervals;
             ``run_keys`` and ``point_keys`` name what it is of, a word for each seed.
+        nearest: A row for each operating point of OAT that has dedicated ones of its width:
+            ``once`` and ``dedicated`` are rows of ``cells``, the second the nearest of all methods
+            in SA and RA; with the differences between them.
         fronts: A row for each variant at each width (and over all, where there are several), and
             one for all dedicated models there: models, operating points, hypervolume with
             interval, training time, bytes; for OAT, what tells it from the dedicated models
@@ -68,6 +70,7 @@ class Comparison:
     variants: pd.DataFrame
     reference: str | None
     cells: pd.DataFrame
+    nearest: pd.DataFrame
     fronts: pd.DataFrame
     verdict: str
     margin: float
@@ -145,9 +148,6 @@ def _front_remark(row: Mapping[Any, Any], margin: float) -> str:
     return f"{covered}; {gap}; {price}."
 
 
-VERDICTS = ("better", "free", "undecided", "not free")
-
-
 def compare(
     points: pd.DataFrame,
     *,
@@ -206,9 +206,9 @@ def _compare(
     points = points[points["attack"] == chosen].sort_values("point_key", ignore_index=True)
     notes += check_comparable(points, force)
     draws = Resampled(points, correct)
-    pairs = _pairs(draws)
-    table = _table(pairs, draws, margin)
-    reference, variants = _variants(draws.cells, draws)
+    pairs = pair_cells(draws)
+    table = pair_table(pairs, draws, margin)
+    reference, variants = against_plainest(draws)
     fronts = measure_fronts(draws, points, pairs, margin)
     notes += (
         draws.notes
@@ -223,6 +223,7 @@ def _compare(
         variants=variants,
         reference=reference,
         cells=draws.cells,
+        nearest=nearest_dedicated(draws),
         fronts=fronts,
         verdict=_overall(table),
         margin=margin,
@@ -321,21 +322,6 @@ def _strongest(points: pd.DataFrame) -> str:
     return str(attacks["ra"].idxmin())
 
 
-def judge(sa: Interval, ra: Interval, margin: float) -> str:
-    """Give the verdict on one pair of differences, OAT minus dedicated.
-
-    ``better`` if both intervals lie above 0; ``free`` if both lie above ``-margin``; ``not
-    free`` if one lies wholly below ``-margin``; else ``undecided``.
-    """
-    if sa.low > 0 and ra.low > 0:
-        return "better"
-    if sa.low >= -margin and ra.low >= -margin:
-        return "free"
-    if sa.high < -margin or ra.high < -margin:
-        return "not free"
-    return "undecided"
-
-
 def _overall(table: pd.DataFrame) -> str:
     """Give the verdict on all pairs: the worst that any of them has."""
     found = set(table["verdict"]) if len(table) else set()
@@ -343,92 +329,3 @@ def _overall(table: pd.DataFrame) -> str:
         if verdict in found:
             return verdict
     return "undecided"
-
-
-def _pairs(draws: Resampled) -> list[tuple[int, int]]:
-    """Pair every dedicated cell with OAT's: at the same λ, or for TRADES at the nearest SA.
-
-    Of several points equally near, the one with the highest RA.
-
-    Returns:
-        Indices of cells, OAT's first; variant by variant, the widest first.
-    """
-    cells, pairs = draws.cells, []
-    lam, width, sa, ra = (cells[name].to_numpy() for name in ("lam", "width_mult", "sa", "ra"))
-    dedicated = [int(str(j)) for j in _widest_first(cells[~draws.once]).index]
-    for variant in cells.loc[draws.once, "variant"].unique():
-        mine = np.flatnonzero(cells["variant"] == variant)
-        for j in dedicated:
-            candidates = mine[np.isclose(width[mine], width[j])]
-            if not np.isnan(lam[j]):
-                candidates = candidates[np.abs(lam[candidates] - lam[j]) < SAME_LAM]
-            if len(candidates):
-                away = np.abs(sa[candidates] - sa[j])
-                # few images make ties, of which a user would deploy the more robust
-                nearest = candidates[away < away.min() + 1e-9]
-                pairs.append((int(nearest[ra[nearest].argmax()]), j))
-    return pairs
-
-
-def _table(pairs: list[tuple[int, int]], draws: Resampled, margin: float) -> pd.DataFrame:
-    """Set the two of each pair side by side."""
-    rows: list[dict[str, Any]] = []
-    cells = draws.cells.to_dict("records")
-    for i, j in pairs:
-        ours, dedicated = cells[i], cells[j]
-        sa, ra = draws.difference(i, j, 0), draws.difference(i, j, 1)
-        rows.append(
-            {
-                "once": ours["variant"],
-                "dedicated": dedicated["variant"],
-                "lam": dedicated["lam"],
-                "beta": dedicated["beta"],
-                "recipe": dedicated["recipe"],
-                "width_mult": dedicated["width_mult"],
-                "oat_lam": ours["lam"],
-                "sa_oat": ours["sa"],
-                "sa_dedicated": dedicated["sa"],
-                "d_sa": sa.value,
-                "d_sa_low": sa.low,
-                "d_sa_high": sa.high,
-                "ra_oat": ours["ra"],
-                "ra_dedicated": dedicated["ra"],
-                "d_ra": ra.value,
-                "d_ra_low": ra.low,
-                "d_ra_high": ra.high,
-                "verdict": judge(sa, ra, margin),
-                "seeds": dedicated["seeds"],
-                "seconds_oat": ours["train_device_seconds"],
-                "seconds_dedicated": dedicated["train_device_seconds"],
-            }
-        )
-    columns = rows[0].keys() if rows else ["verdict"]
-    return pd.DataFrame(rows, columns=list(columns))
-
-
-def _widest_first(cells: pd.DataFrame) -> pd.DataFrame:
-    return cells.sort_values("width_mult", ascending=False, kind="stable")
-
-
-def _variants(cells: pd.DataFrame, draws: Resampled) -> tuple[str | None, pd.DataFrame]:
-    """Set every once-for-all variant beside the plainest, at the same λ and width."""
-    names = list(cells.loc[draws.once, "variant"].unique())
-    if len(names) < 2:
-        return None, pd.DataFrame()
-    # OAT before OATS, then the one with the fewest options
-    reference = min(names, key=lambda name: (name.split()[0], name.count(" "), name))
-    rows: list[dict[str, Any]] = []
-    for i, cell in _widest_first(cells[draws.once & (cells["variant"] != reference)]).iterrows():
-        twin = cells.index[
-            (cells["variant"] == reference)
-            & ((cells["lam"] - cell["lam"]).abs() < SAME_LAM)
-            & np.isclose(cells["width_mult"], cell["width_mult"])
-        ]
-        row: dict[str, Any] = {k: cell[k] for k in ("variant", "lam", "width_mult", "sa", "ra")}
-        for k, name in enumerate(("sa", "ra")):
-            if len(twin):
-                found = draws.difference(int(str(i)), int(twin[0]), k)
-                row |= {f"d_{name}": found.value, f"d_{name}_low": found.low}
-                row |= {f"d_{name}_high": found.high}
-        rows.append(row)
-    return reference, pd.DataFrame(rows)

@@ -9,9 +9,10 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from studies.comparison import VERDICTS, Comparison
+from studies.comparison import Comparison
 from studies.intervals import LEVEL
 from studies.methods import value_text
+from studies.pairs import VERDICTS
 from studies.progress import duration
 
 HEADINGS = {

@@ -47,15 +47,6 @@ function setOptions(select, values) {
 }
 
 const unique = (values) => [...new Set(values)];
-const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(100 * value).toFixed(1);
-
-/** Return the dedicated point of the same width that is nearest in SA and RA. */
-function nearestDedicated(point) {
-  const distance = (other) => Math.hypot(other.sa - point.sa, other.ra - point.ra);
-  return points
-    .filter((other) => !other.once && other.width === point.width)
-    .reduce((best, other) => (best && distance(best) <= distance(other) ? best : other), null);
-}
 
 /** Move a ring of the chart to a point, or take it away. */
 function ring(uid, point) {
@@ -90,10 +81,9 @@ function comparisonTable(here, near) {
 }
 
 function showOperatingPoint(here) {
-  const near = nearestDedicated(here);
+  const near = here.nearest && points[here.nearest.place];
   const said = near
-    ? `Against the nearest dedicated model: SA ${signed(here.sa - near.sa)}, ` +
-      `RA ${signed(here.ra - near.ra)} points.`
+    ? `Against the nearest dedicated model, in points: ${here.nearest.said}.`
     : "No dedicated model has this width.";
   byId("operating").replaceChildren(make("p", [said]), comparisonTable(here, near));
   ring("here", here);

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from studies import api
-from studies.comparison import MARGIN, Comparison, compare, compare_all, judge
+from studies.comparison import MARGIN, Comparison, compare, compare_all
 from studies.errors import ComparisonError
 from studies.frontier import hypervolume
 from studies.guards import MUST_AGREE
 from studies.intervals import Interval, paired_difference, wilson
 from studies.methods import ONCE
+from studies.pairs import judge
 from studies.records import digest, seal
 from studies.results import frame
 
@@ -554,6 +555,45 @@ def test_of_points_equally_near_in_sa_trades_is_set_beside_the_more_robust() -> 
     ]
     trades = Model("trades", _first(78, 100), _first(56, 100), beta=6.0)
     assert _only(compare(_bare(*oat, trades)))["oat_lam"] == 0.3
+
+
+def test_the_nearest_dedicated_point_is_of_the_same_width_and_of_any_method(
+    tmp_path: Path,
+) -> None:
+    once = [
+        Model("oats", _first(clean, 400), _first(robust, 400), lam=lam, width=width)
+        for width, lam, clean, robust in [
+            (1.0, 0.0, 380, 40),
+            (1.0, 1.0, 300, 200),
+            (0.5, 0.0, 379, 41),
+            (0.25, 0.0, 380, 40),
+        ]
+    ]
+    dedicated = [
+        Model("pgd_at", _first(379, 400), _first(60, 400), lam=0.0),
+        Model("trades", _first(306, 400), _first(208, 400), beta=1.0),
+        Model("pgd_at", _first(290, 400), _first(202, 400), lam=1.0),
+        Model("pgd_at", _first(310, 400), _first(150, 400), lam=0.0, width=0.5),
+    ]
+    result = compare(_stored(tmp_path, *once, *dedicated))
+    rows = result.nearest.to_dict("records")
+    found = []
+    for row in rows:
+        ours, theirs = result.cells.loc[row["once"]], result.cells.loc[row["dedicated"]]
+        assert ours["width_mult"] == theirs["width_mult"]
+        found.append((ours["width_mult"], ours["lam"], theirs["method"]))
+    # nothing dedicated has width 0.25; 10 and 2 images away are farther than 6 and 8
+    assert found == [(0.5, 0.0, "pgd_at"), (1.0, 0.0, "pgd_at"), (1.0, 1.0, "trades")]
+    middle = rows[-1]
+    for name, own, other in (("d_sa", 300, 306), ("d_ra", 200, 208)):
+        expected = paired_difference(_first(own, 400), _first(other, 400))
+        got = Interval(middle[name], middle[f"{name}_low"], middle[f"{name}_high"])
+        assert got == expected
+
+
+def test_without_dedicated_models_none_is_nearest() -> None:
+    oat = [Model("oat", _first(80, 100), _first(40, 100), lam=lam) for lam in (0.0, 1.0)]
+    assert compare(_bare(*oat)).nearest.empty
 
 
 def test_several_seeds_are_averaged(tmp_path: Path) -> None:

@@ -131,7 +131,11 @@ def test_the_slider_and_the_selectors_move_the_operating_point(
             assert f"pgd_at width={width:g} λ=1" in text
             for value in (cell["sa"], cell["ra"], dedicated["sa"], dedicated["ra"]):
                 assert f"{100 * value:.1f} %" in text
-            assert f"SA {100 * (cell['sa'] - dedicated['sa']):+.1f}".replace("-", "−") in text
+            told = comparison.nearest[comparison.nearest["once"] == cell.name].iloc[0]
+            for name in ("sa", "ra"):
+                value, low, high = (100 * told[f"d_{name}{end}"] for end in ("", "_low", "_high"))
+                assert value == pytest.approx(100 * (cell[name] - dedicated[name]))
+                assert f"{name.upper()} {value:+.1f} [{low:+.1f},{high:+.1f}]" in text
             assert f"{cell['flops'] / 1e6:,.1f} M per image" in text
             assert f"{cell['deployed_bytes'] / 1e6:.2f} MB" in text
 

@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from studies.comparison import VERDICTS, Comparison
+from studies.comparison import Comparison
 from studies.origin import Origin
+from studies.pairs import VERDICTS
 from studies.tables import (
     HEADINGS,
     front_rows,
