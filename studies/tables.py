@@ -261,8 +261,24 @@ def _main_table(comparison: Comparison, name: str, width: int) -> Table:
 def _terminal_table(
     title: str, headings: list[str], body: list[list[Cell]], *, left: int, width: int
 ) -> Table:
-    """Make a table; on a narrow terminal intervals stand under their values."""
-    narrow = width < WIDE
+    """Make a table; where the terminal is too narrow, intervals stand under their values.
+
+    Names, the columns at the left, are broken between words, and within one where even that is too
+    wide.
+    """
+    for narrow in (False, True):
+        table = _laid_out(title, headings, body, left=left, narrow=narrow)
+        gaps = (1 if narrow else 2) * (len(headings) - 1)
+        if sum(column.min_width or 0 for column in table.columns) + gaps <= width:
+            return table
+    for column in table.columns[:left]:
+        column.min_width = None
+    return table
+
+
+def _laid_out(
+    title: str, headings: list[str], body: list[list[Cell]], *, left: int, narrow: bool
+) -> Table:
     table = Table(
         title=title,
         title_justify="left",
@@ -273,27 +289,25 @@ def _terminal_table(
         show_edge=False,
     )
     for i, heading in enumerate(headings):
+        shown = heading.replace(" ", "\n", 1) if narrow else heading
+        texts = [_folded(row[i], narrow) for row in body]
+        pieces = [part for text in texts for part in text.split(None if i < left else "\n")]
         table.add_column(
-            heading.replace(" ", "\n", 1) if narrow else heading,
+            shown,
             justify="left" if i < left else "right",
-            # names give way to numbers, and are never cut
+            # names give way to numbers, which are never cut
             no_wrap=i >= left,
             overflow="fold",
-            min_width=None if i < left else max(map(len, _lines(heading, i, body, narrow))),
+            min_width=max(map(len, [*shown.split("\n"), *pieces])),
         )
     for row in body:
-        table.add_row(*(text.replace(" [", "\n[") if narrow else str(text) for text in row))
+        table.add_row(*(_folded(text, narrow) for text in row))
     return table
 
 
-def _lines(heading: str, column: int, body: list[list[Cell]], narrow: bool) -> list[str]:
-    """Return the lines that a column has to show."""
-    texts = [heading.replace(" ", "\n", 1), *(row[column] for row in body)]
-    if narrow:
-        texts = [text.replace(" [", "\n[") for text in texts]
-    else:
-        texts[0] = heading
-    return [line for text in texts for line in text.split("\n")]
+def _folded(text: str, narrow: bool) -> str:
+    """Put the interval of a value on a line of its own."""
+    return text.replace(" [", "\n[") if narrow else str(text)
 
 
 def heading_of(comparison: Comparison) -> str:

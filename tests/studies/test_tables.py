@@ -116,6 +116,22 @@ def test_the_terminal_shows_every_number_whole(
     assert sentences[1:] == [*comparison.remarks(), *comparison.notes]
 
 
+@pytest.mark.parametrize("width", [90, 120, 160])
+def test_a_long_name_is_broken_between_its_settings_and_not_within_one(
+    width: int, found: tuple[Comparison, Origin]
+) -> None:
+    settings = "train.weight_decay=0.000123 attack.steps=7 train.lr=0.1234"
+    table = found[0].table
+    comparison = replace(
+        found[0], table=table.assign(dedicated=table["dedicated"] + " " + settings)
+    )
+    lines, _ = _printed(comparison, width)
+    assert all(len(line) <= width for line in lines)
+    words = "\n".join(lines).split()
+    assert all(words.count(setting) == len(table) for setting in settings.split())
+    assert words.count("undecided") + words.count("free") + words.count("better") == len(table)
+
+
 def test_a_wide_terminal_shows_what_training_cost_beside_each_row(
     found: tuple[Comparison, Origin],
 ) -> None:
