@@ -65,6 +65,10 @@ class Trades:
             label_smoothing=label_smoothing,
         )
 
+    def fixed_shapes(self) -> bool:
+        """Nothing is drawn that would change them."""
+        return True
+
     def operating_points(self, lams: Sequence[float]) -> list[OperatingPoint]:
         """Return the only one: the network is not conditioned."""
         return [OperatingPoint(None)]

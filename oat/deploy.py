@@ -57,7 +57,8 @@ def condition(model: Network, lam: float | None, width_mult: float = 1.0) -> Con
 def specialize(model: Network, cond: Condition) -> Callable[[Tensor], Tensor]:
     """View a network as the plain function that it is with frozen statistics.
 
-    FiLM runs once here, not once a forward pass. The view is good until the parameters or
+    FiLM runs once here, not once a forward pass, and the weights are cast here to the type in which
+    the network computes. The view is good until the parameters or
     statistics change, at the next step of an optimiser or pass in train mode; no parameter
     gradient, buffer or train flag is touched when it runs.
 
@@ -68,6 +69,7 @@ def specialize(model: Network, cond: Condition) -> Callable[[Tensor], Tensor]:
     Returns:
         A function from images (N, C, H, W) to logits (N, K).
     """
+    cond = replace(cond, compute=model.compute)
     frozen = replace(cond, frozen=model.frozen_ops(cond))
     return lambda images: model.logits(images, frozen)
 

@@ -176,7 +176,9 @@ class LambdaSampler:
         if self.sampling == "choices":
             others = self._others
             picks = torch.randint(len(others), (count,), generator=generator, device=device)
-            return torch.tensor([0.0, *others], device=device), 1 + picks
+            # one by one: a tensor from a list would be copied from the host, which waits
+            values = [torch.full((1,), lam, device=device) for lam in (0.0, *others)]
+            return torch.cat(values), 1 + picks
         # 1 - u is in (0, 1]: no λ = 0 among the rows that are attacked
         lams = 1 - torch.rand(count, generator=generator, device=device)
         lams = lams.square() if self.sampling == "steep" else lams

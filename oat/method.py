@@ -55,6 +55,10 @@ class Method(Protocol):
         """
         ...
 
+    def fixed_shapes(self) -> bool:
+        """Tell whether a step does the same on the same shapes, whatever is drawn."""
+        ...
+
     def operating_points(self, lams: Sequence[float]) -> list[OperatingPoint]:
         """Return where the trained network can be run, if it is to be judged at these λ."""
         ...
@@ -217,6 +221,10 @@ class Oat:
                 label_smoothing=label_smoothing,
                 skip_clean_at_one=self.skip_clean_at_one,
             )
+
+    def fixed_shapes(self) -> bool:
+        """Not where a batch has one λ, or the clean pass takes as many rows as are drawn."""
+        return not (self.batchwise or self.skip_clean_at_one)
 
     def operating_points(self, lams: Sequence[float]) -> list[OperatingPoint]:
         """Return every λ asked for at every width, the widest first."""

@@ -16,7 +16,9 @@ held-out images, over all operating points.
 """
 
 RULES: tuple[CheckpointRule, ...] = get_args(CheckpointRule)
-SHARED = ("epochs", "batch_size", "optimizer", "precision", "val_every", "val_images")
+HOW = ("precision", "tf32", "deterministic", "compile", "capture")
+"""Settings of `TrainConfig` that say how a training is executed."""
+SHARED = ("epochs", "batch_size", "optimizer", *HOW, "val_every", "val_images")
 """Settings of `TrainConfig` that all models of a study have in common, so that they can be
 compared; of the others a model may have its own."""
 
@@ -50,8 +52,17 @@ class TrainConfig:
         clip_norm: Largest norm of the gradient of all parameters; None does not clip.
         ema: Decay of the exponential moving average of the weights, by step, in (0, 1); in the
             first steps it is lower. None keeps no average.
-        precision: ``float32``, ``bfloat16`` (autocast), or ``auto``: bfloat16 on a GPU that has
-            it. Logits, losses and attack gradients with respect to images are float32.
+        precision: Type of features and convolutions: ``float32``, ``bfloat16``, or ``auto``:
+            bfloat16 where the device computes the network clearly faster so, by a measurement
+            before the first epoch. Weights, norms, logits, losses and the gradients of attacks are
+            float32.
+        tf32: Whether a GPU may round the inputs of float32 products to TF32. Faster, less exact.
+        deterministic: Whether two equal trainings on a GPU are equal bit for bit, at some cost in
+            speed; on a CPU they always are.
+        compile: Whether elementwise work is compiled; ``auto`` does so on a GPU where the training
+            is long enough to pay for it.
+        capture: Whether a GPU records a step once and replays it; ``auto`` does so where that can
+            be done and gives the same numbers.
         val_every: Epochs between validations; the last epoch is always validated.
         val_images: Held-out images used for it, at most.
 
@@ -73,11 +84,18 @@ class TrainConfig:
     clip_norm: float | None = None
     ema: float | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    tf32: bool = False
+    deterministic: bool = True
+    compile: bool | Literal["auto"] = "auto"
+    capture: bool | Literal["auto"] = "auto"
     val_every: int = 1
     val_images: int = 512
 
     def __post_init__(self) -> None:
         check_literals(self)
+        for key in ("compile", "capture"):
+            if (asked := getattr(self, key)) not in (True, False, "auto"):
+                raise ValueError(f"`{key}` must be true, false or auto, got '{asked}'.")
         for key in ("epochs", "val_every", "val_images"):
             if getattr(self, key) < 1:
                 raise ValueError(f"`{key}` must be at least 1, got {getattr(self, key)}.")

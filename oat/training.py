@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from oat.adversaries import Pgd
 from oat.attacks import Attack
-from oat.data import DataConfig, Dataset, augment, unit
+from oat.data import DataConfig, Dataset
 from oat.evaluation import validate
+from oat.execution import Execution, as_asked, numerics
 from oat.method import Method
 from oat.models import ModelConfig, Network, build
+from oat.models.compute import Compute
 from oat.recipe import STATISTICS_BATCHES, CheckpointRule, TrainConfig, steps_per_epoch
+from oat.step import Step, make_batch
 
 LOSS_CHECK_STEPS = 50
 """Steps between looks at the loss: each makes a GPU wait."""
@@ -80,8 +83,9 @@ class Kept:
 class Training:
     """A network in training and everything that its next epoch depends on.
 
-    Two trainings with the same arguments take the same steps, bit for bit on one kind of device;
-    so does one that was saved by `state_dict`, loaded and continued.
+    Two trainings with the same arguments take the same steps, bit for bit on one kind of device
+    (on a GPU, if `TrainConfig.deterministic` says so); so does one that was saved by `state_dict`,
+    loaded and continued.
 
     Args:
         method: Config and loss.
@@ -91,6 +95,7 @@ class Training:
         train: How to train.
         attack: Inner maximisation.
         seed: Of initialisation and of every random draw.
+        execution: How steps are executed; None is `oat.execution.as_asked`.
     """
 
     def __init__(
@@ -103,11 +108,13 @@ class Training:
         attack: Attack,
         *,
         seed: int,
+        execution: Execution | None = None,
     ) -> None:
         self.method, self.dataset, self.config, self.attack = method, dataset, train, attack
         self.data = data.resolved()
         self.val_lams = list(method.conditioning().lambda_choices)
         self.device = dataset.train.images.device
+        self.execution = execution or as_asked(train, self.device, method.fixed_shapes())
         self.generator = torch.Generator(self.device).manual_seed(seed)
         with self._fork_rng():
             torch.manual_seed(seed)
@@ -119,24 +126,29 @@ class Training:
             )
             self._rng = self._rng_state()
         self.model: Network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.compute = self.execution.compute
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=train.lr,
             momentum=train.momentum,
             weight_decay=train.weight_decay,
+            fused=True if self.device.type == "cuda" else None,
+        )
+        self.step = Step(
+            self.model,
+            method,
+            self.optimizer,
+            dataset.train,
+            data=self.data,
+            train=train,
+            generator=self.generator,
+            captured=self.execution.captured,
         )
         self.averaged = None if train.ema is None else copy.deepcopy(self.model)
         self.best: tuple[float, Kept] | None = None
         self.seed = seed
         self.epoch = 0
         self.device_seconds = 0.0
-
-    @property
-    def bfloat16(self) -> bool:
-        """Whether the networks run under bfloat16 autocast."""
-        if self.config.precision == "auto":
-            return self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return self.config.precision == "bfloat16"
 
     @property
     def steps(self) -> int:
@@ -200,7 +212,7 @@ class Training:
     def _one_epoch(self) -> EpochRecord:
         lr = self.config.lr_at(self.epoch)
         started = time.perf_counter()
-        with self._own_rng():
+        with self._own_rng(), self._numerics():
             train_loss, seen = self._train()
         seconds = time.perf_counter() - started
         self.epoch += 1
@@ -209,13 +221,14 @@ class Training:
             raise DivergenceError(self.epoch, train_loss, self.device_seconds)
         sa_val = ra_val = None
         if self.epoch % self.config.val_every == 0 or self.epoch == self.config.epochs:
-            sa_val, ra_val = validate(
-                self.model,
-                self.method,
-                self.val_lams,
-                self.dataset.val.head(self.config.val_images),
-                Pgd(steps=self.attack.steps, eps=self.attack.eps),
-            )
+            with self._numerics():
+                sa_val, ra_val = validate(
+                    self.model,
+                    self.method,
+                    self.val_lams,
+                    self.dataset.val.head(self.config.val_images),
+                    Pgd(steps=self.attack.steps, eps=self.attack.eps),
+                )
             self._keep_best(0.5 * (sa_val + ra_val))
         return EpochRecord(
             self.epoch, train_loss, lr, sa_val, ra_val, seen / seconds, self.device_seconds
@@ -249,56 +262,38 @@ class Training:
             yield
             self._rng = self._rng_state()
 
-    def _batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pass over the training images once in random order, augmented, in whole batches."""
-        assert self.data.crop is not None
-        assert self.data.flip is not None
-        split, size = self.dataset.train, min(self.config.batch_size, len(self.dataset.train))
-        order = torch.randperm(len(split), generator=generator, device=self.device)
-        for rows in torch.split(order[: self.steps * size], size):
-            images = unit(split.images[rows])
-            images = augment(images, self.data.crop, self.data.flip, generator=generator)
-            yield images.contiguous(memory_format=torch.channels_last), split.labels[rows]
+    def _orders(self, generator: torch.Generator) -> Iterator[Tensor]:
+        """Yield which images each step of an epoch takes: all once, in random order."""
+        count, size = len(self.dataset.train), self.step.size
+        order = torch.randperm(count, generator=generator, device=self.device)
+        yield from torch.split(order[: self.steps * size], size)
 
-    def _losses(
-        self, model: Network, images: Tensor, labels: Tensor, attack: Attack, gen: torch.Generator
-    ) -> Iterator[Tensor]:
-        return self.method.losses(
-            model,
-            images,
-            labels,
-            attack=attack,
-            generator=gen,
-            label_smoothing=self.config.label_smoothing,
-        )
+    def take_steps(self, count: int) -> None:
+        """Take the first steps of an epoch, for a measurement: the training is then spent."""
+        self.model.train()
+        attack = self.config.attack_at(self.config.epochs, self.attack)
+        with self._own_rng(), self._numerics():
+            for rows in islice(self._orders(self.generator), count):
+                self.step(rows, attack)
 
     def _train(self) -> tuple[float, int]:
         """Pass over the training images once; return the mean loss and how many were seen."""
         attack = self.config.attack_at(self.epoch, self.attack)
-        total, steps, seen = torch.zeros((), device=self.device), self.steps, 0
+        steps, seen = self.steps, 0
         self.model.train()
-        for step, (images, labels) in enumerate(self._batches(self.generator)):
+        self.step.loss.zero_()
+        for step, rows in enumerate(self._orders(self.generator)):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.config.lr_at(self.epoch + step / steps)
-            total += self._step(images, labels, attack)
+            self.step(rows, attack)
             self._average(self.epoch * steps + step)
-            seen += len(images)
-            if step % LOSS_CHECK_STEPS == 0 and not bool(total.isfinite()):
+            seen += len(rows)
+            if step % LOSS_CHECK_STEPS == 0 and not bool(self.step.loss.isfinite()):
                 break  # no use in the rest of the epoch
-        return total.item() / steps, seen
+        return self.step.loss.item() / steps, seen
 
-    def _step(self, images: Tensor, labels: Tensor, attack: Attack) -> Tensor:
-        self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            for rows in self._losses(self.model, images, labels, attack, self.generator):
-                loss = rows.mean()
-                loss.backward()  # type: ignore[no-untyped-call]
-                total += loss.detach()
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimizer.step()
-        return total
+    def _numerics(self) -> AbstractContextManager[None]:
+        return numerics(tf32=self.config.tf32, deterministic=self.config.deterministic)
 
     @torch.no_grad()
     def _average(self, updates: int) -> None:
@@ -334,17 +329,25 @@ class Training:
             assert norm.num_batches_tracked is not None
             norm.num_batches_tracked.zero_()
         model.train()
+        model.compute = Compute(self.model.compute.dtype)  # each batch has a momentum of its own
         generator = torch.Generator(self.device).manual_seed(self.seed)
-        with self._fork_rng():
+        with self._fork_rng(), self._numerics():
             torch.manual_seed(self.seed)  # for dropout
-            epochs = (self._batches(generator) for _ in range(self.config.epochs))
+            epochs = (self._orders(generator) for _ in range(self.config.epochs))
             wanted = min(STATISTICS_BATCHES, self.steps)
-            for done, (images, labels) in enumerate(chain.from_iterable(epochs)):
+            for done, rows in enumerate(chain.from_iterable(epochs)):
                 # a branch that few batches take, as one λ for a batch makes it, may need more
                 if done >= wanted and all(norm.num_batches_tracked for norm in norms):
                     break
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-                    for _ in self._losses(model, images, labels, self.attack, generator):
-                        pass
+                images, labels = make_batch(self.dataset.train, rows, self.data, generator)
+                for _ in self.method.losses(
+                    model,
+                    images,
+                    labels,
+                    attack=self.attack,
+                    generator=generator,
+                    label_smoothing=self.config.label_smoothing,
+                ):
+                    pass
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

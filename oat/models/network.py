@@ -4,9 +4,11 @@ import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from oat.encodings import Encoding, LambdaEncoding
+from oat.models.compute import AS_IT_IS
 from oat.models.norm import Affine2d, Condition, ConvNorm, FrozenOp, Norm2d
 from oat.models.slimmable import HeadPerWidth, SlimmableLinear
 from oat.names import unknown
@@ -112,7 +114,7 @@ class Conditioning:
 class Network(nn.Module, ABC):
     """A classifier of images in [0, 1] that may be conditioned on λ and width.
 
-    Inputs are not normalised, as in the published code. Subclasses define `logits`.
+    Inputs are not normalised, as in the published code. Subclasses define `features`.
 
     Attributes:
         config: Which network it is.
@@ -121,6 +123,7 @@ class Network(nn.Module, ABC):
         num_classes: Length of the logits.
         in_channels: Channels of the images.
         head: The classifier on the pooled features; a subclass makes it.
+        compute: How passes of `forward` and views by `oat.deploy.specialize` compute.
     """
 
     head: SlimmableLinear | HeadPerWidth
@@ -138,6 +141,7 @@ class Network(nn.Module, ABC):
         self.conditioning = conditioning
         self.in_channels = in_channels
         self.num_classes = num_classes
+        self.compute = AS_IT_IS
         self.encoding = (
             LambdaEncoding(
                 conditioning.lambda_choices, conditioning.encoding, conditioning.encoding_dim
@@ -196,8 +200,14 @@ class Network(nn.Module, ABC):
         )
 
     @abstractmethod
+    def features(self, images: Tensor, cond: Condition) -> Tensor:
+        """Compute the last features, shape (N, C, H, W), under a condition."""
+
     def logits(self, images: Tensor, cond: Condition) -> Tensor:
-        """Compute logits of shape (N, ``num_classes``) under a condition."""
+        """Compute logits of shape (N, ``num_classes``) under a condition, in float32 or wider."""
+        x = self.features(images.to(cond.compute.dtype), cond)
+        pooled = x.mean(dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
+        return self.head(pooled, cond.width_mult)  # type: ignore[no-any-return]
 
     def forward(
         self,
@@ -232,7 +242,8 @@ class Network(nn.Module, ABC):
             )
         if lam_code is not None and num_zero_lam is None:
             raise ValueError("`num_zero_lam` is required with `lam_code`: 0 where no λ is 0.")
-        return self.logits(images, Condition(lam_code, lam_index, num_zero_lam, width_mult))
+        cond = Condition(lam_code, lam_index, num_zero_lam, width_mult, compute=self.compute)
+        return self.logits(images, cond)
 
     def units(self) -> list[Unit]:
         """Return every convolution with its norm, and every lone norm, in a fixed order."""

@@ -6,17 +6,24 @@ a convolution and its norm is a convolution (`ConvNorm.freeze`). The attack of t
 evaluation and the deployed network all run on that.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from oat.models.compute import AS_IT_IS, BatchNorm, Compute, chosen, conv2d, finish, normalise
 from oat.models.film import FiLM
 from oat.models.slimmable import SlimmableConv2d, scaled
 
-FrozenOp = Callable[[Tensor], Tensor]
+
+class FrozenOp(Protocol):
+    """What a unit is when it is frozen."""
+
+    def __call__(self, x: Tensor, add: Tensor | None = None, relu: bool = False) -> Tensor:
+        """Map features (N, C, H, W); then add others of the result's shape, and cut at 0."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class Condition:
             them.
         width_mult: Share of the channels in use.
         frozen: What replaces each conv-norm pair and each lone norm when the network is frozen.
+        compute: In which type, and whether elementwise work is compiled.
     """
 
     lam_code: Tensor | None = None
@@ -37,6 +45,7 @@ class Condition:
     num_zero_lam: int | None = None
     width_mult: float = 1.0
     frozen: Mapping[nn.Module, FrozenOp] | None = None
+    compute: Compute = AS_IT_IS
 
 
 class DualBatchNorm2d(nn.Module):
@@ -47,18 +56,39 @@ class DualBatchNorm2d(nn.Module):
         self.clean = nn.BatchNorm2d(channels)
         self.adv = nn.BatchNorm2d(channels)
 
-    def forward(self, x: Tensor, num_zero_lam: int | None = None) -> Tensor:
-        """Normalise the first ``num_zero_lam`` rows (None: all) as clean, the rest as adversarial.
+    def branches(self, rows: int, num_zero_lam: int | None) -> list[nn.BatchNorm2d]:
+        """Return the norm that all rows take, or the one of the first rows and that of the rest.
 
         Args:
-            x: Features, shape (N, C, H, W).
-            num_zero_lam: Leading rows with λ = 0.
+            rows: How many there are.
+            num_zero_lam: Leading rows with λ = 0; None is all.
         """
-        if num_zero_lam is None or num_zero_lam >= x.shape[0]:
-            return self.clean(x)  # type: ignore[no-any-return]
-        if num_zero_lam == 0:
-            return self.adv(x)  # type: ignore[no-any-return]
-        return torch.cat([self.clean(x[:num_zero_lam]), self.adv(x[num_zero_lam:])])
+        if num_zero_lam is None or num_zero_lam >= rows:
+            return [self.clean]
+        return [self.adv] if num_zero_lam == 0 else [self.clean, self.adv]
+
+    def forward(self, x: Tensor, num_zero_lam: int | None = None) -> Tensor:
+        """Normalise features (N, C, H, W), each row by its branch."""
+        norms = [tensors_of(norm) for norm in self.branches(x.shape[0], num_zero_lam)]
+        return normalise(x, norms, num_zero_lam or 0, None, None, None, False)
+
+
+def tensors_of(bn: nn.BatchNorm2d) -> BatchNorm:
+    """Count a pass in training, and return a batch norm as tensors.
+
+    Without a momentum the running statistics are the plain mean over all passes.
+    """
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
+    assert bn.num_batches_tracked is not None
+    if bn.training:
+        bn.num_batches_tracked.add_(1)
+    momentum = bn.momentum
+    if momentum is None:
+        momentum = 1 / float(bn.num_batches_tracked) if bn.training else 0.0
+    return BatchNorm(
+        bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.training, momentum, bn.eps
+    )
 
 
 def bn_affine(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -106,17 +136,25 @@ class Norm2d(nn.Module):
             )
         return self.bn[self.widths.index(width_mult)]
 
-    def forward(self, x: Tensor, cond: Condition) -> Tensor:
-        """Normalise and modulate features of shape (N, C, H, W)."""
+    def forward(
+        self, x: Tensor, cond: Condition, add: Tensor | None = None, relu: bool = False
+    ) -> Tensor:
+        """Normalise and modulate features of shape (N, C, H, W), add others, cut at 0."""
         if cond.frozen is not None:
-            return cond.frozen[self](x)
-        bn = self._bn(cond.width_mult)
-        x = bn(x, cond.num_zero_lam) if isinstance(bn, DualBatchNorm2d) else bn(x)
-        if self.film is None:
-            return x
-        assert cond.lam_code is not None
-        scale, shift = self.film(cond.lam_code, x.shape[1])
-        return torch.addcmul(_rows(shift, cond), x, _rows(scale, cond))
+            return cond.frozen[self](x, add, relu)
+        bn, zeros = self._bn(cond.width_mult), 0
+        if isinstance(bn, DualBatchNorm2d):
+            norms, zeros = bn.branches(x.shape[0], cond.num_zero_lam), cond.num_zero_lam or 0
+        else:
+            assert isinstance(bn, nn.BatchNorm2d)
+            norms = [bn]
+        scale = shift = None
+        if self.film is not None:
+            assert cond.lam_code is not None
+            film = self.film(cond.lam_code, x.shape[1])
+            scale, shift = (_rows(per_code, cond) for per_code in film)
+        run = chosen(normalise, cond.compute)
+        return run(x, [tensors_of(norm) for norm in norms], zeros, scale, shift, add, relu)
 
     def affine(self, cond: Condition) -> tuple[Tensor, Tensor]:
         """Merge the frozen batch norm and FiLM.
@@ -146,7 +184,8 @@ class Norm2d(nn.Module):
     def freeze(self, cond: Condition) -> FrozenOp:
         """Return the affine map that this norm is at the given condition."""
         scale, shift = (_rows(t.detach(), cond) for t in self.affine(cond))
-        return lambda x: torch.addcmul(shift, x, scale)
+        run = chosen(finish, cond.compute)
+        return lambda x, add=None, relu=False: run(x, scale, shift, add, relu)
 
 
 def _rows(per_code: Tensor, cond: Condition) -> Tensor:
@@ -164,10 +203,12 @@ class Affine2d(nn.Module):
         self.scale = nn.Parameter(torch.ones(channels))
         self.shift = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor, cond: Condition) -> Tensor:
-        """Scale and shift features of shape (N, C, H, W)."""
+    def forward(
+        self, x: Tensor, cond: Condition, add: Tensor | None = None, relu: bool = False
+    ) -> Tensor:
+        """Scale and shift features of shape (N, C, H, W), add others, cut at 0."""
         scale, shift = self.scale[:, None, None], self.shift[:, None, None]
-        return torch.addcmul(shift, x, scale)
+        return chosen(finish, cond.compute)(x, scale, shift, add, relu)
 
     def affine(self, cond: Condition) -> tuple[Tensor, Tensor]:
         """Return scale and shift, each (1, C)."""
@@ -175,7 +216,7 @@ class Affine2d(nn.Module):
 
     def freeze(self, cond: Condition) -> FrozenOp:
         """Return the same map."""
-        return lambda x: self(x, cond)
+        return lambda x, add=None, relu=False: self(x, cond, add, relu)
 
 
 class ConvNorm(nn.Module):
@@ -214,12 +255,18 @@ class ConvNorm(nn.Module):
         )
         self.norm = norm
 
-    def forward(self, x: Tensor, cond: Condition) -> Tensor:
-        """Convolve and normalise features of shape (N, C, H, W)."""
+    def forward(
+        self, x: Tensor, cond: Condition, add: Tensor | None = None, relu: bool = False
+    ) -> Tensor:
+        """Convolve and normalise features of shape (N, C, H, W), add others, cut at 0."""
         if cond.frozen is not None:
-            return cond.frozen[self](x)
+            return cond.frozen[self](x, add, relu)
         x = self.conv(x, cond.width_mult)
-        return x if self.norm is None else self.norm(x, cond)
+        if self.norm is not None:
+            return self.norm(x, cond, add, relu)  # type: ignore[no-any-return]
+        if add is None and not relu:
+            return x
+        return chosen(finish, cond.compute)(x, None, None, add, relu)
 
     def folded(self, cond: Condition) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias of the convolution that the pair is at one λ and width.
@@ -236,19 +283,31 @@ class ConvNorm(nn.Module):
         return weight * scale[0, :, None, None, None], shift[0]
 
     def freeze(self, cond: Condition) -> FrozenOp:
-        """Return the frozen pair: one convolution, or one and an affine map for each row."""
-        conv = self.conv
-        stride, padding = conv.stride, conv.padding
+        """Return the frozen pair: one convolution, or one and an affine map for each row.
+
+        Its weights are cast to the type of the features here, once, not at each pass.
+        """
+        conv, dtype = self.conv, cond.compute.dtype
+        run = chosen(finish, cond.compute)
         several = (
             self.norm is not None
             and self.norm.film is not None
             and (cond.lam_code is not None and cond.lam_code.shape[0] > 1)
         )
+        scale = shift = None
         if several:
             assert self.norm is not None
-            weight = conv.sliced(cond.width_mult).detach()
-            affine = self.norm.freeze(cond)
-            return lambda x: affine(functional.conv2d(x, weight, None, stride, padding))
-        weight, bias = self.folded(cond)
-        weight, bias = weight.detach(), None if bias is None else bias.detach()
-        return lambda x: functional.conv2d(x, weight, bias, stride, padding)
+            weight, bias = conv.sliced(cond.width_mult), None
+            scale, shift = (_rows(t.detach(), cond) for t in self.norm.affine(cond))
+        else:
+            weight, bias = self.folded(cond)
+        weight = weight.detach().to(dtype)
+        bias = None if bias is None else bias.detach().to(dtype)
+
+        def frozen(x: Tensor, add: Tensor | None = None, relu: bool = False) -> Tensor:
+            x = conv2d(x, weight, bias, conv.stride, conv.padding)
+            if scale is None and add is None and not relu:
+                return x
+            return run(x, scale, shift, add, relu)
+
+        return frozen

@@ -6,7 +6,6 @@ Source: He et al., CVPR 2016; FiLM after every norm but the shortcut's, as in Wa
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from oat.models.network import STAGES, Conditioning, ModelConfig, Network
 from oat.models.norm import Condition
@@ -52,9 +51,9 @@ class Block(nn.Module):
         """Map features (N, C, H, W) to (N, C', H/stride, W/stride)."""
         out = x
         for layer in self.layers[:-1]:
-            out = functional.relu(layer(out, cond))
-        out = self.layers[-1](out, cond)
-        return functional.relu(out + (x if self.shortcut is None else self.shortcut(x, cond)))
+            out = layer(out, cond, relu=True)
+        add = x if self.shortcut is None else self.shortcut(x, cond)
+        return self.layers[-1](out, cond, add, relu=True)  # type: ignore[no-any-return]
 
 
 class ResNet(Network):
@@ -98,9 +97,9 @@ class ResNet(Network):
                 blocks.append(block)
         return blocks
 
-    def logits(self, images: Tensor, cond: Condition) -> Tensor:
-        """Compute logits of shape (N, ``num_classes``) under a condition."""
-        x = functional.relu(self.stem(images, cond))
+    def features(self, images: Tensor, cond: Condition) -> Tensor:
+        """Compute the last features, shape (N, C, H, W), under a condition."""
+        x: Tensor = self.stem(images, cond, relu=True)
         for block in self.blocks:
             x = block(x, cond)
-        return self.head(x.mean(dim=(2, 3)), cond.width_mult)  # type: ignore[no-any-return]
+        return x

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
+from oat.models.compute import conv2d
+
 
 def check_widths(widths: Sequence[float]) -> None:
     """Refuse a set of widths that is empty, repeats a value, or leaves (0, 1].
@@ -85,8 +87,7 @@ class SlimmableConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor, width_mult: float = 1.0) -> Tensor:
         """Convolve features of shape (N, C, H, W), C as `sliced` has it."""
-        weight = self.sliced(width_mult)
-        return functional.conv2d(x, weight, self.bias, self.stride, self.padding)
+        return conv2d(x, self.sliced(width_mult), self.bias, self.stride, self.padding)
 
 
 class SlimmableLinear(nn.Linear):

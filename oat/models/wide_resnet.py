@@ -36,12 +36,12 @@ class WideBlock(nn.Module):
 
     def forward(self, x: Tensor, cond: Condition) -> Tensor:
         """Map features (N, C, H, W) to (N, C', H/stride, W/stride)."""
-        active = functional.relu(self.norm(x, cond))
-        out = functional.relu(self.first(active, cond))
+        active = self.norm(x, cond, relu=True)
+        out = self.first(active, cond, relu=True)
         out = functional.dropout(out, self.dropout, self.training and cond.frozen is None)
-        out = self.second(out, cond)
         # a projection reads the activated input, an identity the raw one
-        return out + (x if self.shortcut is None else self.shortcut(active, cond))  # type: ignore[no-any-return]
+        add = x if self.shortcut is None else self.shortcut(active, cond)
+        return self.second(out, cond, add)  # type: ignore[no-any-return]
 
 
 class WideResNet(Network):
@@ -77,10 +77,9 @@ class WideResNet(Network):
         self.last_norm = self.norm(channels, film=False)
         self.head = self.classifier(channels)
 
-    def logits(self, images: Tensor, cond: Condition) -> Tensor:
-        """Compute logits of shape (N, ``num_classes``) under a condition."""
-        x = self.stem(images, cond)
+    def features(self, images: Tensor, cond: Condition) -> Tensor:
+        """Compute the last features, shape (N, C, H, W), under a condition."""
+        x: Tensor = self.stem(images, cond)
         for block in self.blocks:
             x = block(x, cond)
-        x = functional.relu(self.last_norm(x, cond))
-        return self.head(x.mean(dim=(2, 3)), cond.width_mult)  # type: ignore[no-any-return]
+        return self.last_norm(x, cond, relu=True)  # type: ignore[no-any-return]
