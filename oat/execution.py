@@ -37,10 +37,12 @@ class Execution:
         dtype = torch.bfloat16 if self.precision == "bfloat16" else None
         return Compute(dtype, self.compiled)
 
-    def __str__(self) -> str:
-        compiled = "compiled" if self.compiled else "not compiled"
-        captured = "captured in a CUDA graph" if self.captured else "not captured"
-        return f"{self.precision}, {compiled}, {captured}"
+    def sentence(self) -> str:
+        """Say how steps are executed, and why."""
+        ways = [self.precision, *["compiled"] * self.compiled]
+        ways += ["recorded and replayed"] * self.captured
+        why = f" ({'; '.join(self.reasons)})" if self.reasons else ""
+        return f"Steps are executed in {', '.join(ways)}{why}."
 
 
 def as_asked(train: TrainConfig, device: torch.device, fixed_shapes: bool = True) -> Execution:

@@ -17,6 +17,7 @@ from studies.guards import (
     finite_points,
     missing_notes,
     one_checkpoint,
+    precision_notes,
     stronger_note,
     unequal_note,
     width_note,
@@ -204,7 +205,7 @@ def _compare(
     grid, masking = points, masking_table(points)
     notes += stronger_note(points, chosen, correct)
     points = points[points["attack"] == chosen].sort_values("point_key", ignore_index=True)
-    notes += check_comparable(points, force)
+    notes += check_comparable(points, force) + precision_notes(points)
     draws = Resampled(points, correct)
     pairs = pair_cells(draws)
     table = pair_table(pairs, draws, margin)

@@ -56,6 +56,8 @@ class Evaluate(BaseModel):
             fewer, of its own.
         masking_images: Test images of the checks for masked gradients; 0 makes none.
         batch_size: Images at a time.
+        tf32: Whether a GPU may round the inputs of products to TF32 here. Faster; what it does to
+            robust accuracy was not measured.
     """
 
     model_config = STRICT
@@ -65,6 +67,7 @@ class Evaluate(BaseModel):
     images: int | None = Field(None, ge=1)
     masking_images: int = Field(100, ge=0)
     batch_size: int = Field(500, ge=1)
+    tf32: bool = False
 
     @field_validator("attacks", mode="before")
     @classmethod

@@ -1,14 +1,15 @@
 """What may be compared with what, what a comparison lacks, and what its reader must know."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from oat.recipe import RULES
 from studies.errors import ComparisonError
-from studies.methods import ONCE, name_point
+from studies.methods import ONCE, name_point, value_text
 from studies.records import Correct
 
 MUST_AGREE = {
@@ -93,6 +94,23 @@ def check_comparable(points: pd.DataFrame, force: bool) -> list[str]:
                 raise ComparisonError(f"{said}; compare them apart, or use `--force`.")
             notes.append(f"{said}; compared all the same.")
     return notes
+
+
+def precision_notes(points: pd.DataFrame) -> list[str]:
+    """Name the models of each precision, if they were not all trained in one."""
+    if "precision" not in points or points["precision"].nunique() < 2:
+        return []
+    named = (
+        f"{kind} ({listed(sorted(set(map(_trial_name, rows.to_dict('records')))))})"
+        for kind, rows in points.groupby("precision")
+    )
+    return [f"The models were trained in different precisions: {'; '.join(named)}."]
+
+
+def _trial_name(row: Mapping[Any, Any]) -> str:
+    """Name the model of a point."""
+    own = "" if row["method"] in ONCE else f" {value_text(row)}"
+    return f"{row['variant']}{own} seed {row['seed']}"
 
 
 def missing_notes(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -10,10 +11,12 @@ from oat.attacks import Attack, LogitsFn
 from oat.data import Dataset
 from oat.deploy import OperatingPoint, fold
 from oat.evaluation import Judged, evaluate_at
+from oat.execution import numerics
 from oat.masking import check_masking
 from oat.method import Method, training_gradients
 from oat.models import ModelConfig, Network, build, in_situ_cost
 from oat.recipe import TrainConfig, images_seen
+from studies.choosing import precision_of
 from studies.methods import method_of, tuples, variant
 from studies.records import (
     JudgingProgress,
@@ -30,6 +33,11 @@ from studies.storage import Folder, open_folder
 Report = Callable[[dict[str, Any]], None]
 Spec = Mapping[str, Any]
 """A point or a check to make, as `studies.planning` lists them in a job."""
+
+
+def _exact(spec: Spec) -> AbstractContextManager[None]:
+    """Judge in float32 and in a fixed order of additions, unless TF32 is asked for."""
+    return numerics(tf32=spec.get("tf32", False), deterministic=True)
 
 
 def judge(
@@ -115,15 +123,16 @@ class _Judging:
                 return
             progress = JudgingProgress(self.folder, key, self._judgement(point))
             attack = ATTACKS[point["attack"]["name"]](**point["attack"])
-            found = evaluate_at(
-                model,
-                OperatingPoint(point["lam"], point["width_mult"]),
-                getattr(self.dataset, point.get("split", "test")).head(point["images"]),
-                attack,
-                batch_size=point["batch_size"],
-                surrogates=surrogates,
-                progress=progress,
-            )
+            with _exact(point):
+                found = evaluate_at(
+                    model,
+                    OperatingPoint(point["lam"], point["width_mult"]),
+                    getattr(self.dataset, point.get("split", "test")).head(point["images"]),
+                    attack,
+                    batch_size=point["batch_size"],
+                    surrogates=surrogates,
+                    progress=progress,
+                )
             row = self._row(point, model, found)
             clean, robust = found.correctness.clean.numpy(), found.correctness.robust.numpy()
         else:
@@ -142,12 +151,13 @@ class _Judging:
         where = {k: check[k] for k in ("check_key", "checkpoint_rule")}
         twin = self._twin(check, self.checks)
         if twin is None:
-            found = check_masking(
-                fold(model, check["lam"], check["width_mult"]),
-                self.dataset.test.head(check["images"]),
-                check["eps"],
-                batch_size=check["batch_size"],
-            )
+            with _exact(check):
+                found = check_masking(
+                    fold(model, check["lam"], check["width_mult"]),
+                    self.dataset.test.head(check["images"]),
+                    check["eps"],
+                    batch_size=check["batch_size"],
+                )
             training = {"training_id": self.trained["training_id"]}
             self.checks.append({**training, **where, **self._place(check), **asdict(found)})
         else:
@@ -204,6 +214,7 @@ class _Judging:
             "data_fingerprint": dataset.fingerprint,
             "model": config["model"]["name"],
             "epochs": config["train"]["epochs"],
+            "precision": precision_of(trained, config["train"]),
             "budget": self.job["budget"],
             "checkpoint_rule": point["checkpoint_rule"],
             "checkpoint_epoch": trained["weights"][point["checkpoint_rule"]]["epoch"],

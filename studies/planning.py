@@ -207,6 +207,7 @@ def _points(
                     "batch_size": study.evaluate.batch_size,
                     **_surrogates(study, attack, lam, run_key, keys.dedicated(seed)),
                     **({} if split == "test" else {"split": split}),
+                    **_tf32(study),
                 }
                 key = digest({"run_key": run_key, "seed": EVALUATION_SEED, **what})
                 points.append(
@@ -218,6 +219,11 @@ def _points(
                     }
                 )
     return points
+
+
+def _tf32(study: Study) -> dict[str, bool]:
+    """Return the entry of a judgement in TF32; none without, so that older keys stand."""
+    return {"tf32": True} if study.evaluate.tf32 else {}
 
 
 def count_points(study: Study) -> int:
@@ -248,6 +254,7 @@ def _shared_settings(study: Study, attack: EvaluationAttack) -> dict[str, Any]:
         "seed": EVALUATION_SEED,
         "batch": study.evaluate.batch_size,
         **_attack_settings(attack),
+        **_tf32(study),
     }
     if isinstance(attack, Pgd) and attack.every_lam:
         shared["lams"] = study.lams()
@@ -328,6 +335,7 @@ def _checks(study: Study, method: Method, run_key: str) -> list[dict[str, Any]]:
                 "eps": study.attack.eps,
                 "images": _fewest(study.evaluate.masking_images, study.evaluate.images),
                 "batch_size": study.evaluate.batch_size,
+                **_tf32(study),
             }
             decides = {"seed": EVALUATION_SEED, "how": MASKING_HOW, "check": what}
             key = digest({"run_key": run_key, **decides})
@@ -390,6 +398,7 @@ def _plan_trial(
         "points": _points(study, method, run_key, seed, keys, split),
         "checks": _checks(study, method, run_key),
         "siblings": folder.sub("trials").uri,
+        "choices": folder.sub("choices").uri,
         "data": {"root": absolute_root(study.data), "download": study.data.download},
         "resources": entry.need.model_dump(),
     }

@@ -82,6 +82,7 @@ class Progress(Callback):  # type: ignore[misc]
         self._console, self._changed, self._search = console, changed, search
         self._rows: dict[str, _Row] = {}
         self._left: set[str] = set()
+        self._told: set[str] = set()
         for trial in plan.trials:
             self.add(trial)
         self._began = self._spoke = time.monotonic()
@@ -137,6 +138,7 @@ class Progress(Callback):  # type: ignore[misc]
         if result["kind"] == "epoch":
             row.epoch, row.epochs = result["epoch"], result["epochs"]
             row.images_per_second = result["images_per_second"]
+            self._tell_once(result["execution"])
             if result["sa_val"] is not None:
                 row.sa, row.ra = result["sa_val"], result["ra_val"]
         elif result["kind"] == "point":
@@ -147,6 +149,12 @@ class Progress(Callback):  # type: ignore[misc]
         self._changed(run_key_of(trial))
         if self._live is None and time.monotonic() - self._spoke > LINE_EVERY_SECONDS:
             self._say(f"{row.label} seed {row.seed}: {row.place}{_rates(row)}")
+
+    def _tell_once(self, sentence: str) -> None:
+        """Say how trials are executed, once for all that are executed so."""
+        if sentence not in self._told:
+            self._told.add(sentence)
+            self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Take the end of a trial, good or bad."""

@@ -266,14 +266,24 @@ def read_failure(folder: Folder) -> str | None:
         return "its failure.json is damaged"
 
 
+def device_name(device: torch.device) -> str:
+    """Return the kind of a device: the GPU's name, or the processor's with its cores."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+
+
 def write_provenance(
-    folder: Folder, dataset: Dataset, device: torch.device, started: float
+    folder: Folder,
+    dataset: Dataset,
+    device: torch.device,
+    started: float,
+    execution: Mapping[str, Any],
 ) -> None:
     """Record what the weights came from beyond the config."""
     record = {
         "versions": versions(),
         "git_revision": git_revision(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "device": device_name(device),
+        "execution": execution,
         "threads": torch.get_num_threads(),
         "host": socket.gethostname(),
         "pid": os.getpid(),

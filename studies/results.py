@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from oat.training import EpochRecord
+from studies.choosing import UNKNOWN_PRECISION
 from studies.intervals import wilson
 from studies.masking import CHECK_COLUMNS, masking_columns
 from studies.methods import recipe
@@ -46,6 +47,7 @@ COLUMNS: dict[str, str] = {
     "data_fingerprint": "str",
     "model": "str",
     "epochs": "int64",
+    "precision": "str",
     "budget": "str",
     "checkpoint_rule": "str",
     "checkpoint_epoch": "int64",
@@ -61,8 +63,8 @@ COLUMNS: dict[str, str] = {
     "train_gradients": "float64",
 }
 """Columns of a point and their types. SA, RA are fractions with Wilson's 95 % intervals; λ is NaN
-for TRADES, β elsewhere. ``recipe``: see `studies.methods.recipe`. ``masking`` and the checks: see
-`studies.masking`."""
+for TRADES, β elsewhere. ``precision`` is that of the training, ``not recorded`` for older ones.
+``recipe``: see `studies.methods.recipe`. ``masking`` and the checks: see `studies.masking`."""
 
 DERIVED = ("sa_low", "sa_high", "ra_low", "ra_high", "recipe", "masking", *CHECK_COLUMNS)
 """Columns that are not stored: they follow from what is."""
@@ -190,7 +192,8 @@ def read_trial(
     masking = masking_columns(rows, correct, heeded)
     rows = [row for row in rows if row["point_key"] in keys]
     correct = {key: value for key, value in correct.items() if key.partition(".")[0] in keys}
-    return [{**row, **_wilson(row), **masking[row["point_key"]]} for row in rows], correct
+    before = {"precision": UNKNOWN_PRECISION}
+    return [{**before, **row, **_wilson(row), **masking[row["point_key"]]} for row in rows], correct
 
 
 def _read_sound(folder: Folder) -> tuple[list[dict[str, Any]], Correct, str | None]:

@@ -12,6 +12,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,16 +21,21 @@ import torch
 
 from oat.attacks import Attack
 from oat.data import DataConfig, DataError, Dataset, load
+from oat.execution import Execution
+from oat.memory import keep_freed_memory
 from oat.method import Method, training_cost
 from oat.models import ModelConfig, count_parameters, stored_bytes
-from oat.recipe import TrainConfig, images_seen
+from oat.probe import Probe
+from oat.recipe import TrainConfig, images_seen, steps_per_epoch
 from oat.training import DivergenceError, Training
 from studies.checkpoints import Checkpoints
+from studies.choosing import as_record, forward_flops, how_to_run
 from studies.claims import SupersededError
 from studies.judging import Report, judge
 from studies.methods import method_of, tuples
 from studies.records import (
     ResultError,
+    device_name,
     git_revision,
     read_result,
     read_trained,
@@ -54,7 +60,8 @@ def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[st
         job: What `studies.planning` made: ``run_key``, ``config`` (all that decides the weights),
             ``budget`` (a digest of what methods must share to be compared), ``points`` (operating
             points to judge), ``checks`` (those to check for masked gradients), ``siblings`` (the
-            folder of all trials), ``data`` (root, download), ``resources``.
+            folder of all trials), ``choices`` (where the study keeps what holds for all of them),
+            ``data`` (root, download), ``resources``.
         folder: The trial's own folder.
         report: Called after each epoch and each point with a flat record.
 
@@ -130,7 +137,9 @@ def _settle(job: Mapping[str, Any]) -> None:
     np.random.seed(seed)
     torch.manual_seed(seed)
     torch.set_num_threads(int(job["resources"]["cpu"]))
-    if _device(job).type == "cuda":
+    if _device(job).type == "cpu":
+        keep_freed_memory()
+    else:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         torch.cuda.set_per_process_memory_fraction(min(1.0, job["resources"]["gpu"]))
@@ -175,7 +184,7 @@ def _train_and_judge(
     folder.write("config.json", json.dumps(config, indent=1).encode())
     if trained is None:
         trained = _train(job, method, data, dataset, folder, report)
-        write_provenance(folder, dataset, device, started)
+        write_provenance(folder, dataset, device, started, trained["execution"])
         write_result(folder, "trained.json", trained)
     judge(job, dataset, trained, folder, report)
     return {"status": "done", "trained": trained}
@@ -207,59 +216,67 @@ def _train(
     report: Report,
 ) -> dict[str, Any]:
     """Train, from the checkpoint if there is one, and write the weights of every rule."""
-    config = job["config"]
+    config, model = job["config"], ModelConfig(**job["config"]["model"])
+    train, attack = TrainConfig(**tuples(config["train"])), Attack(**config["attack"])
+    count = len(dataset.train)
+    cost = training_cost(method, attack, min(train.batch_size, count), model, dataset.image_shape)
+    units = images_seen(train, count) * cost
 
-    def make() -> Training:
-        return Training(
-            method,
-            ModelConfig(**config["model"]),
-            dataset,
-            data,
-            TrainConfig(**tuples(config["train"])),
-            Attack(**config["attack"]),
-            seed=config["seed"],
-        )
+    def make(execution: Execution) -> Training:
+        seed = config["seed"]
+        return Training(method, model, dataset, data, train, attack, seed=seed, execution=execution)
 
-    checkpoints = Checkpoints(folder)
-    training, training_id, history = _resume(make, checkpoints, folder)
+    checkpoints, device = Checkpoints(folder), dataset.train.images.device
+    state = checkpoints.newest(device)
+    probe = Probe(
+        make,
+        train,
+        device,
+        method.fixed_shapes(),
+        train.epochs * steps_per_epoch(count, train.batch_size),
+        units * forward_flops(model, dataset),
+    )
+    execution = how_to_run(job, dataset, probe, state)
+    training, training_id, history = _resume(partial(make, execution), state, checkpoints, folder)
     if history:  # a kill may have come between a checkpoint and its line
         write_lines(folder, "epochs.jsonl", history)
+    how = {"execution": as_record(execution), "device": device_name(device)}
     for record in training.epochs():
         history.append(asdict(record))
-        state = {**training.state_dict(), "training_id": training_id, "history": history}
+        state = {**training.state_dict(), **how, "training_id": training_id, "history": history}
         checkpoints.save(state)
         write_lines(folder, "epochs.jsonl", history)
-        report({"kind": "epoch", "epochs": training.config.epochs, **asdict(record)})
+        said = {"epochs": train.epochs, "execution": execution.sentence(), **asdict(record)}
+        report({"kind": "epoch", **said})
     weights = {}
     for rule, kept in training.kept().items():
         data_of = _model_bytes(kept.state)
         folder.write(weights_file(rule), data_of)
         sha256 = hashlib.sha256(data_of).hexdigest()
         weights[rule] = {"epoch": kept.epoch, "sha256": sha256, "bytes": len(data_of)}
-    size = min(training.config.batch_size, len(dataset.train))
-    cost = training_cost(
-        method, training.attack, size, ModelConfig(**config["model"]), dataset.image_shape
-    )
     return {
         "training_id": training_id,
         "weights": weights,
         "device_seconds": training.device_seconds,
-        "train_units": images_seen(training.config, len(dataset.train)) * cost,
+        "train_units": units,
         "parameters": count_parameters(training.model),
         "network_bytes": stored_bytes(training.model),
+        "execution": how["execution"],
     }
 
 
 def _resume(
-    make: Callable[[], Training], checkpoints: Checkpoints, folder: Folder
+    make: Callable[[], Training],
+    state: Mapping[str, Any] | None,
+    checkpoints: Checkpoints,
+    folder: Folder,
 ) -> tuple[Training, str, list[dict[str, Any]]]:
     """Return a training as the last checkpoint left it, or a new one; its id, its epochs so far."""
     training = make()
-    state = checkpoints.newest(training.device)
     if state is None:
         return training, uuid.uuid4().hex[:12], []
     try:
-        training.load_state_dict(state)
+        training.load_state_dict(dict(state))
         return training, state["training_id"], state["history"]
     except (KeyError, ValueError, RuntimeError) as error:
         # of other code: say so in the folder, and start anew

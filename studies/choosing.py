@@ -1,0 +1,101 @@
+"""How a trial is executed: as its checkpoint has it, as its study chose before, or as measured.
+
+The precision is chosen once for a study, on a kind of device, so that its models can be compared.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from oat.data import Dataset
+from oat.execution import Execution, Precision, as_asked
+from oat.models import ModelConfig, build, flops
+from oat.probe import Probe, choose, choose_precision
+from studies.methods import tuples
+from studies.records import ResultError, device_name, digest, unseal, write_result
+from studies.storage import Folder, open_folder
+
+UNKNOWN_PRECISION = "not recorded"
+"""Precision of weights that were trained before it was recorded."""
+
+
+def forward_flops(model: ModelConfig, dataset: Dataset) -> int:
+    """Count the operations of one image through the plain network, at a multiply-add for two."""
+    with torch.device("meta"):
+        plain = build(model, in_channels=dataset.image_shape[0], num_classes=dataset.num_classes)
+    return flops(plain, dataset.image_shape)
+
+
+def how_to_run(
+    job: Mapping[str, Any], dataset: Dataset, probe: Probe, state: Mapping[str, Any] | None
+) -> Execution:
+    """Choose how a trial is executed.
+
+    Args:
+        job: See `studies.trial.run_trial`.
+        dataset: Its data, on its device.
+        probe: Its training.
+        state: Its checkpoint, None if there is none. On the same kind of device it goes on as it
+            was; on another it keeps its precision.
+    """
+    if state is not None:
+        known = state.get("execution")
+        if known is not None and state.get("device") == device_name(probe.device):
+            return Execution(**tuples(known))
+        earlier = known["precision"] if known is not None else _before(probe)
+        return choose(probe, earlier)
+    if probe.train.precision != "auto":
+        return choose(probe)
+    return choose(probe, _of_study(job, dataset, probe))
+
+
+def precision_of(trained: Mapping[str, Any], train: Mapping[str, Any]) -> str:
+    """Name the precision that weights were trained in.
+
+    Args:
+        trained: The record of the training.
+        train: Its settings.
+    """
+    if "execution" not in trained:
+        return UNKNOWN_PRECISION
+    precision = str(trained["execution"]["precision"])
+    return f"{precision} tf32" if train.get("tf32") and precision == "float32" else precision
+
+
+def as_record(execution: Execution) -> dict[str, Any]:
+    """Return a choice as plain values, for a record or a checkpoint."""
+    return {**asdict(execution), "reasons": list(execution.reasons)}
+
+
+def _before(probe: Probe) -> Precision:
+    """Return the precision of a checkpoint that does not tell: there was no choice then."""
+    return as_asked(probe.train, probe.device).precision
+
+
+def _of_study(job: Mapping[str, Any], dataset: Dataset, probe: Probe) -> Precision:
+    """Return the precision that the study has on this kind of device; choose it if it has none."""
+    what = {
+        "device": device_name(probe.device),
+        "model": job["config"]["model"],
+        "shape": dataset.image_shape,
+        "batch": probe.train.batch_size,
+    }
+    folder, name = open_folder(job["choices"]), f"{digest(what)}.json"
+    if (known := _read(folder, name)) is not None:
+        return known
+    precision, why = choose_precision(probe)
+    # another trial may have been quicker: its choice holds for all that look from now on
+    if (known := _read(folder, name)) is not None:
+        return known
+    write_result(folder, name, {**what, "precision": precision, "reason": why})
+    return precision
+
+
+def _read(folder: Folder, name: str) -> Precision | None:
+    try:
+        precision: Precision = unseal(folder.read(name))["precision"]
+    except (FileNotFoundError, ResultError):
+        return None
+    return precision
