@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from math import nan
+from statistics import median
 
 import torch
 
@@ -59,7 +60,7 @@ def measure(sides: Sequence[Side], asked: argparse.Namespace, network: str, case
             "sides": {
                 name: {
                     **timing.summary(found),
-                    "images_per_second": rounded(asked.images / min(found)),
+                    "images_per_second": rounded(asked.images / median(found)),
                 }
                 for name, found in times.items()
             },

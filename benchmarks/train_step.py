@@ -9,13 +9,15 @@ in which code may be compiled and graphs captured, is apart. Each side is set ag
     python -m benchmarks.train_step --network resnet18 --methods oat --profile
 
 An earlier checkout is, for example, ``git worktree add ../earlier ebd788f``. Without a GPU the
-default is a ResNet-34 at batch 32, one step a round.
+default is a ResNet-34 at batch 32, one step a round. Each side keeps its memory on the GPU while
+the others run: at large batches, measure fewer sides at a time (``--no-plain``, ``--precision``).
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
@@ -27,7 +29,7 @@ from benchmarks.worker import METHODS
 from oat.attacks import Attack
 from oat.models import ModelConfig
 
-PLAIN, EARLIER = "plain way", "earlier code"
+PLAIN = "plain way"
 SHAPE: IMAGE = (3, 32, 32)
 KERNELS = 15
 """Rows of a profile."""
@@ -54,8 +56,18 @@ def sides_of(asked: argparse.Namespace) -> list[Side]:
     """Return the sides, the slowest first."""
     sides = [] if asked.no_plain else [Side(PLAIN)]
     if asked.against is not None:
-        sides.append(Side(EARLIER, asked.against))
-    return sides + [Side(ours(precision)) for precision in asked.precision.split(",")]
+        sides += [Side(earlier(kind), asked.against) for kind in earlier_precisions()]
+    return sides + [Side(ours(kind)) for kind in asked.precision.split(",")]
+
+
+def earlier_precisions() -> list[str]:
+    """Return the precisions of earlier code: at ebd788f ``auto`` was the slower one on a GPU."""
+    return ["auto", "float32"] if torch.cuda.is_available() else ["auto"]
+
+
+def earlier(precision: str) -> str:
+    """Return the name of the side of earlier code at a precision."""
+    return f"earlier code, {precision}"
 
 
 def ours(precision: str) -> str:
@@ -74,10 +86,10 @@ def cases_of(asked: argparse.Namespace, network: str, method: str) -> dict[str, 
         "threads": asked.threads,
     }
     training = {**case, "kind": "training"}
-    cases = {ours(kind): {**training, "precision": kind} for kind in asked.precision.split(",")}
+    cases = {PLAIN: {**case, "kind": "plain"}}
+    cases |= {earlier(kind): {**training, "precision": kind} for kind in earlier_precisions()}
     return cases | {
-        PLAIN: {**case, "kind": "plain"},
-        EARLIER: {**training, "precision": "auto"},
+        ours(kind): {**training, "precision": kind} for kind in asked.precision.split(",")
     }
 
 
@@ -95,12 +107,12 @@ def measure(sides: Sequence[Side], asked: argparse.Namespace, network: str, meth
         "sides": {
             side.name: {
                 **timing.summary(times[side.name]),
-                "images_per_second": rounded(asked.batch / min(times[side.name])),
+                "images_per_second": rounded(asked.batch / median(times[side.name])),
                 **side.facts,
             }
             for side in able
         },
-        "speedup": timing.speedups(times, [PLAIN, EARLIER]),
+        "speedup": timing.speedups(times, [PLAIN, *map(earlier, earlier_precisions())]),
         "failed": failed | broken,
     }
     for side in able if asked.profile else ():
@@ -121,8 +133,7 @@ def set_against_floor(found: Report, machine_rates: dict[str, float], *, small: 
     found["gflop_per_image"] = rounded(work / 1e9)
     found["megafeatures_per_image"] = rounded(features / 1e6)
     for side in found["sides"].values():
-        # a GPU's convolutions may round float32 to TF32: the floor is then the one for that
-        single = "tfloat32" if "tfloat32" in machine_rates else "float32"
+        single = "tfloat32" if side.get("convolutions_in_tf32") else "float32"
         kind, size = ("bfloat16", 2) if side.get("bfloat16") else (single, 4)
         least = floor(work, features, size, machine_rates[kind], machine_rates["copy"])
         seconds = side["median_ms"] / 1e3 / found["batch"]
@@ -140,7 +151,7 @@ def table(found: Report) -> str:
     lines = [
         f"\n{found['network']}, {found['method']}, batch {found['batch']}: "
         f"{found['gflop_per_image']:g} GFLOP an image",
-        f"{'':22} {'ms a step':>10} {'spread':>8} {'images/s':>9} {'times the floor':>16} "
+        f"{'':24} {'ms a step':>10} {'spread':>8} {'images/s':>9} {'times the floor':>16} "
         f"{'of bf16 rate':>13}  times as fast as",
     ]
     for name, side in found["sides"].items():
@@ -150,7 +161,7 @@ def table(found: Report) -> str:
             if key.startswith(f"{name} over ")
         )
         lines.append(
-            f"{name:22} {side['median_ms']:10.1f} {side['spread_ms']:8.1f} "
+            f"{name:24} {side['median_ms']:10.1f} {side['spread_ms']:8.1f} "
             f"{side['images_per_second']:9.0f} {side['floor']['gap']:16.1f} "
             f"{side['share_of_bf16_rate']:13.1%}  {faster}"
         )

@@ -240,6 +240,12 @@ def predictions(logits_fn: Callable[[Tensor], Tensor], images: Tensor) -> Tensor
     return torch.cat([logits_fn(unit(part)).argmax(dim=1) for part in images.split(500)])
 
 
+def convolutions_in_tf32() -> bool:
+    """Tell whether a GPU's convolutions of float32 round to TF32."""
+    now = getattr(torch.backends.cudnn, "conv", None)  # torch 2.9; the old flag may be refused then
+    return bool(torch.backends.cudnn.allow_tf32 if now is None else now.fp32_precision == "tf32")
+
+
 CASES: dict[str, Callable[[dict[str, Any]], Case]] = {
     "training": training_case,
     "plain": plain_case,
@@ -292,6 +298,7 @@ class Worker:
         facts = dict(self.case.facts)
         if torch.cuda.is_available():
             facts["peak_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 2**20)
+            facts["convolutions_in_tf32"] = convolutions_in_tf32()
         return {"facts": facts}
 
     def run(self, part: str, count: int) -> list[float]:
