@@ -1,1 +1,1 @@
-"""Speed and scale, each module prints JSON; results with the machine named are in docs/results/."""
+"""Speed and scale, each module prints or writes JSON; results, machines named, in docs/results/."""
