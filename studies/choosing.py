@@ -5,6 +5,7 @@ The precision is chosen once for a study, on a kind of device, so that its model
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,11 +22,12 @@ UNKNOWN_PRECISION = "not recorded"
 """Precision of weights that were trained before it was recorded."""
 
 
-def forward_flops(model: ModelConfig, dataset: Dataset) -> int:
+@lru_cache
+def forward_flops(model: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> int:
     """Count the operations of one image through the plain network, at a multiply-add for two."""
     with torch.device("meta"):
-        plain = build(model, in_channels=dataset.image_shape[0], num_classes=dataset.num_classes)
-    return flops(plain, dataset.image_shape)
+        plain = build(model, in_channels=image_shape[0], num_classes=num_classes)
+    return flops(plain, image_shape)
 
 
 def how_to_run(

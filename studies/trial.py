@@ -234,7 +234,7 @@ def _train(
         device,
         method.fixed_shapes(),
         train.epochs * steps_per_epoch(count, train.batch_size),
-        units * forward_flops(model, dataset),
+        units * forward_flops(model, dataset.image_shape, dataset.num_classes),
     )
     execution = how_to_run(job, dataset, probe, state)
     training, training_id, history = _resume(partial(make, execution), state, checkpoints, folder)
