@@ -28,7 +28,8 @@ from studies.methods import METHODS, describe
 from studies.space import SWEPT
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
-GPU_SHARES = (0.0, 0.25, 1 / 3, 0.5)
+SMALLEST_SHARE = 1e-4
+"""Smallest share of a GPU; Ray counts in these."""
 
 
 class Resources(BaseModel):
@@ -36,7 +37,7 @@ class Resources(BaseModel):
 
     Attributes:
         cpu: Cores; also the number of threads of its process.
-        gpu: GPUs: 0, 1/4, 1/3, 1/2, or a whole number.
+        gpu: GPUs: 0, a share such as 1/3 or 0.3, or a whole number.
         device: ``auto`` computes on the GPU if one is asked for; ``cpu`` does not, to rehearse on
             a cluster whose GPUs are made up how trials are packed.
     """
@@ -48,9 +49,12 @@ class Resources(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "Resources":
-        shared = any(abs(self.gpu - share) < 1e-3 for share in GPU_SHARES)
+        shared = SMALLEST_SHARE <= self.gpu <= 1
         if not shared and self.gpu != int(self.gpu):
-            raise ValueError(f"`gpu` must be 0, 1/4, 1/3, 1/2 or a whole number, got {self.gpu:g}.")
+            raise ValueError(
+                "`gpu` must be 0, a share of a GPU from 0.0001 to 1 or a whole number, got "
+                f"{self.gpu:g}; a trial that needs more than one GPU takes whole ones."
+            )
         return self
 
 

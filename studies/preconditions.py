@@ -148,13 +148,13 @@ def check_cluster(study: Study, sizes: Sequence[Mapping[str, float]]) -> Check:
         study: The study.
         sizes: See `studies.capacity.node_sizes`.
     """
-    from studies.capacity import check_resources
+    from studies.capacity import check_resources, request_for
 
     requests = {(float(e.need.cpu), float(e.need.gpu)) for e in study.entries()}
 
     def room() -> str:
         for cpu, gpu in sorted(requests):
-            check_resources({"CPU": cpu, "GPU": gpu}, sizes)
+            check_resources(request_for(cpu, gpu), sizes)
         return ", ".join(f"{cpu:g} CPU and {gpu:g} GPU" for cpu, gpu in sorted(requests))
 
     return _check("requests", room)
@@ -199,12 +199,9 @@ def check_nodes(study: Study, folder: Folder, nodes: Sequence[Mapping[str, Any]]
 
 
 def _may_run(study: Study, have: Mapping[str, float]) -> bool:
-    from studies.capacity import fits
+    from studies.capacity import fits, request_for
 
-    return any(
-        fits({"CPU": float(entry.need.cpu), "GPU": float(entry.need.gpu)}, have)
-        for entry in study.entries()
-    )
+    return any(fits(request_for(entry.need.cpu, entry.need.gpu), have) for entry in study.entries())
 
 
 def _look_around(data: DataConfig, folder_uri: str, marker: str) -> dict[str, Any]:
