@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from studies.blocks import SMALLEST_SHARE
+from studies.blocks import SMALLEST_SHARE, gpus
 from studies.errors import StudyError
 from studies.planning import PlannedTrial
 
@@ -17,7 +17,7 @@ Request = Mapping[str, float]
 def request_of(trial: PlannedTrial) -> dict[str, float]:
     """Return what a trial asks of a node."""
     need = trial.job["resources"]
-    return request_for(need["cpu"], need["gpu"])
+    return request_for(need["cpu"], gpus(need["gpu"]))
 
 
 def request_for(cpu: float, gpu: float) -> dict[str, float]:
@@ -68,6 +68,20 @@ def check_resources(request: Request, sizes: Sequence[Request]) -> None:
         f"{largest.get('GPU', 0):g} GPU; lower `resources.cpu` or `resources.gpu`, or use another "
         "cluster."
     )
+
+
+def check_has_gpu(sizes: Sequence[Request]) -> None:
+    """Refuse to choose a share of a GPU where there is none.
+
+    Raises:
+        StudyError: No node has one.
+    """
+    if all(node.get("GPU", 0) < 1 for node in sizes):
+        nodes = "the only node has" if len(sizes) == 1 else f"each of {len(sizes)} nodes has"
+        raise StudyError(
+            f"`resources.gpu` is 'auto', which needs a GPU to measure on, but {nodes} none; "
+            "set `resources.gpu: 0` to train on CPUs, or use another cluster."
+        )
 
 
 def grown(request: Request, sizes: Sequence[Request]) -> dict[str, float] | None:

@@ -110,8 +110,9 @@ OUT_OF_RANGE = [
     ("resources.cpu=0", ("`resources.cpu`", "1", "got 0")),
     ("resources.gpu=-1", ("`resources.gpu`", "0", "got -1")),
     ("resources.gpu=.inf", ("`resources.gpu`", "finite", "got inf")),
+    ("resources.gpu=all", ("`resources.gpu`", "number", "'auto'", "got 'all'")),
     ("resources.gpu=.nan", ("`resources.gpu`", "finite", "got nan")),
-    ("resources.gpu=1.5", ("resources", "`gpu`", "0.0001 to 1 or a whole number", "got 1.5")),
+    ("resources.gpu=1.5", ("resources", "`gpu`", "0.0001 to 1, a whole number or", "got 1.5")),
     ("resources.gpu=0.00001", ("resources", "`gpu`", "0.0001 to 1", "got 1e-05")),
     ("evaluate.images=0", ("`evaluate.images`", "1", "got 0")),
     ("name=../away", ("`name`", "'../away'")),
@@ -394,6 +395,12 @@ def test_any_share_of_a_gpu_may_be_asked_for(gpu: float) -> None:
     assert load_study(_good(), [f"resources.gpu={gpu!r}"]).resources.gpu == gpu
 
 
+def test_the_share_of_a_gpu_may_be_left_to_a_measurement() -> None:
+    study = load_study(_good(), ["resources.gpu=auto"])
+    assert (study.resources.gpu, study.resources.share) == ("auto", 1)
+    assert load_study(study.dump()) == study
+
+
 def test_a_third_of_a_gpu_may_be_written_as_a_fraction() -> None:
     assert load_study(_good(), ["resources.gpu=1/3"]).resources.gpu == pytest.approx(1 / 3)
     assert load_study(_good(), ["resources.gpu=2"]).resources.gpu == 2
@@ -641,7 +648,7 @@ def test_a_method_may_ask_for_more_than_the_study_says(tiny: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("resources", "words"),
     [
-        ({"gpu": 1.5}, "`gpu` must be 0, a share of a GPU from 0.0001 to 1 or a whole number"),
+        ({"gpu": 1.5}, "`gpu` must be 0, a share of a GPU from 0.0001 to 1, a whole number or"),
         ({"cpu": 0}, "methods.0.resources.cpu"),
         ({"gpus": 1}, "did you mean 'methods.0.resources.gpu'?"),
         ({"device": "tpu"}, "methods.0.resources.device"),
