@@ -4,6 +4,7 @@ The order is: finished trials of the same kind (a trial's kind is its run key wi
 a probe of that kind, finished trials of other kinds, and at last a speed that is assumed.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -197,7 +198,26 @@ def _operations(model: ModelConfig, shape: tuple[int, int, int]) -> int:
 def assumed_device(need: Resources) -> str:
     """Return in words what speed is assumed of what a trial asks for."""
     if on_gpu(need.model_dump()):
-        count = "one GPU" if need.share == 1 else f"{need.share:.3g} GPUs"
-        return f"{count} of a data centre in bfloat16 at {GPU_GFLOPS / 1000:g} TFLOP/s each"
+        many = "one GPU" if need.share == 1 else f"{need.share:g} GPUs"
+        count = many if need.share >= 1 else f"{need.share:.3g} of a GPU"
+        speed = f"of a data centre in bfloat16 at {GPU_GFLOPS / 1000:g} TFLOP/s"
+        return f"{count} {speed}" + (" each" if need.share > 1 else "")
     count = "one core" if need.cpu == 1 else f"{need.cpu} cores"
-    return f"{count} of a server CPU in float32 at {CORE_GFLOPS:g} GFLOP/s"
+    speed = f"of a server CPU in float32 at {CORE_GFLOPS:g} GFLOP/s"
+    return f"{count} {speed}" + (" each" if need.cpu > 1 else "")
+
+
+def basis_in_words(estimates: Sequence[Estimate]) -> str:
+    """Return what the estimates of a plan rest on, each source once with its number of trials."""
+    counts = Counter((estimate.basis, estimate.source) for estimate in estimates)
+    said = []
+    for (basis, source), count in counts.items():
+        number = f" ({count} of {len(estimates)} trials)" if len(counts) > 1 else ""
+        told = {
+            "measured": "measured on finished trials of the same settings",
+            "probed": f"probed on {source}, each trial alone",
+            "measured on others": f"measured on {source}",
+            "assumed": f"assumed{number}: {source}; nothing is measured, which `--probe` does",
+        }[basis]
+        said.append(told if basis == "assumed" else told + number)
+    return "; ".join(said)

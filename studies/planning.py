@@ -164,6 +164,16 @@ class Plan:
         ]
 
 
+def asking_as(current: Plan, other: Plan) -> Plan:
+    """Return a plan whose trials ask of a node what those of another plan ask."""
+    asked = {trial.run_key: trial.job["resources"] for trial in other.trials}
+    trials = (
+        replace(trial, job={**trial.job, "resources": asked[trial.run_key]})
+        for trial in current.trials
+    )
+    return replace(current, trials=tuple(trials))
+
+
 def trial_config(
     study: Study, method: Method, seed: int, train: TrainConfig | None = None
 ) -> dict[str, Any]:
