@@ -102,7 +102,9 @@ def choose_share(
     task = ray.remote(num_cpus=request["CPU"], num_gpus=1, max_retries=0)(look_up_or_measure)
     known = read_packings(folder)
     most = _most(request, sizes)
-    console.print("`resources.gpu` is 'auto': looking how many trials a GPU serves best.")
+    console.print(
+        "`resources.gpu` is 'auto': looking how many trials a GPU serves best.", highlight=False
+    )
     try:
         key, record = ray.get(task.remote(dict(dearest.job), most, seconds, known))
     except ray.exceptions.RayError as error:

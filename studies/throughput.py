@@ -77,7 +77,8 @@ class Packing:
             said = f"one trial at a time on one {self.device}, as two train only {gain[2]:.2f} "
             said += "times as many images a second"
         else:
-            said = f"one trial at a time on one {self.device}, which has no room for two"
+            said = f"one trial at a time on one {self.device}, as its memory or its share of the "
+            said += "node's CPUs has no room for two"
         if self.device_bytes is None:
             return said
         return f"{said}; each takes {_gib(self.peak_bytes)} of {_gib(self.device_bytes)} GiB"

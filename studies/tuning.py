@@ -377,8 +377,8 @@ def read_search(tuned: Tuned, search: optuna.Study, folder: Folder, ended: str) 
     if len({(entry.need.cpu, entry.need.share) for entry in tuned.study.entries()}) > 1:
         need = tuned.block.resources or tuned.study.resources
         notes.append(
-            f"a second of its training is one of {need.cpu} CPU and {need.share:.4g} GPU; the methods "
-            "of this study do not have the same, so that equal seconds are no equal budget."
+            f"a second of its training is one of {need.cpu} CPU and {need.share:.4g} GPU; the "
+            "methods of this study do not have the same, so that equal seconds are no equal budget."
         )
     return Search(
         method=tuned.name,

@@ -97,7 +97,8 @@ def test_no_smaller_choice_would_have_been_near_the_best(
         ),
         (
             Packing("a CPU", tuple(_measured(100)), 0, None),
-            "one trial at a time on one a CPU, which has no room for two",
+            "one trial at a time on one a CPU, as its memory or its share of the node's CPUs has "
+            "no room for two",
         ),
     ],
 )
