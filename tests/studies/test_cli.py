@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from studies import api, cli
@@ -260,6 +261,16 @@ def test_plan_probes_on_this_machine(oat: Oat, study: Path, tmp_path: Path) -> N
     assert "Times are probed on" in said.text
     again = oat("plan", study, "--storage", tmp_path, "--json")
     assert {trial["estimate"]["basis"] for trial in again.json["trials"]} == {"probed"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_plan_refuses_to_probe_a_gpu_that_is_not_here(
+    oat: Oat, study: Path, tmp_path: Path
+) -> None:
+    said = oat("plan", study, "--storage", tmp_path, "--probe", "--set", "resources.gpu=1")
+    _is_a_sentence(said, "`resources.gpu` is 1", "`--address`")
+    said = oat("plan", study, "--storage", tmp_path, "--address", "auto")
+    _is_a_sentence(said, "add `--probe`")
 
 
 def test_plan_takes_a_share_that_is_not_chosen_yet(oat: Oat, study: Path, tmp_path: Path) -> None:
