@@ -3,10 +3,10 @@
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from oat.method import Method
 from oat.models import ModelConfig, Network, build
 from oat.models.compute import Compute
 from oat.recipe import STATISTICS_BATCHES, CheckpointRule, TrainConfig, steps_per_epoch
+from oat.sharing import DeviceShare
 from oat.step import Step, make_batch
 
 LOSS_CHECK_STEPS = 50
@@ -55,7 +56,7 @@ class EpochRecord:
         sa_val: Standard accuracy on validation, mean over λ; None if not validated.
         ra_val: Robust accuracy likewise.
         images_per_second: Training images, validation time apart.
-        device_seconds: Training time so far, validation apart.
+        device_seconds: Training time so far, validation apart; of a GPU that is shared, the share.
     """
 
     epoch: int
@@ -146,6 +147,7 @@ class Training:
         )
         self.averaged = None if train.ema is None else copy.deepcopy(self.model)
         self.best: tuple[float, Kept] | None = None
+        self.share = DeviceShare(self.device)
         self.seed = seed
         self.epoch = 0
         self.device_seconds = 0.0
@@ -199,24 +201,27 @@ class Training:
         assert self.best is not None, "the last epoch is always validated"
         started = time.perf_counter()
         weights: dict[CheckpointRule, Kept] = {"last": Kept(self.epoch, self._copied_weights())}
-        if self.averaged is not None:
-            network = copy.deepcopy(self.averaged)
-            self._take_statistics(network)
-            weights["averaged"] = Kept(self.epoch, network.state_dict())
+        with self.share.training():
+            self.share.sample()
+            if self.averaged is not None:
+                network = copy.deepcopy(self.averaged)
+                self._take_statistics(network)
+                weights["averaged"] = Kept(self.epoch, network.state_dict())
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self.share.sample()
         weights["chosen"] = self.best[1]
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.device_seconds += time.perf_counter() - started
+        self.device_seconds += (time.perf_counter() - started) * self.share.mean()
         return weights
 
     def _one_epoch(self) -> EpochRecord:
         lr = self.config.lr_at(self.epoch)
         started = time.perf_counter()
-        with self._own_rng(), self._numerics():
+        with self.share.training(), self._own_rng(), self._numerics():
             train_loss, seen = self._train()
         seconds = time.perf_counter() - started
         self.epoch += 1
-        self.device_seconds += seconds
+        self.device_seconds += seconds * self.share.mean()
         if not math.isfinite(train_loss):
             raise DivergenceError(self.epoch, train_loss, self.device_seconds)
         sa_val = ra_val = None
@@ -268,13 +273,22 @@ class Training:
         order = torch.randperm(count, generator=generator, device=self.device)
         yield from torch.split(order[: self.steps * size], size)
 
-    def take_steps(self, count: int) -> None:
-        """Take the first steps of an epoch, for a measurement: the training is then spent."""
-        self.model.train()
+    def endless_steps(self) -> Generator[int, None, None]:
+        """Take steps for ever, each when it is asked for, at the full radius: for measurements.
+
+        The training is then spent. Close the generator before another one begins.
+
+        Yields:
+            The images of the step. On a GPU the step may still be under way.
+        """
         attack = self.config.attack_at(self.config.epochs, self.attack)
+        self.model.train()
         with self._own_rng(), self._numerics():
-            for rows in islice(self._orders(self.generator), count):
-                self.step(rows, attack)
+            while True:
+                for rows in self._orders(self.generator):
+                    self.step(rows, attack)
+                    self._average(1)
+                    yield len(rows)
 
     def _train(self) -> tuple[float, int]:
         """Pass over the training images once; return the mean loss and how many were seen."""
@@ -288,9 +302,13 @@ class Training:
             self.step(rows, attack)
             self._average(self.epoch * steps + step)
             seen += len(rows)
-            if step % LOSS_CHECK_STEPS == 0 and not bool(self.step.loss.isfinite()):
-                break  # no use in the rest of the epoch
-        return self.step.loss.item() / steps, seen
+            if step % LOSS_CHECK_STEPS == 0:
+                self.share.sample()
+                if not bool(self.step.loss.isfinite()):
+                    break  # no use in the rest of the epoch
+        loss = self.step.loss.item()  # all steps are done
+        self.share.sample()
+        return loss / steps, seen
 
     def _numerics(self) -> AbstractContextManager[None]:
         return numerics(tf32=self.config.tf32, deterministic=self.config.deterministic)

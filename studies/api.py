@@ -75,20 +75,43 @@ def schema() -> dict[str, Any]:
     return study_schema()
 
 
-def plan(study: Source, *, storage: str | Path = STORAGE, overrides: Sequence[str] = ()) -> Plan:
-    """Expand a study into its trials and look up what is done; starts nothing, writes nothing.
+def plan(
+    study: Source,
+    *,
+    storage: str | Path = STORAGE,
+    overrides: Sequence[str] = (),
+    probe: bool = False,
+    address: str | None = None,
+    console: Console | None = None,
+) -> Plan:
+    """Expand a study into its trials, look up what is done, and estimate what each takes.
+
+    Starts nothing, and writes nothing unless it probes: then it writes ``probe.json`` into the
+    study's folder, from which later plans estimate as well.
 
     Args:
         study: A preset's name, a YAML file, a mapping, or a study.
         storage: Folder or URI of all studies' results.
         overrides: ``path.to.key=value`` each.
+        probe: Whether to time some steps, a validation and judging of each kind of trial that is
+            to run, on the device that it asks for.
+        address: Ray cluster to probe on; None is this machine.
+        console: Where the progress of a probe goes; None is standard error.
 
     Raises:
-        StudyError: The study is faulty.
+        StudyError: The study is faulty, or cannot be probed here.
         StorageError: The storage cannot be opened.
     """
     resolved = load_study(study, overrides)
-    return make_plan(resolved, study_folder(resolved, storage))
+    folder = study_folder(resolved, storage)
+    current = make_plan(resolved, folder)
+    if not probe:
+        if address is not None:
+            raise StudyError("`--address` says where to probe; add `--probe`, or leave it out.")
+        return current
+    from studies.probing import probe as probe_kinds
+
+    return probe_kinds(current, folder, address, console or Console(stderr=True))
 
 
 def status(

@@ -28,7 +28,10 @@ from studies.methods import METHODS, describe
 from studies.space import SWEPT
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
-GPU_SHARES = (0.0, 0.25, 1 / 3, 0.5)
+SMALLEST_SHARE = 1e-4
+"""Smallest share of a GPU; Ray counts in these."""
+AUTO: Literal["auto"] = "auto"
+"""``resources.gpu`` that is to be measured; see `studies.packing`."""
 
 
 class Resources(BaseModel):
@@ -36,22 +39,36 @@ class Resources(BaseModel):
 
     Attributes:
         cpu: Cores; also the number of threads of its process.
-        gpu: GPUs: 0, 1/4, 1/3, 1/2, or a whole number.
+        gpu: GPUs: 0, a share such as 1/3 or 0.3, a whole number, or ``auto``: the share is chosen
+            before the run by a measurement of how many trials one GPU serves best.
         device: ``auto`` computes on the GPU if one is asked for; ``cpu`` does not, to rehearse on
             a cluster whose GPUs are made up how trials are packed.
     """
 
     model_config = STRICT
     cpu: int = Field(1, ge=1)
-    gpu: float = Field(0.0, ge=0, allow_inf_nan=False)
+    gpu: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] = 0.0
     device: Literal["auto", "cpu"] = "auto"
 
     @model_validator(mode="after")
     def _check(self) -> "Resources":
-        shared = any(abs(self.gpu - share) < 1e-3 for share in GPU_SHARES)
-        if not shared and self.gpu != int(self.gpu):
-            raise ValueError(f"`gpu` must be 0, 1/4, 1/3, 1/2 or a whole number, got {self.gpu:g}.")
+        shared = self.gpu == AUTO or SMALLEST_SHARE <= self.gpu <= 1
+        if not shared and self.share != int(self.share):
+            raise ValueError(
+                "`gpu` must be 0, a share of a GPU from 0.0001 to 1, a whole number or 'auto', "
+                f"got {self.gpu:g}; a trial that needs more than one GPU takes whole ones."
+            )
         return self
+
+    @property
+    def share(self) -> float:
+        """GPUs to reckon with: one as long as the share is not chosen."""
+        return gpus(self.gpu)
+
+
+def gpus(gpu: float | Literal["auto"]) -> float:
+    """Return the GPUs to reckon with for a value of ``resources.gpu``: one for ``auto``."""
+    return 1.0 if gpu == AUTO else gpu
 
 
 class OwnSettings(BaseModel):

@@ -1,10 +1,12 @@
 """What a trial asks of a node, and what the nodes of a cluster can hold."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
 
+from studies.blocks import SMALLEST_SHARE, gpus
 from studies.errors import StudyError
 from studies.planning import PlannedTrial
 
@@ -15,7 +17,17 @@ Request = Mapping[str, float]
 def request_of(trial: PlannedTrial) -> dict[str, float]:
     """Return what a trial asks of a node."""
     need = trial.job["resources"]
-    return {"CPU": float(need["cpu"]), "GPU": float(need["gpu"])}
+    return request_for(need["cpu"], gpus(need["gpu"]))
+
+
+def request_for(cpu: float, gpu: float) -> dict[str, float]:
+    """Return a request as Ray can count it.
+
+    Ray keeps shares to 1e-4. Seven times 1/7 must be at most one GPU there, so a share is rounded
+    down.
+    """
+    share = math.floor(gpu / SMALLEST_SHARE + 1e-6) * SMALLEST_SHARE
+    return {"CPU": float(cpu), "GPU": round(share, 4) if gpu < 1 else float(gpu)}
 
 
 def node_sizes(nodes: Sequence[Mapping[str, Any]]) -> list[Request]:
@@ -58,15 +70,30 @@ def check_resources(request: Request, sizes: Sequence[Request]) -> None:
     )
 
 
-def grown(request: Request, sizes: Sequence[Request]) -> dict[str, float] | None:
-    """Return a request that packs half as many trials on a node; None if there is none.
+def check_has_gpu(sizes: Sequence[Request]) -> None:
+    """Refuse to choose a share of a GPU where there is none.
 
-    A share of a GPU is doubled, or the CPUs of a trial that has no GPU.
+    Raises:
+        StudyError: No node has one.
+    """
+    if all(node.get("GPU", 0) < 1 for node in sizes):
+        nodes = "the only node has" if len(sizes) == 1 else f"each of {len(sizes)} nodes has"
+        raise StudyError(
+            f"`resources.gpu` is 'auto', which needs a GPU to measure on, but {nodes} none; "
+            "set `resources.gpu: 0` to train on CPUs, or use another cluster."
+        )
+
+
+def grown(request: Request, sizes: Sequence[Request]) -> dict[str, float] | None:
+    """Return a request with more room, which packs fewer trials; None if there is none.
+
+    A share of a GPU is doubled, up to the whole, or the CPUs of a trial that has no GPU.
     """
     if request["GPU"] >= 1:
         return None
     kind = "GPU" if request["GPU"] else "CPU"
-    double = {**request, kind: 2 * request[kind]}
+    twice = 2 * request[kind]
+    double = {**request, kind: min(1.0, twice) if kind == "GPU" else twice}
     return double if any(fits(double, node) for node in sizes) else None
 
 

@@ -5,16 +5,17 @@ The precision is chosen once for a study, on a kind of device, so that its model
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import lru_cache
 from typing import Any
 
-import torch
-
-from oat.data import Dataset
+from oat.attacks import Attack
+from oat.choice import Probe, choose, choose_precision
+from oat.data import DataConfig, Dataset
 from oat.execution import Execution, Precision, as_asked
-from oat.models import ModelConfig, build, flops
-from oat.probe import Probe, choose, choose_precision
-from studies.methods import tuples
+from oat.method import training_cost
+from oat.models import ModelConfig, forward_flops
+from oat.recipe import TrainConfig, images_seen, steps_per_epoch
+from oat.training import Training
+from studies.methods import method_of, tuples
 from studies.records import ResultError, device_name, digest, unseal, write_result
 from studies.storage import Folder, open_folder
 
@@ -22,12 +23,34 @@ UNKNOWN_PRECISION = "not recorded"
 """Precision of weights that were trained before it was recorded."""
 
 
-@lru_cache
-def forward_flops(model: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> int:
-    """Count the operations of one image through the plain network, at a multiply-add for two."""
-    with torch.device("meta"):
-        plain = build(model, in_channels=image_shape[0], num_classes=num_classes)
-    return flops(plain, image_shape)
+def probe_of(job: Mapping[str, Any], dataset: Dataset) -> Probe:
+    """Return how the training of a job is made, and what it takes.
+
+    Args:
+        job: See `studies.trial.run_trial`.
+        dataset: Its data, on the device to train on.
+    """
+    config, method = job["config"], method_of(job["config"])
+    model = ModelConfig(**config["model"])
+    data = DataConfig(**config["data"], **job["data"])
+    train, attack = TrainConfig(**tuples(config["train"])), Attack(**config["attack"])
+    count, shape = len(dataset.train), dataset.image_shape
+    cost = training_cost(method, attack, min(train.batch_size, count), model, shape)
+    units = images_seen(train, count) * cost
+
+    def make(execution: Execution) -> Training:
+        seed = config["seed"]
+        return Training(method, model, dataset, data, train, attack, seed=seed, execution=execution)
+
+    return Probe(
+        make,
+        train,
+        dataset.train.images.device,
+        method.fixed_shapes(),
+        train.epochs * steps_per_epoch(count, train.batch_size),
+        units,
+        units * forward_flops(model, shape, dataset.num_classes),
+    )
 
 
 def how_to_run(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import typer
@@ -116,50 +116,62 @@ def validate(study: StudyArgument, overrides: Overrides = None) -> None:
 def plan(
     study: StudyArgument,
     storage: Storage = "./outputs",
+    address: Address = None,
     overrides: Overrides = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Time each kind of trial on its device first.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List every trial with its state and estimated time; starts nothing."""
     from studies import api
+    from studies.estimates import basis_in_words
     from studies.progress import duration
 
-    current = api.plan(study, storage=storage, overrides=overrides or ())
+    current = api.plan(
+        study,
+        storage=storage,
+        overrides=overrides or (),
+        probe=probe,
+        address=address,
+        console=err,
+    )
     if as_json:
-        records = [
-            {
-                "run_key": t.run_key,
-                "trial": t.label,
-                "seed": t.seed,
-                "state": t.state,
-                "reason": t.reason,
-                "resources": dict(t.job["resources"]),
-                "device_hours": current.device_seconds(t) / 3600,
-                "config": dict(t.job["config"]),
-            }
-            for t in current.trials
-        ]
-        print(json.dumps({"trials": records, "foreign": list(current.foreign)}, indent=1))
+        print(json.dumps({"trials": current.records(), "foreign": list(current.foreign)}, indent=1))
         return
     table = Table(title=f"Study {current.study.name}: {len(current.trials)} trials")
-    for name in ("trial", "seed", "cpu", "gpu", "state", "training", "run key"):
+    for name in ("trial", "seed", "cpu", "gpu", "state", "training", "basis", "run key"):
         table.add_column(name, justify="right" if name in {"seed", "cpu", "gpu"} else "left")
     for t in current.trials:
-        need = t.job["resources"]
+        need, found = t.job["resources"], current.estimate(t)
+        gpu = need["gpu"] if isinstance(need["gpu"], str) else f"{need['gpu']:.4g}"
+        trained = found.training + found.validation
+        time = _between(*(duration(trained * found.factor(end)) for end in ENDS))
         table.add_row(
-            t.label, str(t.seed), f"{need['cpu']:g}", f"{need['gpu']:g}", t.state,
-            f"~{duration(current.device_seconds(t))}", t.run_key,
+            t.label, str(t.seed), f"{need['cpu']:g}", gpu, t.state, time, found.basis, t.run_key,
         )  # fmt: skip
     out.print(table)
     left = current.to_run()
-    seconds = sum(current.seconds_left(t) for t in left)
-    basis = "from finished trials" if current.measured else "a rough guess before any trial has run"
-    print(
-        f"{len(left)} to run, about {seconds / 3600:.2f} device hours ({basis}): "
-        f"{duration(current.makespan(1))} one at a time, {duration(current.makespan(2))} two, "
-        f"{duration(current.makespan(8))} eight at a time."
+    hours = (sum(current.seconds_left(t, end) for t in left) / 3600 for end in ENDS)
+    spans = (
+        _between(*(duration(current.makespan(slots, end)) for end in ENDS)) for slots in (1, 2, 8)
     )
+    one, two, eight = spans
+    print(
+        f"{len(left)} to run, {_between(*(f'{h:.2f}' for h in hours))} device hours: "
+        f"{one} one at a time, {two} two, {eight} eight at a time."
+    )
+    print(f"Times are {basis_in_words([current.estimate(t) for t in left or current.trials])}.")
     if current.foreign:
         print(f"{len(current.foreign)} finished trials in storage do not belong to this study.")
+
+
+ENDS: tuple[Literal["low", "high"], ...] = ("low", "high")
+
+
+def _between(low: str, high: str) -> str:
+    """Write a range; one number if its ends read the same."""
+    return f"~{low}" if low == high else f"{low} to {high}"
 
 
 @app.command()

@@ -1,12 +1,10 @@
 """From a study to the list of its trials, and what is still to do for each."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal
-
-import torch
 
 from oat.adversaries import EvaluationAttack, Pgd, Transfer
 from oat.data import DataConfig
@@ -15,11 +13,20 @@ from oat.lambdas import SAME_LAM
 from oat.masking import HOW as MASKING_HOW
 from oat.masking import PASSES as MASKING_PASSES
 from oat.method import Method, training_cost
-from oat.models import build, flops, relative_flops
+from oat.models import relative_flops
 from oat.recipe import TrainConfig, images_seen
-from studies.blocks import Entry
+from studies.blocks import Entry, Resources
 from studies.checkpoints import has_checkpoint
 from studies.config import Study
+from studies.estimates import (
+    Basis,
+    Bound,
+    Estimate,
+    Estimator,
+    Work,
+    read_probes,
+    rough_seconds_per_unit,
+)
 from studies.methods import RESULTS_VERSION
 from studies.records import ResultError, digest, read_checks, read_failure, read_points, read_result
 from studies.storage import Folder, in_threads
@@ -31,11 +38,6 @@ TO_RUN: frozenset[State] = frozenset({"evaluate", "unfinished", "missing", "fail
 ONLY_CHECKS = "the checks for masked gradients are to be made"
 """Reason of a trial that has all its points."""
 
-ROUGH_FLOPS_PER_CORE = 5e10
-ROUGH_FLOPS_PER_GPU = 4e13
-"""Speeds assumed before any trial was timed: a server's core in float32, and a data centre's GPU
-in bfloat16 on networks of this size. Neither is a measurement."""
-
 NOMINAL_DATA: dict[str, tuple[int, int, tuple[int, int, int]]] = {
     "digits": (1_348, 449, (1, 8, 8)),
     "fashion_mnist": (60_000, 10_000, (1, 28, 28)),
@@ -44,6 +46,8 @@ NOMINAL_DATA: dict[str, tuple[int, int, tuple[int, int, int]]] = {
     "stl10": (5_000, 8_000, (3, 96, 96)),
 }
 """Official training images, test images and their shape: planning does not read the data."""
+UNKNOWN_DATA = (10_000, 2_000)
+"""Training and test images that are assumed of a folder of images."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class PlannedTrial:
         units: Estimated cost of training, in forward passes of the plain network.
         judge_units: Estimated cost of judging all its points, likewise.
         reason: Why it failed or diverged, or what is to be evaluated.
+        kind: The run key without the seed: trials of one kind take the same time.
+        estimate: How long it takes; None in plans that nobody asks for it.
     """
 
     run_key: str
@@ -71,6 +77,8 @@ class PlannedTrial:
     units: float
     judge_units: float
     reason: str | None = None
+    kind: str = ""
+    estimate: Estimate | None = None
 
     @property
     def to_run(self) -> bool:
@@ -110,25 +118,60 @@ class Plan:
         left = [trial for trial in self.trials if trial.to_run]
         return sorted(left, key=lambda trial: -self.seconds_left(trial))
 
-    def device_seconds(self, trial: PlannedTrial) -> float:
-        """Estimate the training time of a trial."""
-        return trial.units * self.seconds_per_unit
+    def estimate(self, trial: PlannedTrial) -> Estimate:
+        """Return how long a trial takes that has nothing done, and how that is known."""
+        if trial.estimate is not None:
+            return trial.estimate
+        basis: Basis = "measured on others" if self.measured else "assumed"
+        return Work(trial.units, 0.0, trial.judge_units).at(self.seconds_per_unit, basis)
 
-    def seconds_left(self, trial: PlannedTrial) -> float:
-        """Estimate the time of what a run has still to do for a trial."""
+    def device_seconds(self, trial: PlannedTrial) -> float:
+        """Estimate the training time of a trial, validations apart."""
+        return self.estimate(trial).training
+
+    def seconds_left(self, trial: PlannedTrial, bound: Bound = "middle") -> float:
+        """Estimate the time of what a run has still to do for a trial; an end of its range."""
         if not trial.to_run:
             return 0.0
+        found = self.estimate(trial)
         trained = trial.state == "evaluate"
-        units = trial.judge_units + (0.0 if trained else trial.units)
-        return units * self.seconds_per_unit
+        training = 0.0 if trained else found.training + found.validation
+        return (training + found.judging) * found.factor(bound)
 
-    def makespan(self, slots: int) -> float:
+    def makespan(self, slots: int, bound: Bound = "middle") -> float:
         """Estimate the seconds to the end of the run with so many trials at a time."""
         ends = [0.0] * max(1, slots)
         for trial in self.to_run():
             soonest = min(range(len(ends)), key=ends.__getitem__)
-            ends[soonest] += self.seconds_left(trial)
+            ends[soonest] += self.seconds_left(trial, bound)
         return max(ends)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a row of plain values for each trial: what `oat plan --json` prints."""
+        return [
+            {
+                "run_key": trial.run_key,
+                "trial": trial.label,
+                "seed": trial.seed,
+                "state": trial.state,
+                "reason": trial.reason,
+                "resources": dict(trial.job["resources"]),
+                "device_hours": self.device_seconds(trial) / 3600,
+                "estimate": self.estimate(trial).record(),
+                "config": dict(trial.job["config"]),
+            }
+            for trial in self.trials
+        ]
+
+
+def asking_as(current: Plan, other: Plan) -> Plan:
+    """Return a plan whose trials ask of a node what those of another plan ask."""
+    asked = {trial.run_key: trial.job["resources"] for trial in other.trials}
+    trials = (
+        replace(trial, job={**trial.job, "resources": asked[trial.run_key]})
+        for trial in current.trials
+    )
+    return replace(current, trials=tuple(trials))
 
 
 def trial_config(
@@ -368,17 +411,34 @@ def make_plan(study: Study, folder: Folder, split: Split = "test") -> Plan:
         return replace(trial, state=state, reason=reason), seconds
 
     looked_up = in_threads(look_up, expanded)
+    finished: dict[str, list[tuple[float, float]]] = {}
+    for trial, seconds in looked_up:
+        if seconds is not None and trial.units:
+            finished.setdefault(trial.kind, []).append((seconds, trial.units))
+    # candidates of a search are planned one by one, hundreds in a folder: nobody reads how long
+    # each takes, nor what else is there
+    own_run = split == "test"
+    estimator = Estimator(finished, read_probes(folder) if own_run else [])
     trials = [trial for trial, _ in looked_up]
-    speeds = [
-        seconds / trial.units for trial, seconds in looked_up if seconds is not None and trial.units
-    ]
+    if own_run:
+        entries = study.entries() * len(study.seeds)
+        trials = [
+            replace(trial, estimate=_estimate(study, entry, trial, estimator))
+            for trial, entry in zip(trials, entries, strict=True)
+        ]
     own = {trial.run_key for trial in trials}
-    # candidates of a search are planned one by one, hundreds in a folder
-    others = [key for key in known if key not in own] if split == "test" else []
-    finished = in_threads(lambda key: trials_folder.size(f"{key}/result.json"), others)
-    foreign = tuple(key for key, size in zip(others, finished, strict=True) if size is not None)
-    speed = median(speeds) if speeds else _rough_seconds_per_unit(study)
-    return Plan(study, tuple(trials), foreign, speed, bool(speeds))
+    others = [key for key in known if key not in own] if own_run else []
+    sizes = in_threads(lambda key: trials_folder.size(f"{key}/result.json"), others)
+    foreign = tuple(key for key, size in zip(others, sizes, strict=True) if size is not None)
+    speed = estimator.seconds_per_unit
+    rough = _rough_seconds_per_unit(study, study.resources) if speed is None else speed
+    return Plan(study, tuple(trials), foreign, rough, speed is not None)
+
+
+def _estimate(study: Study, entry: Entry, trial: PlannedTrial, estimator: Estimator) -> Estimate:
+    work = Work(trial.units, _validation_units(study, entry), trial.judge_units)
+    rough = _rough_seconds_per_unit(study, entry.need)
+    return estimator.estimate(trial.kind, work, entry.need, rough)
 
 
 def _plan_trial(
@@ -403,7 +463,8 @@ def _plan_trial(
         "resources": entry.need.model_dump(),
     }
     units, judge_units = _units(study, entry)
-    return PlannedTrial(run_key, entry.label, seed, job, "missing", units, judge_units)
+    kind = digest({**key, "seed": None})
+    return PlannedTrial(run_key, entry.label, seed, job, "missing", units, judge_units, kind=kind)
 
 
 def _state(folder: Folder, job: Mapping[str, Any]) -> tuple[State, str | None, float | None]:
@@ -434,9 +495,15 @@ def _state(folder: Folder, job: Mapping[str, Any]) -> tuple[State, str | None, f
 def _nominal_data(study: Study) -> tuple[int, int, tuple[int, int, int]]:
     """Return the numbers and the shape of the images as far as the study tells."""
     side = study.data.image_size or 32
-    train, test, shape = NOMINAL_DATA.get(study.data.name, (10_000, 2_000, (3, side, side)))
-    left = train - max(1, round(study.data.val_fraction * train))
+    train, test, shape = NOMINAL_DATA.get(study.data.name, (*UNKNOWN_DATA, (3, side, side)))
+    left = train - _nominal_held_out(study)
     return study.data.train_images or left, min(study.evaluate.images or test, test), shape
+
+
+def _nominal_held_out(study: Study) -> int:
+    """Return how many images are held out of the training images."""
+    train = NOMINAL_DATA.get(study.data.name, UNKNOWN_DATA)[0]
+    return max(1, round(study.data.val_fraction * train))
 
 
 def training_units(study: Study) -> float:
@@ -463,11 +530,20 @@ def _units(study: Study, entry: Entry) -> tuple[float, float]:
     return images_seen(entry.train, images) * cost, rules * points * for_a_point
 
 
-def _rough_seconds_per_unit(study: Study) -> float:
-    """Guess the time of one forward pass of one image from the network's operations."""
-    _, _, shape = _nominal_data(study)
-    with torch.device("meta"):
-        network = build(study.model, in_channels=shape[0], num_classes=10)
-    need = study.resources
-    speed = need.gpu * ROUGH_FLOPS_PER_GPU if need.gpu else need.cpu * ROUGH_FLOPS_PER_CORE
-    return flops(network, shape) / speed
+def _validation_units(study: Study, entry: Entry) -> float:
+    """Estimate the cost of all validations of a training, if no image is broken."""
+    method, train = entry.method, entry.train
+    base, shape = method.conditioning().base_width, _nominal_data(study)[2]
+    points = method.operating_points(method.conditioning().lambda_choices)
+    each = sum(relative_flops(study.model, base * p.width_mult, shape) for p in points)
+    images = min(train.val_images, _nominal_held_out(study))
+    return validations(train) * each * images * (1 + 2 * study.attack.steps)
+
+
+def validations(train: TrainConfig) -> int:
+    """Count the validations of a training: the last epoch is always validated."""
+    return math.ceil(train.epochs / train.val_every)
+
+
+def _rough_seconds_per_unit(study: Study, need: Resources) -> float:
+    return rough_seconds_per_unit(study.model, _nominal_data(study)[2], need)

@@ -15,6 +15,7 @@ from typing import Any
 from oat.adversaries import EXTRA, check_classes
 from oat.autoattack import check_installed
 from oat.data import DataConfig, DataError, load
+from studies.blocks import AUTO
 from studies.config import Study
 from studies.errors import StorageError, StudyError, UserError
 from studies.loading import load_study
@@ -148,13 +149,15 @@ def check_cluster(study: Study, sizes: Sequence[Mapping[str, float]]) -> Check:
         study: The study.
         sizes: See `studies.capacity.node_sizes`.
     """
-    from studies.capacity import check_resources
+    from studies.capacity import check_has_gpu, check_resources, request_for
 
-    requests = {(float(e.need.cpu), float(e.need.gpu)) for e in study.entries()}
+    requests = {(float(e.need.cpu), e.need.share) for e in study.entries()}
 
     def room() -> str:
+        if any(e.need.gpu == AUTO for e in study.entries()):
+            check_has_gpu(sizes)
         for cpu, gpu in sorted(requests):
-            check_resources({"CPU": cpu, "GPU": gpu}, sizes)
+            check_resources(request_for(cpu, gpu), sizes)
         return ", ".join(f"{cpu:g} CPU and {gpu:g} GPU" for cpu, gpu in sorted(requests))
 
     return _check("requests", room)
@@ -199,11 +202,10 @@ def check_nodes(study: Study, folder: Folder, nodes: Sequence[Mapping[str, Any]]
 
 
 def _may_run(study: Study, have: Mapping[str, float]) -> bool:
-    from studies.capacity import fits
+    from studies.capacity import fits, request_for
 
     return any(
-        fits({"CPU": float(entry.need.cpu), "GPU": float(entry.need.gpu)}, have)
-        for entry in study.entries()
+        fits(request_for(entry.need.cpu, entry.need.share), have) for entry in study.entries()
     )
 
 

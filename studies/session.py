@@ -24,7 +24,7 @@ from studies.config import Study
 from studies.errors import ComparisonError, StorageError, TrackingError
 from studies.lease import Lease, LeaseError
 from studies.loading import load_study
-from studies.planning import Plan, PlannedTrial, make_plan
+from studies.planning import Plan, PlannedTrial, asking_as, make_plan
 from studies.results import study_points
 from studies.storage import Folder, open_folder
 
@@ -155,7 +155,12 @@ def run(
                 if before.to_run():
                     join_cluster(resolved, folder, address, stack, console)
                 tracker = opening.result()
-            gave_up = _train_and_judge(before, folder, tracker, console, address is None)
+            packed = before
+            if before.to_run():
+                from studies.packing import choose_share, with_share
+
+                packed = with_share(before, choose_share(before.to_run(), folder, console))
+            gave_up = _train_and_judge(packed, folder, tracker, console, address is None)
             after = _with_reasons(make_plan(resolved, folder), gave_up)
         table = study_points(after, folder)
         # MLflow comes first: the report links to its runs
@@ -174,7 +179,7 @@ def _train_and_judge(
         return {}
     _write_study(before.study, folder)
     gave_up = _launch(before, folder, tracker, console, reuse)
-    trained = make_plan(before.study, folder)
+    trained = asking_as(make_plan(before.study, folder), before)
     if waiting := _waits_for_others(trained):
         console.print("The models are trained; now they are judged by transfer.")
         gave_up |= _launch(replace(trained, trials=waiting), folder, tracker, console, reuse)

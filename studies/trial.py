@@ -19,20 +19,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from oat.attacks import Attack
 from oat.data import DataConfig, DataError, Dataset, load
-from oat.execution import Execution
 from oat.memory import keep_freed_memory
-from oat.method import Method, training_cost
-from oat.models import ModelConfig, count_parameters, stored_bytes
-from oat.probe import Probe
-from oat.recipe import TrainConfig, images_seen, steps_per_epoch
+from oat.models import count_parameters, stored_bytes
 from oat.training import DivergenceError, Training
 from studies.checkpoints import Checkpoints
-from studies.choosing import as_record, forward_flops, how_to_run
+from studies.choosing import as_record, how_to_run, probe_of
 from studies.claims import SupersededError
 from studies.judging import Report, judge
-from studies.methods import method_of, tuples
 from studies.records import (
     ResultError,
     device_name,
@@ -171,7 +165,6 @@ def _train_and_judge(
     job: Mapping[str, Any], folder: Folder, report: Report, started: float
 ) -> dict[str, Any]:
     config = job["config"]
-    method = method_of(config)
     device = _device(job)
     data = DataConfig(**config["data"], **job["data"])
     dataset = load_once(data).to(device)
@@ -183,7 +176,7 @@ def _train_and_judge(
         trained = None
     folder.write("config.json", json.dumps(config, indent=1).encode())
     if trained is None:
-        trained = _train(job, method, data, dataset, folder, report)
+        trained = _train(job, dataset, folder, report)
         write_provenance(folder, dataset, device, started, trained["execution"])
         write_result(folder, "trained.json", trained)
     judge(job, dataset, trained, folder, report)
@@ -208,36 +201,14 @@ def _already_trained(folder: Folder) -> dict[str, Any] | None:
 
 
 def _train(
-    job: Mapping[str, Any],
-    method: Method,
-    data: DataConfig,
-    dataset: Dataset,
-    folder: Folder,
-    report: Report,
+    job: Mapping[str, Any], dataset: Dataset, folder: Folder, report: Report
 ) -> dict[str, Any]:
     """Train, from the checkpoint if there is one, and write the weights of every rule."""
-    config, model = job["config"], ModelConfig(**job["config"]["model"])
-    train, attack = TrainConfig(**tuples(config["train"])), Attack(**config["attack"])
-    count = len(dataset.train)
-    cost = training_cost(method, attack, min(train.batch_size, count), model, dataset.image_shape)
-    units = images_seen(train, count) * cost
-
-    def make(execution: Execution) -> Training:
-        seed = config["seed"]
-        return Training(method, model, dataset, data, train, attack, seed=seed, execution=execution)
-
     checkpoints, device = Checkpoints(folder), dataset.train.images.device
-    state = checkpoints.newest(device)
-    probe = Probe(
-        make,
-        train,
-        device,
-        method.fixed_shapes(),
-        train.epochs * steps_per_epoch(count, train.batch_size),
-        units * forward_flops(model, dataset.image_shape, dataset.num_classes),
-    )
+    state, probe = checkpoints.newest(device), probe_of(job, dataset)
     execution = how_to_run(job, dataset, probe, state)
-    training, training_id, history = _resume(partial(make, execution), state, checkpoints, folder)
+    make = partial(probe.make, execution)
+    training, training_id, history = _resume(make, state, checkpoints, folder)
     if history:  # a kill may have come between a checkpoint and its line
         write_lines(folder, "epochs.jsonl", history)
     how = {"execution": as_record(execution), "device": device_name(device)}
@@ -246,7 +217,7 @@ def _train(
         state = {**training.state_dict(), **how, "training_id": training_id, "history": history}
         checkpoints.save(state)
         write_lines(folder, "epochs.jsonl", history)
-        said = {"epochs": train.epochs, "execution": execution.sentence(), **asdict(record)}
+        said = {"epochs": probe.train.epochs, "execution": execution.sentence(), **asdict(record)}
         report({"kind": "epoch", **said})
     weights = {}
     for rule, kept in training.kept().items():
@@ -258,7 +229,7 @@ def _train(
         "training_id": training_id,
         "weights": weights,
         "device_seconds": training.device_seconds,
-        "train_units": units,
+        "train_units": probe.units,
         "parameters": count_parameters(training.model),
         "network_bytes": stored_bytes(training.model),
         "execution": how["execution"],

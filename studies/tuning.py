@@ -123,6 +123,7 @@ def tune(
         StorageError: The storage cannot be written; nothing was started.
         TrackingError: MLflow does not answer; nothing was started.
     """
+    from studies.packing import choose_share, study_with_share
     from studies.preconditions import check_evaluation, check_here, demand
 
     resolved = load_study(study, overrides)
@@ -144,7 +145,9 @@ def tune(
         with ExitStack() as stack:
             join_cluster(resolved, folder, address, stack, console)
             tracker = open_tracker(uri, resolved.name, artifacts)
-            for tuned in methods:
+            share = choose_share(before.trials, folder, console)
+            # the record is of the study as it was given: resources decide nothing of a candidate
+            for tuned in tuned_methods(study_with_share(resolved, share)):
                 with optuna_faults(url):
                     session = _Session(before, folder, tracker, console, address is None)
                     ended = session.run(tuned, searches[tuned.name], database)
@@ -371,11 +374,11 @@ def read_search(tuned: Tuned, search: optuna.Study, folder: Folder, ended: str) 
             f"of the study's own settings {tried} of {len(tuned.starts())} were finished, so that "
             f"what tuning gained on held-out images is not known{rest}."
         )
-    if len({(entry.need.cpu, entry.need.gpu) for entry in tuned.study.entries()}) > 1:
+    if len({(entry.need.cpu, entry.need.share) for entry in tuned.study.entries()}) > 1:
         need = tuned.block.resources or tuned.study.resources
         notes.append(
-            f"a second of its training is one of {need.cpu} CPU and {need.gpu:g} GPU; the methods "
-            "of this study do not have the same, so that equal seconds are no equal budget."
+            f"a second of its training is one of {need.cpu} CPU and {need.share:.4g} GPU; the "
+            "methods of this study do not have the same, so that equal seconds are no equal budget."
         )
     return Search(
         method=tuned.name,

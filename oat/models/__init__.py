@@ -105,6 +105,14 @@ def in_situ_cost(net: Network, image_shape: tuple[int, int, int], width_mult: fl
     return Cost(flops(narrow, image_shape), count_parameters(narrow))
 
 
+@lru_cache(maxsize=64)
+def forward_flops(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> int:
+    """Count the multiply-adds, times two, of one image through the plain network."""
+    with torch.device("meta"):
+        plain = build(config, in_channels=image_shape[0], num_classes=num_classes)
+    return flops(plain, image_shape)
+
+
 @lru_cache(maxsize=256)
 def relative_flops(
     config: ModelConfig, width_mult: float, image_shape: tuple[int, int, int]

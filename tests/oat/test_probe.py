@@ -1,185 +1,72 @@
-from collections.abc import Callable
-from typing import Any
+"""What is timed is what a trial does; how long it takes is the machine's affair."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
-import oat.models.norm as norm
-from baselines import PgdAt
-from oat import probe as probing
+from baselines import PgdAt, Trades
+from oat.adversaries import Pgd
 from oat.attacks import Attack
-from oat.data import DataConfig, Dataset, Split
-from oat.execution import Execution, as_asked, numerics
-from oat.method import Oat
+from oat.data import DataConfig, load
+from oat.deploy import OperatingPoint, fold
+from oat.evaluation import evaluate
+from oat.method import Method, Oat, Oats
 from oat.models import ModelConfig
-from oat.probe import Probe, choose, choose_precision, disagreement, seconds_per_step
+from oat.probe import seconds_of_validation, seconds_per_pass, seconds_per_step, unbroken
 from oat.recipe import TrainConfig
 from oat.training import Training
 
-CPU = torch.device("cpu")
+pytestmark = pytest.mark.timeout(60)
+
+DATA = DataConfig("digits", train_images=96, crop=1, flip=True)
+TRAIN = TrainConfig(
+    epochs=1, batch_size=32, lr=0.05, schedule="constant", val_images=16, precision="float32"
+)
+METHODS: dict[str, Method] = {
+    "oat": Oat(lambda_choices=(0.0, 1.0), encoding_dim=8),
+    "oats": Oats(lambda_choices=(0.0, 1.0), encoding_dim=8, width_mults=(0.5, 1.0)),
+    "pgd_at": PgdAt(0.5),
+    "trades": Trades(3.0, 0.5),
+}
 
 
-def _split(rows: int) -> Split:
-    draw = torch.Generator().manual_seed(rows)
-    return Split(torch.rand(rows, 1, 8, 8, generator=draw), torch.arange(rows) % 10)
+def _training(method: Method, model: str = "resnet8", train: TrainConfig = TRAIN) -> Training:
+    config = ModelConfig(model, 2, dropout=0.3 if model.startswith("wrn") else 0.0)
+    return Training(method, config, load(DATA), DATA, train, Attack(eps=0.1, steps=1), seed=0)
 
 
-DATA = Dataset(_split(40), _split(12), _split(12), 10, "made up")
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("model", ["resnet8", "wrn-10-1"])
+def test_the_steps_are_those_of_the_training_bit_for_bit(name: str, model: str) -> None:
+    train = replace(TRAIN, ema=0.9, clip_norm=1.0)
+    timed, real = (_training(METHODS[name], model, train) for _ in range(2))
+    endless = timed.endless_steps()
+    assert sum(next(endless) for _ in range(timed.steps)) == 96
+    endless.close()
+    list(real.epochs())
+    for key, value in real.model.state_dict().items():
+        assert torch.equal(timed.model.state_dict()[key], value), key
 
 
-def _probe(flops: float = 1e6, **settings: Any) -> Probe:
-    train = TrainConfig(**{"epochs": 1, "batch_size": 16, **settings})
-
-    def make(execution: Execution) -> Training:
-        model, data = ModelConfig("resnet8", 4), DataConfig("digits")
-        attack = Attack(steps=1)
-        return Training(Oat(), model, DATA, data, train, attack, seed=0, execution=execution)
-
-    return Probe(make, train, CPU, fixed_shapes=True, steps=2, flops=flops)
+@pytest.mark.parametrize("name", METHODS)
+def test_every_part_of_a_trial_takes_its_time(name: str) -> None:
+    training = _training(METHODS[name])
+    assert 0 < seconds_per_step(training) < 60
+    assert 0 < seconds_of_validation(training) < 60
+    for point in METHODS[name].operating_points((0.0, 1.0)):
+        assert 0 < seconds_per_pass(training, point, 20) < 60
 
 
-@pytest.fixture
-def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets a threshold of the measurement, which itself is real."""
-
-    def set_to(**values: Any) -> None:
-        for name, value in values.items():
-            monkeypatch.setattr(probing, name, value)
-
-    return set_to
+def test_nothing_is_drawn_from_the_generators_of_others() -> None:
+    before = torch.get_rng_state()
+    seconds_per_step(_training(METHODS["oat"], "wrn-10-1"))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_precision_that_is_asked_for_is_not_measured(precision: str) -> None:
-    chosen = choose(_probe(precision=precision))
-    assert chosen.precision == precision
-    assert chosen.reasons[0] == f"{precision} as asked"
-
-
-def test_a_short_training_on_a_cpu_is_float32_whatever_the_cpu_can(
-    pretend: Callable[..., None],
-) -> None:
-    pretend(has_bfloat16=lambda device: True)
-    assert choose_precision(_probe(flops=probing.LEAST_CPU_FLOPS / 2))[0] == "float32"
-
-
-def test_a_cpu_without_bfloat16_is_not_measured(pretend: Callable[..., None]) -> None:
-    pretend(has_bfloat16=lambda device: False, seconds_per_step=pytest.fail)
-    precision, why = choose_precision(_probe(flops=1e20))
-    assert precision == "float32"
-    assert "no arithmetic in bfloat16" in why
-
-
-@pytest.mark.parametrize(("worth", "chosen"), [(0.0, "bfloat16"), (1e9, "float32")])
-def test_a_long_training_takes_the_precision_that_is_clearly_faster(
-    worth: float, chosen: str, pretend: Callable[..., None]
-) -> None:
-    pretend(has_bfloat16=lambda device: True, WORTH=worth)
-    precision, why = choose_precision(_probe(flops=1e20))
-    assert precision == chosen
-    assert "ms a step in bfloat16" in why
-    assert "in float32" in why
-
-
-def test_a_precision_that_cannot_be_measured_is_not_taken(pretend: Callable[..., None]) -> None:
-    def broken(training: Training) -> float:
-        if training.execution.precision == "bfloat16":
-            raise RuntimeError("no such kernel\nat line 7")
-        return 1.0
-
-    pretend(has_bfloat16=lambda device: True, seconds_per_step=broken)
-    precision, why = choose_precision(_probe(flops=1e20))
-    assert precision == "float32"
-    assert "no such kernel" in why
-    assert "line 7" not in why
-
-
-def test_what_other_models_of_a_study_have_is_taken_without_asking(
-    pretend: Callable[..., None],
-) -> None:
-    pretend(choose_precision=pytest.fail)
-    assert choose(_probe(flops=1e20), "bfloat16").precision == "bfloat16"
-
-
-def test_on_a_cpu_nothing_is_compiled_or_captured_unless_asked() -> None:
-    chosen = choose(_probe(capture=True))
-    assert not chosen.compiled
-    assert not chosen.captured
-    assert "not compiled: on a CPU it does not pay" in chosen.sentence()
-
-
-def test_no_compiler_costs_a_sentence_and_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(function: Any, compute: Any) -> Any:
-        if compute.compiled:
-            raise RuntimeError("No working C++ compiler found.\nmore")
-        return function
-
-    monkeypatch.setattr(norm, "chosen", none)
-    chosen = choose(_probe(compile=True))
-    assert not chosen.compiled
-    assert "not compiled: RuntimeError: No working C++ compiler found;" not in chosen.sentence()
-    assert "not compiled: RuntimeError: No working C++ compiler found" in chosen.sentence()
-
-
-def test_a_compiled_step_that_does_something_else_is_not_taken(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def wrong(function: Any, compute: Any) -> Any:
-        if not compute.compiled:
-            return function
-        return lambda x, *rest: 1.3 * function(x, *rest)
-
-    monkeypatch.setattr(norm, "chosen", wrong)
-    chosen = choose(_probe(compile=True))
-    assert not chosen.compiled
-    assert "its weights part by" in chosen.sentence()
-
-
-def test_a_compiled_step_that_agrees_is_taken_if_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(norm, "chosen", lambda function, compute: function)
-    chosen = choose(_probe(compile=True))
-    assert chosen.compiled
-    assert "compiled as asked" in chosen.sentence()
-
-
-def test_equal_trainings_agree_and_other_seeds_do_not() -> None:
-    probe = _probe()
-    assert disagreement(probe.make(Execution()), probe.make(Execution())) is None
-    other = Training(
-        PgdAt(0.0), ModelConfig("resnet8", 4), DATA, DataConfig("digits"), probe.train,
-        Attack(steps=1), seed=0,
-    )  # fmt: skip
-    plain = Training(
-        PgdAt(1.0), ModelConfig("resnet8", 4), DATA, DataConfig("digits"), probe.train,
-        Attack(steps=1), seed=0,
-    )  # fmt: skip
-    assert disagreement(plain, other) is not None
-
-
-def test_weights_that_are_no_numbers_agree_with_nothing() -> None:
-    probe = _probe()
-    broken = probe.make(Execution())
-    broken.generator.manual_seed(0)
-    with torch.no_grad():
-        next(iter(broken.model.parameters())).fill_(torch.nan)
-    assert disagreement(probe.make(Execution()), broken) is not None
-
-
-def test_a_step_takes_time() -> None:
-    training = _probe().make(Execution())
-    assert 0 < seconds_per_step(training, most=3, seconds=0.1) < 60
-
-
-@pytest.mark.parametrize("compile_", [True, False, "auto"])
-def test_without_a_measurement_settings_mean_what_they_say(compile_: Any) -> None:
-    train = TrainConfig(compile=compile_, precision="bfloat16")
-    assert as_asked(train, CPU) == Execution("bfloat16", compiled=compile_ is True)
-
-
-def test_numerics_are_put_back() -> None:
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic
-    with numerics(tf32=not before[0], deterministic=not before[2]):
-        assert (cudnn.allow_tf32, matmul.allow_tf32) == (not before[0], not before[0])
-        assert cudnn.deterministic is not before[2]
-    assert before == (cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic)
+def test_a_validation_is_timed_with_every_image_in_it_to_the_end() -> None:
+    training = _training(METHODS["oat"])
+    network, split = fold(training.model, *OperatingPoint(1.0, 1.0)), training.dataset.val
+    found = evaluate(network, unbroken(network, split), Pgd(steps=3, eps=0.0))
+    assert found.sa == found.ra == 1
+    assert evaluate(network, split, Pgd(steps=3, eps=0.1)).sa < 1

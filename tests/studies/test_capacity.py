@@ -1,10 +1,15 @@
 """Which requests fit on which nodes."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import ray
+from hypothesis import given
+from hypothesis import strategies as st
+from ray.util.placement_group import placement_group, remove_placement_group
 
-from studies.capacity import check_resources, fits, grown, node_sizes
+from studies.capacity import check_resources, fits, grown, node_sizes, request_for, slots
 from studies.errors import StudyError
 
 NODES = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0}]
@@ -58,14 +63,17 @@ def test_a_request_that_no_node_can_hold_is_refused(
         ({"CPU": 1.0, "GPU": 0.25}, {"CPU": 1.0, "GPU": 0.5}),
         ({"CPU": 1.0, "GPU": 0.5}, {"CPU": 1.0, "GPU": 1.0}),
         ({"CPU": 1.0, "GPU": 1 / 3}, {"CPU": 1.0, "GPU": 2 / 3}),
-        ({"CPU": 1.0, "GPU": 2 / 3}, None),
+        ({"CPU": 1.0, "GPU": 2 / 3}, {"CPU": 1.0, "GPU": 1.0}),
+        ({"CPU": 1.0, "GPU": 0.3}, {"CPU": 1.0, "GPU": 0.6}),
+        ({"CPU": 1.0, "GPU": 0.6}, {"CPU": 1.0, "GPU": 1.0}),
+        ({"CPU": 1.0, "GPU": 0.9999}, {"CPU": 1.0, "GPU": 1.0}),
         ({"CPU": 1.0, "GPU": 1.0}, None),
         ({"CPU": 1.0, "GPU": 0.0}, {"CPU": 2.0, "GPU": 0.0}),
         ({"CPU": 2.0, "GPU": 0.0}, {"CPU": 4.0, "GPU": 0.0}),
         ({"CPU": 4.0, "GPU": 0.0}, None),
     ],
 )
-def test_more_room_is_half_the_packing_as_long_as_a_node_has_it(
+def test_more_room_is_twice_as_much_as_long_as_a_node_has_it(
     request_: dict[str, float], larger: dict[str, float] | None
 ) -> None:
     assert grown(request_, NODES) == larger
@@ -75,6 +83,51 @@ def test_three_thirds_of_a_gpu_fit_one() -> None:
     assert fits({"GPU": 3 * (1 / 3)}, {"GPU": 1})
     assert fits({"GPU": 1.0}, {"GPU": 1 / 3 + 1 / 3 + 1 / 3})
     assert not fits({"GPU": 1.0}, {"CPU": 8})
+
+
+@given(share=st.floats(1e-4, 1))
+def test_every_share_grows_to_the_whole_gpu(share: float) -> None:
+    request = request_for(1, share)
+    for _ in range(20):
+        larger = grown(request, NODES)
+        if larger is None:
+            break
+        assert larger["GPU"] > request["GPU"]
+        request = larger
+    assert request["GPU"] == 1
+
+
+@given(trials=st.integers(1, 100))
+def test_as_many_trials_fit_a_gpu_as_their_share_says(trials: int) -> None:
+    request = request_for(0, 1 / trials)
+    assert 0 < request["GPU"] <= 1 / trials
+    assert slots(request, [{"GPU": 1.0}]) == trials
+
+
+@pytest.mark.parametrize("gpu", [0.0, 0.25, 0.2, 0.29, 0.3, 0.5, 0.7, 1.0, 2.0, 1e-4])
+def test_a_share_of_four_decimals_is_asked_for_as_it_is(gpu: float) -> None:
+    assert request_for(2, gpu) == {"CPU": 2.0, "GPU": gpu}
+
+
+@pytest.fixture(scope="module")
+def made_up_gpu() -> Iterator[None]:
+    ray.init(num_cpus=1, num_gpus=1, include_dashboard=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("trials", [3, 6, 7])
+def test_ray_places_as_many_trials_at_once_as_their_share_says(
+    trials: int, made_up_gpu: None
+) -> None:
+    share = request_for(0, 1 / trials)["GPU"]
+    # a placement group is there once all of its bundles are, at the same time
+    group = placement_group([{"GPU": share}] * trials)
+    assert group.wait(60)
+    remove_placement_group(group)
 
 
 def test_dead_nodes_have_no_room() -> None:

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from baselines import PgdAt
-from oat import probe as probing
+from oat import choice as probing
 from oat.attacks import Attack
+from oat.choice import Probe
 from oat.data import DataConfig, Dataset, Split
 from oat.execution import Execution
 from oat.models import ModelConfig
-from oat.probe import Probe
 from oat.recipe import TrainConfig
 from oat.training import Training
 from studies import choosing
@@ -38,7 +38,7 @@ def _probe(**settings: Any) -> Probe:
             Attack(steps=1), seed=0, execution=execution,
         )  # fmt: skip
 
-    return Probe(make, train, CPU, fixed_shapes=True, steps=2, flops=1e20)
+    return Probe(make, train, CPU, fixed_shapes=True, steps=2, units=1.0, flops=1e20)
 
 
 def _job(tmp_path: Path) -> dict[str, Any]:

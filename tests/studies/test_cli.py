@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from studies import api, cli
@@ -227,6 +228,59 @@ def test_every_preset_is_planned_without_data_or_gpu(
     assert f"{len(trials)} to run" in said.text
     assert "device hours" in said.text
     assert not list(tmp_path.iterdir())
+
+
+def test_plan_says_a_range_and_the_device_where_nothing_is_measured(
+    oat: Oat, study: Path, tmp_path: Path
+) -> None:
+    said = oat("plan", study, "--storage", tmp_path)
+    assert " to " in said.text
+    assert "assumed: one core of a server CPU in float32 at 50 GFLOP/s; nothing" in said.text
+    said = oat("plan", study, "--storage", tmp_path, "--json")
+    for trial in said.json["trials"]:
+        found = trial["estimate"]
+        assert found["basis"] == "assumed"
+        assert found["training_seconds_high"] == pytest.approx(9 * found["training_seconds_low"])
+
+
+def test_plan_says_what_was_measured_on_finished_trials(
+    oat: Oat, study: Path, finished: Path
+) -> None:
+    said = oat("plan", study, "--storage", finished, "--set", "methods.1.lam=[0, 0.5]")
+    assert "measured on finished trials of other methods" in said.text
+    said = oat("plan", study, "--storage", finished, "--json")
+    assert {trial["estimate"]["basis"] for trial in said.json["trials"]} == {"measured"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_plan_probes_on_this_machine(oat: Oat, study: Path, tmp_path: Path) -> None:
+    said = oat("plan", study, "--storage", tmp_path, "--probe")
+    assert said.code == 0
+    assert "Probing 4 of 4" in said.err
+    assert "Times are probed on" in said.text
+    again = oat("plan", study, "--storage", tmp_path, "--json")
+    assert {trial["estimate"]["basis"] for trial in again.json["trials"]} == {"probed"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_plan_refuses_to_probe_a_gpu_that_is_not_here(
+    oat: Oat, study: Path, tmp_path: Path
+) -> None:
+    said = oat("plan", study, "--storage", tmp_path, "--probe", "--set", "resources.gpu=1")
+    _is_a_sentence(said, "`resources.gpu` is 1", "`--address`")
+    said = oat("plan", study, "--storage", tmp_path, "--address", "auto")
+    _is_a_sentence(said, "add `--probe`")
+
+
+def test_plan_takes_a_share_that_is_not_chosen_yet(oat: Oat, study: Path, tmp_path: Path) -> None:
+    said = oat("plan", study, "--storage", tmp_path, "--set", "resources.gpu=auto")
+    assert said.code == 0
+    assert said.text.count("auto") == 4
+    assert "one GPU of a data centre" in said.text
+    oat("validate", study, "--set", "resources.gpu=auto")
+    said = oat("plan", study, "--storage", tmp_path, "--json", "--set", "resources.gpu=auto")
+    assert {trial["resources"]["gpu"] for trial in said.json["trials"]} == {"auto"}
 
 
 def test_plan_names_trials_that_no_longer_belong(oat: Oat, study: Path, finished: Path) -> None:

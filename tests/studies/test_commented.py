@@ -163,7 +163,7 @@ LAMS = st.lists(st.sampled_from([0.0, 0.1, 1 / 3, 0.5, 1.0]), min_size=1, unique
 @given(
     lams=LAMS,
     dedicated=LAMS | st.sampled_from([0.0, 0.7]),
-    gpu=st.sampled_from([0, 0.25, 1 / 3, 0.5, 2]),
+    gpu=st.sampled_from([0, 0.2, 1 / 3, 0.5, 2, "auto"]),
     own=st.booleans(),
     attacks=st.lists(st.sampled_from(list(ATTACKS)), min_size=1, unique=True),
     seeds=st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=3, unique=True),
@@ -171,7 +171,7 @@ LAMS = st.lists(st.sampled_from([0.0, 0.1, 1 / 3, 0.5, 1.0]), min_size=1, unique
 def test_any_study_is_written_as_what_loads_the_same(
     lams: list[float],
     dedicated: list[float] | float,
-    gpu: float,
+    gpu: float | str,
     own: bool,
     attacks: list[str],
     seeds: list[int],

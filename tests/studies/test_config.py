@@ -110,7 +110,10 @@ OUT_OF_RANGE = [
     ("resources.cpu=0", ("`resources.cpu`", "1", "got 0")),
     ("resources.gpu=-1", ("`resources.gpu`", "0", "got -1")),
     ("resources.gpu=.inf", ("`resources.gpu`", "finite", "got inf")),
-    ("resources.gpu=0.3", ("resources", "`gpu`", "1/4, 1/3, 1/2", "got 0.3")),
+    ("resources.gpu=all", ("`resources.gpu`", "number", "'auto'", "got 'all'")),
+    ("resources.gpu=.nan", ("`resources.gpu`", "finite", "got nan")),
+    ("resources.gpu=1.5", ("resources", "`gpu`", "0.0001 to 1, a whole number or", "got 1.5")),
+    ("resources.gpu=0.00001", ("resources", "`gpu`", "0.0001 to 1", "got 1e-05")),
     ("evaluate.images=0", ("`evaluate.images`", "1", "got 0")),
     ("name=../away", ("`name`", "'../away'")),
     ("name=''", ("`name`", "''")),
@@ -387,6 +390,17 @@ def test_a_network_with_a_table_of_codes_is_not_judged_between_its_choices() -> 
         assert free.lams() == (0.0, 0.25)
 
 
+@pytest.mark.parametrize("gpu", [0, 1e-4, 0.2, 0.3, 1 / 7, 0.99, 1, 2])
+def test_any_share_of_a_gpu_may_be_asked_for(gpu: float) -> None:
+    assert load_study(_good(), [f"resources.gpu={gpu!r}"]).resources.gpu == gpu
+
+
+def test_the_share_of_a_gpu_may_be_left_to_a_measurement() -> None:
+    study = load_study(_good(), ["resources.gpu=auto"])
+    assert (study.resources.gpu, study.resources.share) == ("auto", 1)
+    assert load_study(study.dump()) == study
+
+
 def test_a_third_of_a_gpu_may_be_written_as_a_fraction() -> None:
     assert load_study(_good(), ["resources.gpu=1/3"]).resources.gpu == pytest.approx(1 / 3)
     assert load_study(_good(), ["resources.gpu=2"]).resources.gpu == 2
@@ -634,7 +648,7 @@ def test_a_method_may_ask_for_more_than_the_study_says(tiny: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("resources", "words"),
     [
-        ({"gpu": 0.3}, "`gpu` must be 0, 1/4, 1/3, 1/2 or a whole number"),
+        ({"gpu": 1.5}, "`gpu` must be 0, a share of a GPU from 0.0001 to 1, a whole number or"),
         ({"cpu": 0}, "methods.0.resources.cpu"),
         ({"gpus": 1}, "did you mean 'methods.0.resources.gpu'?"),
         ({"device": "tpu"}, "methods.0.resources.device"),

@@ -824,7 +824,7 @@ def machine(tmp_path: Path) -> Iterator[type[Interleavings]]:
         patch.setattr(claims, "PATIENCE", (0.0, 0.0, 0.0))
         patch.setattr(trial, "Training", ModelTraining)
         patch.setattr(trial, "load_once", load_once)
-        patch.setattr(planning, "_rough_seconds_per_unit", lambda _: 1.0)
+        patch.setattr(planning, "_rough_seconds_per_unit", lambda *_: 1.0)
         patch.setattr(judging, "evaluate_at", _evaluate_at)
         patch.setattr(judging, "check_masking", _check_masking)
         patch.setattr(judging, "rebuild", _rebuild)

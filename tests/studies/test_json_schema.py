@@ -106,6 +106,7 @@ FAULTY = [
     (("resources", "cpu"), 0),
     (("resources", "gpu"), -1),
     (("resources", "gpu"), True),
+    (("resources", "gpu"), "all"),
     (("resources", "device"), "tpu"),
     (("name",), 5),
 ]
@@ -144,6 +145,7 @@ def test_a_file_without_a_required_key_is_refused_by_both(key: str) -> None:
         (("evaluate", "attacks"), [{"steps": 3}, {"name": "transfer"}]),
         (("evaluate", "attacks", 0, "step_size"), "2/255"),
         (("resources", "gpu"), "1/3"),
+        (("resources", "gpu"), "auto"),
     ],
 )
 def test_what_people_write_is_taken_by_both(path: tuple[Any, ...], value: Any) -> None:
