@@ -39,6 +39,12 @@ from oat.models import Conditioning, ModelConfig, Network, build
 from oat.recipe import TrainConfig
 from oat.training import Training
 
+try:
+    from oat import choice
+    from oat.memory import keep_freed_memory
+except ImportError:  # an earlier checkout
+    choice = None
+
 METHODS: dict[str, Method] = {
     "oat": Oat(),
     "oats": Oats(),
@@ -86,29 +92,44 @@ def synthetic(count: int, seed: int = 0) -> Split:
     return Split(images, torch.randint(CLASSES, (count,), generator=source)).to(device())
 
 
+def as_the_product_does() -> None:
+    """Set up the process as a trial of a study does."""
+    if choice is not None and device().type == "cpu":
+        keep_freed_memory()
+
+
 # --- what depends on the library's interface, today's and that of earlier checkouts
 
 
 def training_case(asked: dict[str, Any]) -> Case:
     """Pass over ``steps`` batches of training images, as the library does in an epoch."""
     method, steps, batch = METHODS[asked["method"]], asked["steps"], asked["batch"]
-    train = synthetic(steps * batch)
-    few = train.head(2)
-    training = Training(
-        method,
-        model_config(asked),
-        Dataset(train, few, few, CLASSES, "synthetic"),
-        DataConfig("cifar10"),
-        TrainConfig(epochs=100, batch_size=batch, lr=LR, precision=asked["precision"]),
-        Attack(),
-        seed=0,
-    )
+    images = synthetic(steps * batch)
+    few = images.head(2)
+    dataset = Dataset(images, few, few, CLASSES, "synthetic")
+    train = TrainConfig(epochs=100, batch_size=batch, lr=LR, precision=asked["precision"])
+    arguments = (method, model_config(asked), dataset, DataConfig("cifar10"), train, Attack())
+    if choice is None:
+        training = Training(*arguments, seed=0)
+    else:
+        as_the_product_does()
+
+        def make(execution: Any) -> Training:
+            return Training(*arguments, seed=0, execution=execution)
+
+        # as of a training that is long enough for every measurement
+        long = choice.Probe(make, train, device(), method.fixed_shapes(), 10**6, 1.0, 1e20)
+        training = make(choice.choose(long))
 
     def one_pass() -> None:
         loss, seen = training._train()
         check_pass(loss, seen, steps * batch)
 
-    return Case({"step": (one_pass, steps)}, {"bfloat16": getattr(training, "bfloat16", None)})
+    if choice is None:
+        return Case({"step": (one_pass, steps)}, {"bfloat16": training.bfloat16})
+    chosen = training.execution
+    facts = {"bfloat16": chosen.precision == "bfloat16", "execution": chosen.sentence()}
+    return Case({"step": (one_pass, steps)}, facts)
 
 
 def judging_case(asked: dict[str, Any]) -> Case:
@@ -117,6 +138,7 @@ def judging_case(asked: dict[str, Any]) -> Case:
     Labels are the network's own predictions at that λ, so that all are right; of those of the case
     ``falls`` every seventh is another, as in a network of 86 % accuracy.
     """
+    as_the_product_does()
     model = network(Oat(), asked)
     assert model.encoding is not None
     split = synthetic(asked["images"], seed=1)

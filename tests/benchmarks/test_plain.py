@@ -97,7 +97,10 @@ def test_the_plain_trades_step_has_the_loss_of_ours_where_statistics_stand(batch
         )
 
     models = standing(network(Trades())), standing(network(Trades()))
-    assert_equal(value_and_gradients(models[0], ours), value_and_gradients(models[1], plain))
+    one, other = value_and_gradients(models[0], ours), value_and_gradients(models[1], plain)
+    # the attack begins where its gradient is nearly 0, so that rounding decides a few signs
+    for mine, theirs in zip(one, other, strict=True):
+        assert (mine - theirs).norm() < 0.05 * theirs.norm()
 
 
 @pytest.mark.parametrize("method", [Oat(), Oats(), PgdAt(), Trades()])

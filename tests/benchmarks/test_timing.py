@@ -90,6 +90,7 @@ def test_a_worker_gives_seconds_for_each_step() -> None:
     opened = worker.answer({"open": CASE})
     assert opened["parts"] == ["step"]
     assert opened["facts"]["bfloat16"] is False
+    assert "float32" in opened["facts"]["execution"]
     seconds = worker.answer({"run": 3, "part": "step"})["seconds"]
     assert len(seconds) == 3
     assert all(value > 0 for value in seconds)
