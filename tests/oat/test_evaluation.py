@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from baselines import PgdAt
+from oat import evaluation
 from oat.adversaries import Fgsm, Pgd, Transfer
 from oat.attacks import Attack, Loss, ball, perturb, row_loss, start_point
 from oat.data import DataConfig, Split, load, unit
@@ -122,6 +123,21 @@ def test_dropping_broken_images_changes_nothing(eps: float, steps: int) -> None:
     assert torch.equal(result.clean, expected.clean)
     assert torch.equal(result.robust, expected.robust)
     assert 0 < result.ra < result.sa < 1
+
+
+@pytest.mark.parametrize("every", [2, 3, 100])
+@pytest.mark.parametrize("momentum", [0.0, 1.0])
+def test_looking_seldom_at_what_is_broken_changes_nothing(
+    every: int, momentum: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = RowByRow()
+    split, attack = _split(network), Pgd(steps=7, eps=0.15, restarts=2, momentum=momentum)
+    often = evaluate(network, split, attack, batch_size=25)
+    monkeypatch.setitem(evaluation.LOOK_EVERY_STEPS, "cpu", every)
+    seldom = evaluate(network, split, attack, batch_size=25)
+    assert 0 < often.ra < often.sa
+    assert torch.equal(seldom.robust, often.robust)
+    assert torch.equal(seldom.clean, often.clean)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 59, 60, 1000])
