@@ -1,5 +1,7 @@
 """The checkpoints of a training: the last one is kept until the next is proven."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +11,11 @@ from studies.storage import Folder
 
 SLOTS = ("checkpoint", "checkpoint-2")
 """Files that are written in turn."""
+
+
+COST_SHARE, CHEAP_SECONDS = 0.02, 0.2
+"""Share of the time that checkpoints may take, and what one may take in any case. On a fast GPU an
+epoch takes seconds, and so does a checkpoint."""
 
 
 def has_checkpoint(folder: Folder) -> bool:
@@ -26,6 +33,7 @@ class Checkpoints:
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._proven: str | None = None
+        self._cost, self._since = 0.0, time.monotonic()
 
     def newest(self, device: torch.device | str) -> dict[str, Any] | None:
         """Load the sound checkpoint of the latest epoch; None where there is none.
@@ -44,6 +52,28 @@ class Checkpoints:
             if best is None or state["epoch"] > best["epoch"]:
                 best, self._proven = state, slot
         return best
+
+    def save_if_due(self, state: Callable[[], dict[str, Any]], *, last: bool) -> bool:
+        """Write a checkpoint, unless the last one is so recent that it would cost too much.
+
+        Args:
+            state: Makes what `save` takes.
+            last: Whether the training has ended: that is always written.
+
+        Returns:
+            Whether it was written.
+
+        Raises:
+            OSError: See `save`.
+        """
+        begun = time.monotonic()
+        cheap = self._cost <= CHEAP_SECONDS
+        if not (last or cheap or self._cost <= COST_SHARE * (begun - self._since)):
+            return False
+        self.save(state())
+        self._since = time.monotonic()
+        self._cost = self._since - begun
+        return True
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the next checkpoint, and read it back.

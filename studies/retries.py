@@ -43,8 +43,8 @@ class Retries(FIFOScheduler):  # type: ignore[misc]
         self._sizes, self._stopping = sizes, stopping
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Forget earlier losses once the trial has got on."""
-        if result["kind"] != "start":
+        """Forget earlier losses once the trial has got on, so that it would not come here again."""
+        if result["kind"] != "start" and result.get("saved", True):
             trial.run_metadata.num_failures = 0
         if self._stopping is not None and self._stopping(trial, result):
             return str(self.STOP)

@@ -214,11 +214,14 @@ def _train(
     how = {"execution": as_record(execution), "device": device_name(device)}
     for record in training.epochs():
         history.append(asdict(record))
-        state = {**training.state_dict(), **how, "training_id": training_id, "history": history}
-        checkpoints.save(state)
+        own = {**how, "training_id": training_id, "history": history}
+        saved = checkpoints.save_if_due(
+            lambda own=own: {**training.state_dict(), **own},  # type: ignore[misc]
+            last=record.epoch == probe.train.epochs,
+        )
         write_lines(folder, "epochs.jsonl", history)
         said = {"epochs": probe.train.epochs, "execution": execution.sentence(), **asdict(record)}
-        report({"kind": "epoch", **said})
+        report({"kind": "epoch", "saved": saved, **said})
     weights = {}
     for rule, kept in training.kept().items():
         data_of = _model_bytes(kept.state)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from studies import checkpoints
 from studies.checkpoints import SLOTS, Checkpoints, has_checkpoint
 from studies.storage import LocalFolder
 
@@ -65,6 +66,29 @@ def test_a_damaged_newest_gives_way_to_the_one_before(
     assert _epoch(folder) == 2
     folder.remove(newest)
     assert _epoch(folder) == 1
+
+
+def test_a_cheap_checkpoint_is_written_each_time(folder: LocalFolder) -> None:
+    store = Checkpoints(folder)
+    assert all(store.save_if_due(lambda n=n: _state(n), last=False) for n in range(1, 6))
+    assert _epoch(folder) == 5
+
+
+def test_a_dear_checkpoint_is_written_first_and_last_and_when_it_is_due(
+    folder: LocalFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "CHEAP_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "COST_SHARE", 1e-9)
+    store = Checkpoints(folder)
+    assert store.save_if_due(lambda: _state(1), last=False)
+    assert not store.save_if_due(pytest.fail, last=False)
+    assert _epoch(folder) == 1
+    monkeypatch.setattr(checkpoints, "COST_SHARE", 1e9)
+    assert store.save_if_due(lambda: _state(3), last=False)
+    monkeypatch.setattr(checkpoints, "COST_SHARE", 1e-9)
+    assert not store.save_if_due(pytest.fail, last=False)
+    assert store.save_if_due(lambda: _state(5), last=True)
+    assert _epoch(folder) == 5
 
 
 def test_whoever_goes_on_keeps_what_it_went_on_from(folder: LocalFolder) -> None:

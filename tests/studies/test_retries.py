@@ -116,6 +116,18 @@ def test_a_worker_may_be_killed_any_number_of_times_as_long_as_its_trial_gets_on
 
 
 @under_ray
+def test_epochs_that_no_checkpoint_holds_are_no_progress(many_cpus: None, tmp_path: Path) -> None:
+    def live(config: dict[str, Any]) -> None:
+        _tell(Path(config["trial"]["place"]), "lives")
+        tune.report({"kind": "epoch", "saved": False})
+        tune.report({"kind": "epoch", "saved": False})
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert list(_run(tmp_path, live)) == ["key"]
+    assert len((tmp_path / "lives").read_text().splitlines()) == RETRIES + 1
+
+
+@under_ray
 def test_a_worker_that_does_not_begin_is_ended_and_its_trial_goes_on(
     many_cpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
