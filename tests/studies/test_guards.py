@@ -16,6 +16,7 @@ from studies.guards import (
     listed,
     missing_notes,
     one_checkpoint,
+    precision_notes,
 )
 from studies.masking import masking_table
 from studies.methods import name_point
@@ -317,3 +318,21 @@ def test_the_masking_table_has_each_operating_point_once(grid: list[dict[str, An
     assert len(table) == len(grid)
     assert (table["flags"] == "").sum() == len(grid) / 2
     assert set(table["flags"]) == {"", "zero gradients"}
+
+
+def test_models_of_different_precision_are_named(grid: list[dict[str, Any]]) -> None:
+    rows = [
+        {
+            **row,
+            "precision": "bfloat16" if (row["method"], row["seed"]) == ("oat", 1) else "float32",
+        }
+        for row in grid
+    ]
+    (note,) = precision_notes(frame(rows))
+    assert "different precisions: bfloat16 (oat seed 1); float32 (oat seed 0, pgd_at λ=0" in note
+    assert note in compare(frame(rows)).notes
+    assert precision_notes(frame([{**row, "precision": "float32"} for row in grid])) == []
+
+
+def test_a_frame_without_precision_says_nothing_of_it(grid: list[dict[str, Any]]) -> None:
+    assert precision_notes(frame(grid).drop(columns="precision")) == []

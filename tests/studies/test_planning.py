@@ -51,6 +51,22 @@ def test_a_plan_lists_a_trial_for_each_method_value_and_seed(
     assert len({trial.run_key for trial in plan.trials}) == 8
 
 
+def test_judging_in_tf32_is_another_point_of_the_same_training(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    checked = "evaluate.masking_images=10"
+    exact = _plan(tiny, tmp_path, checked).trials
+    same = _plan(tiny, tmp_path, checked, "evaluate.tf32=false").trials
+    rounded = _plan(tiny, tmp_path, checked, "evaluate.tf32=true").trials
+    assert [t.job for t in same] == [t.job for t in exact]
+    for one, other in zip(exact, rounded, strict=True):
+        assert one.run_key == other.run_key
+        for kind, key in (("points", "point_key"), ("checks", "check_key")):
+            assert {p[key] for p in one.job[kind]}.isdisjoint(p[key] for p in other.job[kind])
+        settings = {p["attack_settings"] for t in (one, other) for p in t.job["points"]}
+        assert len(settings) == 2  # never compared with each other
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_run_keys_are_the_same_in_another_process(tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -215,6 +215,9 @@ def test_every_method_keeps_the_contract_of_a_trial(
     assert provenance["versions"]["python"] == sys.version.split()[0]
     assert provenance["versions"]["oat-studies"]
     assert provenance["data_fingerprint"] == rows[0]["data_fingerprint"]
+    assert provenance["execution"] == outcome["trained"]["execution"]
+    assert provenance["execution"]["reasons"]
+    assert {row["precision"] for row in rows} == {provenance["execution"]["precision"]}
     assert provenance["started"] <= provenance["trained"]
 
 
