@@ -4,6 +4,7 @@ Only precision changes numbers by more than rounding. So it is measured on a net
 size, and whoever trains several models for one comparison hands it on to all of them.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -187,7 +188,9 @@ def one_at_a_time() -> Iterator[None]:
     """Let one process of this machine compile at a time: the others then find what it made."""
     import fcntl
 
-    with (Path(tempfile.gettempdir()) / "oat-compiling.lock").open("a") as file:
+    # each user has a file: that of another could not be opened
+    path = Path(tempfile.gettempdir()) / f"oat-compiling-{os.getuid()}.lock"
+    with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

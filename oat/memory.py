@@ -14,8 +14,8 @@ def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees, up to its peak, until it ends.
 
     By default glibc maps each large tensor anew, and the kernel clears its pages one by one: a
-    quarter of the time of an attack on 500 images on a CPU (docs/performance.md). No number
-    changes.
+    sixth of the time of judging 500 images by a ResNet-18 on a CPU (docs/performance.md). No
+    number changes.
 
     Returns:
         Whether it could be done; elsewhere than with glibc it cannot, and nothing changes.
