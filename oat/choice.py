@@ -84,6 +84,8 @@ def choose(probe: Probe, precision: Precision | None = None) -> Execution:
         reasons.append("its steps change with what is drawn, so that none can be recorded")
     chosen, why = _compiled(probe, chosen)
     reasons.append(why)
+    if probe.device.type == "cuda":
+        torch.cuda.empty_cache()  # of the trials, for the training
     return replace(chosen, reasons=tuple(reasons))
 
 
@@ -99,18 +101,22 @@ def choose_precision(probe: Probe) -> tuple[Precision, str]:
         return "float32", "float32, as the device has no arithmetic in bfloat16"
     if probe.device.type == "cpu" and probe.flops < LEAST_CPU_FLOPS:
         return "float32", "float32, as the training is too short for a measurement on a CPU"
-    captured = as_asked(probe.train, probe.device, probe.fixed_shapes).captured
-    try:
-        slow, fast = (
-            seconds_per_step(probe.make(Execution(kind, captured=captured)))
-            for kind in ("float32", "bfloat16")
-        )
-    except torch.AcceleratorError:
-        raise  # the process has lost its device
-    except RuntimeError as error:
-        return "float32", f"float32, as bfloat16 could not be measured ({_first_line(error)})"
-    times = f"{1e3 * fast:.3g} ms a step in bfloat16, {1e3 * slow:.3g} in float32"
-    return ("bfloat16" if slow >= WORTH * fast else "float32"), times
+    may_capture = as_asked(probe.train, probe.device, probe.fixed_shapes).captured
+    why = ""
+    for captured in (True, False)[not may_capture :]:
+        try:
+            slow, fast = (
+                seconds_per_step(probe.make(Execution(kind, captured=captured)))
+                for kind in ("float32", "bfloat16")
+            )
+        except torch.AcceleratorError:
+            raise  # the process has lost its device
+        except RuntimeError as error:
+            why = _first_line(error)
+            continue
+        times = f"{1e3 * fast:.3g} ms a step in bfloat16, {1e3 * slow:.3g} in float32"
+        return ("bfloat16" if slow >= WORTH * fast else "float32"), times
+    return "float32", f"float32, as bfloat16 could not be measured ({why})"
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -125,16 +131,22 @@ def disagreement(one: Training, other: Training) -> str | None:
 
     Both are compared by their first steps, and are then spent. They must have the same precision.
     """
-    start = _weights(one)
-    for training in (one, other):
-        training.step.loss.zero_()
-        for _ in islice(training.endless_steps(), CHECKED_STEPS):
-            pass
-    way, way_of_other = _weights(one) - start, _weights(other) - start
-    parted = (way - way_of_other).norm() / way.norm().clamp(min=1e-30)
-    if not parted <= TOLERANCE[one.execution.precision]:
-        return f"its weights part by {parted:.2g} of their way in {CHECKED_STEPS} steps"
-    return None
+    return _parting(_way(one), _way(other), one.execution.precision)
+
+
+def _way(training: Training) -> Tensor:
+    """Take a few steps; return how far the weights went, in one row, (P,)."""
+    start = _weights(training)
+    for _ in islice(training.endless_steps(), CHECKED_STEPS):
+        pass
+    return _weights(training) - start
+
+
+def _parting(one: Tensor, other: Tensor, precision: Precision) -> str | None:
+    parted = (one - other).norm() / one.norm().clamp(min=1e-30)
+    if parted <= TOLERANCE[precision]:
+        return None  # what is no number is not
+    return f"its weights part by {parted:.2g} of their way in {CHECKED_STEPS} steps"
 
 
 def _captured(probe: Probe, chosen: Execution) -> tuple[Execution, str]:
@@ -176,7 +188,9 @@ def _fails(probe: Probe, plain: Execution, other: Execution) -> str | None:
         torch.AcceleratorError: The process has lost its device.
     """
     try:
-        return disagreement(probe.make(plain), probe.make(other))
+        # one after the other: a GPU that is shared may have no room for both
+        way, way_of_other = (_way(probe.make(how)) for how in (plain, other))
+        return _parting(way, way_of_other, plain.precision)
     except torch.AcceleratorError:
         raise
     except RuntimeError as error:  # those of compilers and of captures are of this class
