@@ -92,15 +92,11 @@ def choose(probe: Probe, precision: Precision | None = None) -> Execution:
 def choose_precision(probe: Probe) -> tuple[Precision, str]:
     """Choose the precision; say why.
 
-    A network is timed in both where the device has arithmetic in bfloat16 and, on a CPU, the
-    training is long enough.
+    A network is timed in both unless `settled_precision` knows.
     """
-    if probe.train.precision != "auto":
-        return probe.train.precision, f"{probe.train.precision} as asked"
-    if not has_bfloat16(probe.device):
-        return "float32", "float32, as the device has no arithmetic in bfloat16"
-    if probe.device.type == "cpu" and probe.flops < LEAST_CPU_FLOPS:
-        return "float32", "float32, as the training is too short for a measurement on a CPU"
+    settled = settled_precision(probe)
+    if settled is not None:
+        return settled
     may_capture = as_asked(probe.train, probe.device, probe.fixed_shapes).captured
     why = ""
     for captured in (True, False)[not may_capture :]:
@@ -117,6 +113,21 @@ def choose_precision(probe: Probe) -> tuple[Precision, str]:
         times = f"{1e3 * fast:.3g} ms a step in bfloat16, {1e3 * slow:.3g} in float32"
         return ("bfloat16" if slow >= WORTH * fast else "float32"), times
     return "float32", f"float32, as bfloat16 could not be measured ({why})"
+
+
+def settled_precision(probe: Probe) -> tuple[Precision, str] | None:
+    """Return the precision and its reason where there is nothing to measure; else None.
+
+    It is measured where the device has arithmetic in bfloat16 and, on a CPU, the training is long
+    enough.
+    """
+    if probe.train.precision != "auto":
+        return probe.train.precision, f"{probe.train.precision} as asked"
+    if not has_bfloat16(probe.device):
+        return "float32", "float32, as the device has no arithmetic in bfloat16"
+    if probe.device.type == "cpu" and probe.flops < LEAST_CPU_FLOPS:
+        return "float32", "float32, as the training is too short for a measurement on a CPU"
+    return None
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from oat.attacks import Attack
-from oat.choice import Probe, choose, choose_precision
+from oat.choice import Probe, choose, choose_precision, settled_precision
 from oat.data import DataConfig, Dataset
 from oat.execution import Execution, Precision, as_asked
 from oat.method import training_cost
@@ -71,7 +71,7 @@ def how_to_run(
             return Execution(**tuples(known))
         earlier = known["precision"] if known is not None else _before(probe)
         return choose(probe, earlier)
-    if probe.train.precision != "auto":
+    if settled_precision(probe) is not None:
         return choose(probe)
     return choose(probe, _of_study(job, dataset, probe))
 

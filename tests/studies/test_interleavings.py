@@ -34,12 +34,12 @@ from hypothesis.stateful import (
 from torch import Tensor, nn
 
 from oat.checkpoint import CheckpointError, loads
-from oat.data import DataError
+from oat.data import DataError, Split
 from oat.evaluation import Correctness, Judged
 from oat.masking import Checks
 from oat.models import Cost
 from oat.training import DivergenceError, EpochRecord, Kept
-from studies import claims, judging, planning, trial
+from studies import choosing, claims, judging, planning, trial
 from studies.checkpoints import SLOTS
 from studies.claims import CLAIM, ClaimedFolder, SupersededError
 from studies.config import Study
@@ -96,7 +96,7 @@ AT_LAST = "evaluate.attacks=[{name: pgd, steps: 1}, {name: pgd, steps: 3}]"
 """One more attack, so that the weights of every trial are read."""
 
 DATA = SimpleNamespace(
-    train=range(16),
+    train=Split(torch.zeros(16, 1, 8, 8), torch.zeros(16)),
     test=SimpleNamespace(head=lambda images: None),
     image_shape=(1, 8, 8),
     num_classes=10,
@@ -291,6 +291,7 @@ class ModelTraining:
         attack: Any,
         *,
         seed: int,
+        execution: Any,
     ) -> None:
         self.name = describe(method)
         self.config, self.attack = train, attack
@@ -822,7 +823,7 @@ def machine(tmp_path: Path) -> Iterator[type[Interleavings]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(claims, "PATIENCE", (0.0, 0.0, 0.0))
-        patch.setattr(trial, "Training", ModelTraining)
+        patch.setattr(choosing, "Training", ModelTraining)
         patch.setattr(trial, "load_once", load_once)
         patch.setattr(planning, "_rough_seconds_per_unit", lambda *_: 1.0)
         patch.setattr(judging, "evaluate_at", _evaluate_at)
