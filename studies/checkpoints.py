@@ -15,7 +15,7 @@ SLOTS = ("checkpoint", "checkpoint-2")
 
 COST_SHARE, CHEAP_SECONDS = 0.02, 0.2
 """Share of the time that checkpoints may take, and what one may take in any case. On a fast GPU an
-epoch takes seconds, and so does a checkpoint."""
+epoch may take seconds, and a large checkpoint may as well."""
 
 
 def has_checkpoint(folder: Folder) -> bool:
