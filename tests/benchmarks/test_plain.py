@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from baselines import PgdAt, Trades
+from baselines import PgdAt, Trades, trades
 from baselines.trades import trades_loss
+from benchmarks import plain as plain_way
 from benchmarks.plain import plain_oat_loss, plain_pgd_at_loss, plain_step, plain_trades_loss
 from oat.attacks import Attack
 from oat.method import Method, Oat, Oats, oat_loss
@@ -79,7 +80,9 @@ def test_the_plain_pgd_at_step_has_the_loss_and_gradients_of_ours(lam: float, ba
     assert_equal(*(value_and_gradients(network(method), loss) for loss in (ours, plain)))
 
 
-def test_the_plain_trades_step_has_the_loss_of_ours_where_statistics_stand(batch: Batch) -> None:
+def test_the_plain_trades_step_has_the_loss_of_ours_where_statistics_stand(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images, labels = batch
 
     def standing(model: Network) -> Network:
@@ -95,6 +98,14 @@ def test_the_plain_trades_step_has_the_loss_of_ours_where_statistics_stand(batch
         return plain_trades_loss(
             model, images, labels, beta=6.0, attack=ATTACK, generator=generator
         )
+
+    # of the same adversarial images, loss and all gradients are equal
+    crafted = (images + 0.1 * torch.randn_like(images).sign()).clamp(0, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(trades, "perturb", lambda *_, **__: crafted)
+        patch.setattr(plain_way, "_pgd", lambda *_, **__: crafted)
+        pair = [standing(network(Trades())) for _ in range(2)]
+        assert_equal(value_and_gradients(pair[0], ours), value_and_gradients(pair[1], plain))
 
     models = standing(network(Trades())), standing(network(Trades()))
     one, other = value_and_gradients(models[0], ours), value_and_gradients(models[1], plain)
