@@ -18,10 +18,12 @@ import yaml
 
 from benchmarks.servers import S3, Mlflow, s3_error
 from benchmarks.site import FAKETIME, Site, kill, starve
-from studies.config import Study
-from studies.planning import Plan, make_plan
-from studies.records import read_points, read_result
-from studies.storage import Folder, open_folder
+from studies.planning.expand import make_plan
+from studies.planning.plan import Plan
+from studies.storage.folder import Folder
+from studies.storage.opening import open_folder
+from studies.study_file.study import Study
+from studies.trial.records import read_points, read_result
 
 OAT = Path(sys.executable).with_name("oat")
 START_SECONDS = 60.0

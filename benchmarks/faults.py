@@ -34,13 +34,16 @@ from benchmarks.servers import (
     s3_server,
 )
 from benchmarks.site import Site, site
-from studies.config import Study
-from studies.loading import load_study
-from studies.planning import Plan, make_plan
-from studies.records import digest, read_result, weights_file
-from studies.results import study_points
-from studies.storage import Folder, LocalFolder
-from studies.trial import run_trial
+from studies.planning.expand import make_plan
+from studies.planning.plan import Plan
+from studies.results.reading import study_points
+from studies.storage.folder import Folder
+from studies.storage.local import LocalFolder
+from studies.storage.sealed import digest
+from studies.study_file.loading import load_study
+from studies.study_file.study import Study
+from studies.trial.records import read_result, weights_file
+from studies.trial.run import run_trial
 
 DISK_BYTES = 64 * 2**20
 """Size of the disk that is filled."""
@@ -156,7 +159,7 @@ def judge(drill: Drill, wanted: Outcomes) -> dict[str, Any]:
 
 def _mlflow_equals(drill: Drill, table: pd.DataFrame) -> bool:
     """Tell whether MLflow's points are those of storage."""
-    from studies.tracking import Tracker
+    from studies.tracking.tracker import Tracker
 
     columns = ["point_key", "sa", "ra", "training_id", "attack", "images", "seed"]
     stored, logged = (

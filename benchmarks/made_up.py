@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 
 from oat.masking import Checks
 from oat.method import Method
-from studies.config import Study
-from studies.loading import load_study
 from studies.methods import RESULTS_VERSION, method_of, variant
-from studies.planning import PlannedTrial, make_plan
-from studies.records import write_checks, write_points, write_result
-from studies.results import COLUMNS, DERIVED
-from studies.storage import Folder
+from studies.planning.expand import make_plan
+from studies.planning.plan import PlannedTrial
+from studies.results.points import COLUMNS, DERIVED
+from studies.storage.folder import Folder
+from studies.storage.sealed import write_result
+from studies.study_file.loading import load_study
+from studies.study_file.study import Study
+from studies.trial.records import write_checks, write_points
 
 LAMS = [i / 10 for i in range(11)]
 OPTIONS: dict[str, list[Any]] = {

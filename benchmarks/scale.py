@@ -28,10 +28,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.made_up import Size, make_up
-from studies.comparison import compare_all
-from studies.planning import Plan, make_plan
-from studies.results import study_points
-from studies.storage import Folder, LocalFolder
+from studies.comparison.comparing import compare_all
+from studies.planning.expand import make_plan
+from studies.planning.plan import Plan
+from studies.results.reading import study_points
+from studies.storage.folder import Folder
+from studies.storage.local import LocalFolder
 
 Found = TypeVar("Found")
 ANSWER_SECONDS = 0.02
@@ -125,8 +127,9 @@ def on_cluster(size: Size, storage: Path, trials: int, nodes: int) -> dict[str, 
     from ray.cluster_utils import Cluster
     from rich.console import Console
 
-    from studies.progress import Progress
-    from studies.runner import connect, launch
+    from studies.cluster.connection import connect
+    from studies.cluster.launching import launch
+    from studies.cluster.progress import Progress
 
     size = replace(size, images=JUDGED_IMAGES)
     folder = LocalFolder(storage / "cluster")

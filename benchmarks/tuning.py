@@ -24,14 +24,14 @@ import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from studies.candidates import name_of, tuned_methods
-from studies.config import Study
-from studies.experiment import Experiment
-from studies.frontier import pareto_mask
-from studies.loading import load_study
-from studies.records import read_result
-from studies.session import study_folder
-from studies.tuned import read_record, searches_of
+from studies.driver.places import study_folder
+from studies.statistics.frontier import pareto_mask
+from studies.study_file.loading import load_study
+from studies.study_file.study import Study
+from studies.tracking.experiment import Experiment
+from studies.trial.records import read_result
+from studies.tuning.candidates import name_of, tuned_methods
+from studies.tuning.record import read_record, searches_of
 
 OAT = Path(sys.executable).with_name("oat")
 PATIENCE = 600.0

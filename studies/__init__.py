@@ -1,54 +1,55 @@
 """Studies: once-for-all models next to models retrained for each trade-off value.
 
-The functions below are the Python form of the `oat` command. They are loaded on first use, so
-that `studies.trial` also runs where only torch and numpy are installed.
+Each command of `oat` has one function here of the same name, which does the same and prints
+nothing of its own. They are loaded on first use, so that `studies.trial` also runs where only
+torch and numpy are installed.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from studies.api import (
-        compare,
-        job,
-        load_study,
-        logs,
-        plan,
-        points,
-        preflight,
-        run,
-        runs,
-        schema,
-        status,
-        submit,
-        sync,
-        template,
-        tune,
-        ui,
-    )
+if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the table
+    from studies.commands.jobs import job as job
+    from studies.commands.jobs import logs as logs
+    from studies.commands.jobs import submit as submit
+    from studies.commands.preflight import preflight as preflight
+    from studies.commands.run import run as run
+    from studies.commands.status import plan as plan
+    from studies.commands.status import points as points
+    from studies.commands.status import status as status
+    from studies.commands.tracking import runs as runs
+    from studies.commands.tracking import sync as sync
+    from studies.commands.tracking import ui as ui
+    from studies.commands.tune import tune as tune
+    from studies.comparison.comparing import compare as compare
+    from studies.study_file.commented import init as init
+    from studies.study_file.json_schema import schema as schema
+    from studies.study_file.loading import load_study as load_study
 
-__all__ = [
-    "compare",
-    "job",
-    "load_study",
-    "logs",
-    "plan",
-    "points",
-    "preflight",
-    "run",
-    "runs",
-    "schema",
-    "status",
-    "submit",
-    "sync",
-    "template",
-    "tune",
-    "ui",
-]
+HOMES = {
+    "init": "study_file.commented",
+    "schema": "study_file.json_schema",
+    "load_study": "study_file.loading",
+    "plan": "commands.status",
+    "run": "commands.run",
+    "tune": "commands.tune",
+    "preflight": "commands.preflight",
+    "status": "commands.status",
+    "logs": "commands.jobs",
+    "compare": "comparison.comparing",
+    "runs": "commands.tracking",
+    "sync": "commands.tracking",
+    "ui": "commands.tracking",
+    "points": "commands.status",
+    "submit": "commands.jobs",
+    "job": "commands.jobs",
+}
+"""The module below `studies` that defines each function."""
+
+__all__ = list(HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from studies import api
-
-        return getattr(api, name)
+    if name in HOMES:
+        return getattr(import_module(f"studies.{HOMES[name]}"), name)
     raise AttributeError(f"module 'studies' has no attribute {name!r}")

@@ -1,6 +1,5 @@
 """The methods by name: built from a config, and named for people."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -81,22 +80,3 @@ def recipe(train: Mapping[str, Any]) -> str:
         and tuples(train).get(field.name, field.default) != field.default
     }
     return " ".join(f"{key}={value}".replace(" ", "") for key, value in odd.items())
-
-
-def knob_text(row: Mapping[str, Any]) -> str:
-    """Write the trade-off value of a point or cell: ``λ=0.2`` or ``β=6``."""
-    return f"β={row['beta']:g}" if math.isnan(row["lam"]) else f"λ={row['lam']:g}"
-
-
-def value_text(row: Mapping[str, Any]) -> str:
-    """Write a trade-off value and the training settings in which dedicated models differ.
-
-    Such as ``λ=0.2 lr=0.05``.
-    """
-    return " ".join([knob_text(row), *str(row.get("recipe") or "").split()])
-
-
-def name_point(row: Mapping[str, Any], seed: bool = True) -> str:
-    """Name a point for people, such as ``pgd_at λ=0.2 width=0.5 seed 1``."""
-    width = f" width={row['width_mult']:g}" if row["width_mult"] != 1 else ""
-    return f"{row['variant']} {value_text(row)}{width}" + (f" seed {row['seed']}" if seed else "")

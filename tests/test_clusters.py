@@ -23,7 +23,7 @@ from ray.scripts.scripts import start as ray_start
 from ray.scripts.symmetric_run import symmetric_run
 from sqlalchemy import create_engine
 
-from studies.cli import app
+from studies.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACES = ROOT / "docs" / "clusters"

@@ -8,8 +8,8 @@ import pytest
 import typer.main
 import yaml
 
-from studies.cli import app
-from studies.loading import load_study, presets
+from studies.cli.app import app
+from studies.study_file.loading import load_study, presets
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -69,8 +69,10 @@ def test_the_readme_names_every_preset_and_command() -> None:
         assert f"`oat {name} " in readme
 
 
-def test_the_readme_lists_every_module_of_the_top_packages() -> None:
+def test_the_readme_lists_every_module_and_room_of_the_top_packages() -> None:
     readme = (ROOT / "README.md").read_text()
     for package in ("oat", "studies"):
-        for module in (ROOT / package).glob("[a-z]*.py"):
-            assert module.name in readme, f"{package}/{module.name} is not in the file tree"
+        for place in (ROOT / package).glob("[a-z]*"):
+            if place.suffix == ".py" or (place.is_dir() and any(place.iterdir())):
+                name = f"{place.name}/" if place.is_dir() else place.name
+                assert f"  {name} " in readme, f"{package}/{name} is not in the file tree"

@@ -10,6 +10,27 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = {"oat", "baselines", "studies", "benchmarks", "tests"}
 STUDIES_ONLY = {"ray", "mlflow", "optuna", "pandas", "pydantic"}
 NUMERICAL = {"torch", "torchvision", "numpy"}
+ROOMS = (
+    "errors",
+    "methods",
+    "naming",
+    "statistics",
+    "storage",
+    "study_file",
+    "trial",
+    "planning",
+    "results",
+    "cluster",
+    "tracking",
+    "comparison",
+    "tuning",
+    "report",
+    "driver",
+    "measuring",
+    "commands",
+    "cli",
+)
+"""The rooms of `studies`, from the ground up; a room imports those before it alone."""
 
 
 def _files(package: str) -> list[Path]:
@@ -77,12 +98,12 @@ def test_tools_of_the_studies_are_imported_under_studies_only(package: str) -> N
 
 def test_mlflow_is_imported_by_one_module_only() -> None:
     importers = [path for path in _files("studies") if "mlflow" in _roots(_parse(path))]
-    assert {str(path.relative_to(ROOT)) for path in importers} == {"studies/experiment.py"}
+    assert {str(path.relative_to(ROOT)) for path in importers} == {"studies/tracking/experiment.py"}
 
 
 def test_the_job_server_is_asked_by_one_module_only() -> None:
     users = [path for path in _files("studies") if "ray.job_submission" in _modules(_parse(path))]
-    assert {str(path.relative_to(ROOT)) for path in users} == {"studies/jobs.py"}
+    assert {str(path.relative_to(ROOT)) for path in users} == {"studies/cluster/jobs.py"}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +121,80 @@ def test_importing_the_method_needs_the_numerical_packages_only(package: str) ->
         assert roots <= sys.stdlib_module_names | NUMERICAL | OURS, path
 
 
+def _room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def _imports_of_studies() -> dict[str, set[str]]:
+    """Return what each module of `studies` imports of the others, at any depth."""
+    trees = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): _parse(
+            path
+        )
+        for path in _files("studies")
+    }
+    found: dict[str, set[str]] = {name: set() for name in trees}
+    for name, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in trees:
+                below = {f"{node.module}.{alias.name}" for alias in node.names}
+                found[name] |= below & trees.keys() or {node.module}
+            elif isinstance(node, ast.Import):
+                found[name] |= {alias.name for alias in node.names} & trees.keys()
+    return found
+
+
+def test_every_module_of_the_studies_is_in_a_room() -> None:
+    assert {_room(name) for name in _imports_of_studies() if name != "studies"} == set(ROOMS)
+
+
+def test_rooms_import_only_those_below_them() -> None:
+    upward = [
+        f"{name} imports {other}"
+        for name, imported in _imports_of_studies().items()
+        for other in imported
+        if "studies" not in (name, other)  # the table of functions, which names every room
+        if ROOMS.index(_room(other)) > ROOMS.index(_room(name))
+    ]
+    assert upward == []
+
+
+def test_only_the_shell_imports_the_table_of_functions() -> None:
+    users = {name for name, imported in _imports_of_studies().items() if "studies" in imported}
+    assert {_room(name) for name in users} == {"cli"}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    left = {
+        name: imported - {name}
+        for name, imported in _imports_of_studies().items()
+        if name != "studies"
+    }
+    while free := {name for name, imported in left.items() if not imported & left.keys()}:
+        left = {name: imported for name, imported in left.items() if name not in free}
+    assert left == {}, "these, or some of them, are in a circle"
+
+
+def test_nothing_private_is_imported_from_another_module() -> None:
+    private = [
+        f"{path.relative_to(ROOT)} imports {node.module}.{alias.name}"
+        for package in ("oat", "baselines", "studies")
+        for path in _files(package)
+        for node in ast.walk(_parse(path))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in OURS
+        for alias in node.names
+        if alias.name.startswith("_")
+    ]
+    assert private == []
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if (ROOT / "studies" / room).is_dir()])
+def test_the_title_page_of_a_room_says_what_it_is_and_imports_nothing(room: str) -> None:
+    page = _parse(ROOT / "studies" / room / "__init__.py")
+    assert ast.get_docstring(page)
+    assert set(_modules(page)) <= {"os", "studies.cluster"}, "pages that set an environment"
+
+
 PROGRAM = """
 import sys
 from importlib.abc import MetaPathFinder
@@ -115,6 +210,7 @@ class Block(MetaPathFinder):
 
 sys.meta_path.insert(0, Block())
 import oat.training, oat.evaluation, baselines
+import studies.trial.run, studies.trial.judging, studies.trial.choosing, studies.storage.opening
 assert not BLOCKED & {name.partition(".")[0] for name in sys.modules}
 try:
     import yaml
@@ -124,9 +220,51 @@ except ModuleNotFoundError:
 
 
 @pytest.mark.timeout(60)
-def test_method_imports_on_a_machine_with_torch_only() -> None:
+def test_the_method_and_a_trial_import_on_a_machine_with_torch_only() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "imported\n"
+
+
+ORDER = """
+import importlib, os, pkgutil, sys
+from importlib.abc import MetaPathFinder
+
+NEEDED = {"ray": "TUNE_DISABLE_SIGINT_HANDLER", "mlflow": "MLFLOW_LOGGING_LEVEL"}
+for name in NEEDED.values():
+    os.environ.pop(name, None)
+
+class Watch(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in NEEDED and NEEDED[name] not in os.environ:
+            raise AssertionError(f"{name} is imported before its environment is set")
+        return None
+
+sys.meta_path.insert(0, Watch())
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print(*(name for name in NEEDED if name in sys.modules))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("modules", "imported"),
+    [
+        (["studies.cluster.retries", "studies.tracking.tracker"], "ray mlflow"),
+        (["studies.tuning.search", "studies.measuring.packing"], "ray"),
+        (["studies.commands.run", "studies.driver.following", "studies.cli.app"], ""),
+    ],
+)
+def test_ray_and_mlflow_are_imported_after_their_environment_is_set(
+    modules: list[str], imported: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ORDER, *modules],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == imported

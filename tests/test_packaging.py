@@ -62,7 +62,7 @@ def test_the_wheel_has_every_module_and_every_file_that_the_code_reads(
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert {"studies/presets/quickstart.yaml", "studies/templates/report.html"} <= sources
+    assert {"studies/presets/quickstart.yaml", "studies/report/templates/report.html"} <= sources
     assert {f"{package}/py.typed" for package in PACKAGES} <= sources
     packed = {name for name in wheel.namelist() if name.partition("/")[0] in PACKAGES}
     assert packed == sources
@@ -73,7 +73,7 @@ def test_the_wheel_has_every_module_and_every_file_that_the_code_reads(
 def test_the_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:
     points = configparser.ConfigParser()
     points.read_string(_metadata(wheel, "entry_points.txt"))
-    assert dict(points["console_scripts"]) == {"oat": "studies.cli:main"}
+    assert dict(points["console_scripts"]) == {"oat": "studies.cli.app:main"}
 
 
 def test_every_folder_of_modules_is_listed_by_name(project: dict[str, Any]) -> None:

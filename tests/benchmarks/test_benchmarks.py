@@ -13,7 +13,7 @@ from benchmarks.attack import attack_times
 from benchmarks.costs import costs
 from benchmarks.made_up import Size, make_up
 from benchmarks.scale import paper_work
-from studies.storage import LocalFolder
+from studies.storage.local import LocalFolder
 
 
 def test_the_attack_is_timed_in_its_three_forms() -> None:

@@ -223,10 +223,10 @@ STUDY: dict[str, Any] = {
 def test_out_of_memory_is_told_as_such(tmp_path: Path) -> None:
     pytest.importorskip("pydantic")
     pytest.importorskip("sklearn")
-    from studies.loading import load_study
-    from studies.planning import make_plan
-    from studies.storage import open_folder
-    from studies.trial import run_trial
+    from studies.planning.expand import make_plan
+    from studies.storage.opening import open_folder
+    from studies.study_file.loading import load_study
+    from studies.trial.run import run_trial
 
     folder = open_folder(tmp_path).sub("on-a-gpu")
     trial = make_plan(load_study(STUDY), folder).trials[1]
@@ -239,10 +239,10 @@ def test_out_of_memory_is_told_as_such(tmp_path: Path) -> None:
 def test_two_trials_share_a_gpu_and_one_without_room_has_more(tmp_path: Path) -> None:
     for package in ("ray", "mlflow", "pydantic", "sklearn"):
         pytest.importorskip(package)
-    from studies import api
+    import studies
 
-    outcome = api.run(STUDY, storage=tmp_path)
+    outcome = studies.run(STUDY, storage=tmp_path)
     assert outcome.complete
     assert set(outcome.points["precision"]) <= {"float32", "bfloat16"}
     cramped = {**STUDY, "name": "cramped", "resources": {"cpu": 1, "gpu": 0.002}}
-    assert api.run(cramped, storage=tmp_path).complete
+    assert studies.run(cramped, storage=tmp_path).complete

@@ -14,8 +14,8 @@ from oat.adversaries import AutoAttack, Square
 from oat.autoattack import STAGES, Ensemble, check_installed
 from oat.data import Split
 from oat.evaluation import EVALUATION_SEED, Correctness, evaluate
-from studies.records import JudgingProgress
-from studies.storage import LocalFolder
+from studies.storage.local import LocalFolder
+from studies.trial.records import JudgingProgress
 
 ATTACK = AutoAttack(eps=0.05, targets=4)
 

@@ -16,7 +16,7 @@ from oat.masking import DRAWS, LARGE_EPS, PASSES, Checks, check_masking
 from oat.models import ModelConfig
 from oat.recipe import TrainConfig
 from oat.training import Training
-from studies.masking import CHECKED, flags
+from studies.results.masking import CHECKED, flags
 
 EPS = 0.08
 IMAGES = 150

@@ -12,18 +12,22 @@ import numpy as np
 import pytest
 import yaml
 
+import studies
 from benchmarks.servers import S3, s3_server
-from studies import api
-from studies.comparison import Comparison
-from studies.config import Study
-from studies.loading import load_study
+from studies.comparison.answer import Comparison
 from studies.methods import ONCE, RESULTS_VERSION, method_of, variant
-from studies.origin import Origin, gather
-from studies.planning import PlannedTrial, make_plan
-from studies.records import digest, weights_file, write_points, write_result
-from studies.results import COLUMNS
-from studies.storage import Folder, LocalFolder, open_folder
-from studies.trial import run_trial
+from studies.planning.expand import make_plan
+from studies.planning.plan import PlannedTrial
+from studies.report.origin import Origin, gather
+from studies.results.points import COLUMNS
+from studies.storage.folder import Folder
+from studies.storage.local import LocalFolder
+from studies.storage.opening import open_folder
+from studies.storage.sealed import digest, write_result
+from studies.study_file.loading import load_study
+from studies.study_file.study import Study
+from studies.trial.records import weights_file, write_points
+from studies.trial.run import run_trial
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -259,9 +263,9 @@ Found = tuple[Comparison, Origin]
 
 
 def _found(study: Study, storage: Path) -> Found:
-    points = api.points(study, storage=storage)
+    points = studies.points(study, storage=storage)
     folder = LocalFolder(storage / study.name)
-    return api.compare(points), gather(make_plan(study, folder), folder, "oat compare tiny")
+    return studies.compare(points), gather(make_plan(study, folder), folder, "oat compare tiny")
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,4 @@
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +7,6 @@ from pkgutil import iter_modules
 import pytest
 
 import studies
-from studies import api
 
 ORDERS = {
     "alone": "",
@@ -37,8 +37,20 @@ for _ in range(2):
 def test_every_name_of_the_package_is_a_function_and_no_module() -> None:
     # a module that is imported takes its name in the package for good
     assert not set(studies.__all__) & {module.name for module in iter_modules(studies.__path__)}
-    assert set(studies.__all__) == set(api.__all__)
     for name in studies.__all__:
         assert callable(getattr(studies, name)), name
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = studies.no_such_name
+
+
+def test_type_checkers_see_the_functions_of_the_table() -> None:
+    tree = ast.parse(Path(studies.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname == alias.name
+    }
+    assert seen == {name: f"studies.{home}" for name, home in studies.HOMES.items()}

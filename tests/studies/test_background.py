@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from studies import background
-from studies.background import BackgroundSync
 from studies.errors import TrackingError
-from studies.loading import load_study
-from studies.planning import Plan, PlannedTrial, make_plan
-from studies.storage import Folder, LocalFolder
+from studies.planning.expand import make_plan
+from studies.planning.plan import Plan, PlannedTrial
+from studies.storage.folder import Folder
+from studies.storage.local import LocalFolder
+from studies.study_file.loading import load_study
+from studies.tracking import background
+from studies.tracking.background import BackgroundSync
 
 
 class Server:

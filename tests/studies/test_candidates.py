@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from studies.candidates import Tuned, name_of, tuned_methods
 from studies.errors import StudyError, TuningError
-from studies.loading import load_study
-from studies.planning import make_plan
-from studies.storage import LocalFolder
+from studies.planning.expand import make_plan
+from studies.storage.local import LocalFolder
+from studies.study_file.loading import load_study
+from studies.tuning.candidates import Tuned, name_of, tuned_methods
 
 
 def _tuned(source: dict[str, Any], method: str) -> Tuned:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from studies.capacity import check_resources, fits, grown, node_sizes, request_for, slots
+from studies.cluster.capacity import check_resources, fits, grown, node_sizes, request_for, slots
 from studies.errors import StudyError
 
 NODES = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0}]

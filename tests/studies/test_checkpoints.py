@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from studies import checkpoints
-from studies.checkpoints import SLOTS, Checkpoints, has_checkpoint
-from studies.storage import LocalFolder
+from studies.storage.local import LocalFolder
+from studies.trial import checkpoints
+from studies.trial.checkpoints import SLOTS, Checkpoints, has_checkpoint
 
 
 def _state(epoch: int) -> dict[str, object]:

@@ -14,10 +14,10 @@ from oat.execution import Execution
 from oat.models import ModelConfig
 from oat.recipe import TrainConfig
 from oat.training import Training
-from studies import choosing
-from studies.choosing import as_record, how_to_run, precision_of
-from studies.records import device_name
-from studies.storage import open_folder
+from studies.storage.opening import open_folder
+from studies.trial import choosing
+from studies.trial.choosing import as_record, how_to_run, precision_of
+from studies.trial.provenance import device_name
 
 CPU = torch.device("cpu")
 

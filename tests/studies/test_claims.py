@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from studies import claims
-from studies.claims import CLAIM, ClaimedFolder, SupersededError
 from studies.errors import StorageError
-from studies.storage import LocalFolder
+from studies.storage.local import LocalFolder
+from studies.trial import claims
+from studies.trial.claims import CLAIM, ClaimedFolder, SupersededError
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,12 @@ import pytest
 import torch
 import yaml
 
-from studies import api, cli
-from studies.loading import load_study, presets
-from studies.records import seal, unseal, write_lines
-from studies.results import COLUMNS, with_attack_columns
-from studies.storage import LocalFolder
+import studies
+from studies.cli import app as cli
+from studies.results.points import COLUMNS, with_attack_columns
+from studies.storage.local import LocalFolder
+from studies.storage.sealed import seal, unseal, write_lines
+from studies.study_file.loading import load_study, presets
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1
 NOLOAD = pytest.mark.filterwarnings(
@@ -130,14 +131,14 @@ def test_init_from_an_unknown_preset_writes_nothing(oat: Oat, nothing_runs: Path
 def test_schema_is_printed_as_json(oat: Oat, nothing_runs: Path) -> None:
     said = oat("schema")
     assert (said.code, said.err) == (0, "")
-    assert said.json == api.schema()
+    assert said.json == studies.schema()
 
 
 @pytest.mark.parametrize("preset", presets())
 def test_validate_counts_what_the_plan_lists(preset: str, oat: Oat, nothing_runs: Path) -> None:
     said = oat("validate", preset)
     assert (said.code, said.err) == (0, "")
-    trials = api.plan(preset, storage=nothing_runs / "none").trials
+    trials = studies.plan(preset, storage=nothing_runs / "none").trials
     points = sum(len(trial.job["points"]) for trial in trials)
     seeds = len({trial.seed for trial in trials})
     assert said.text.startswith(f"Study {preset} is valid: {len(trials)} trials (")
@@ -201,7 +202,7 @@ def test_validate_refuses_a_folder_and_what_is_not_there(
 def test_plan_lists_every_trial_and_what_is_left(oat: Oat, study: Path, finished: Path) -> None:
     said = oat("plan", study, "--storage", finished)
     assert (said.code, said.err) == (0, "")
-    for trial in api.plan(study, storage=finished).trials:
+    for trial in studies.plan(study, storage=finished).trials:
         assert trial.run_key in said.text
         assert trial.label in said.text
     assert said.text.count("done") == 4
@@ -224,7 +225,7 @@ def test_every_preset_is_planned_without_data_or_gpu(
     monkeypatch.chdir(tmp_path)
     said = oat("plan", preset)
     assert (said.code, said.err) == (0, "")
-    trials = api.plan(preset, storage=tmp_path / "outputs").trials
+    trials = studies.plan(preset, storage=tmp_path / "outputs").trials
     assert f"{len(trials)} to run" in said.text
     assert "device hours" in said.text
     assert not list(tmp_path.iterdir())
@@ -298,7 +299,7 @@ def test_plan_as_json(oat: Oat, study: Path, finished: Path) -> None:
     trials = said.json["trials"]
     assert [trial["state"] for trial in trials] == ["done", "done", "missing", "done"]
     assert [trial["run_key"] for trial in trials if trial["state"] == "done"] == [
-        trial.run_key for i, trial in enumerate(api.plan(study).trials) if i != 2
+        trial.run_key for i, trial in enumerate(studies.plan(study).trials) if i != 2
     ]
     assert {trial["resources"]["cpu"] for trial in trials} == {2}
     assert all(trial["device_hours"] > 0 for trial in trials)
@@ -307,11 +308,11 @@ def test_plan_as_json(oat: Oat, study: Path, finished: Path) -> None:
         "lam": 0.5,
         "width_mult": 1.0,
     }
-    assert said.json["foreign"] == [api.plan(study).trials[2].run_key]
+    assert said.json["foreign"] == [studies.plan(study).trials[2].run_key]
 
 
 def test_status_shows_how_far_each_trial_is(oat: Oat, study: Path, storage: Path) -> None:
-    trials = api.plan(study, storage=storage).trials
+    trials = studies.plan(study, storage=storage).trials
     place = storage / "tiny" / "trials"
     (place / trials[1].run_key / "result.json").unlink()
     (place / trials[1].run_key / "checkpoint").write_bytes(b"x")
@@ -334,7 +335,7 @@ def test_status_as_a_table_shows_states_and_run_keys_whole(
     said = oat("status", study, "--storage", finished)
     assert (said.code, said.err) == (0, "")
     assert "4 rows" in said.text
-    for trial in api.plan(study, storage=finished).trials:
+    for trial in studies.plan(study, storage=finished).trials:
         assert trial.run_key in said.text
     assert "…" not in said.text
 
@@ -342,7 +343,7 @@ def test_status_as_a_table_shows_states_and_run_keys_whole(
 def test_compare_shows_the_tables_and_the_verdict(oat: Oat, study: Path, finished: Path) -> None:
     said = oat("compare", study, "--storage", finished)
     assert (said.code, said.err) == (0, "")
-    result = api.compare(api.points(study, storage=finished))
+    result = studies.compare(studies.points(study, storage=finished))
     assert result.answer() in said.text
     for note in result.notes:
         assert note in said.text
@@ -353,7 +354,7 @@ def test_compare_shows_the_tables_and_the_verdict(oat: Oat, study: Path, finishe
 
 def test_compare_as_json_is_the_comparison(oat: Oat, study: Path, finished: Path) -> None:
     said = oat("compare", study, "--storage", finished, "--json", "--margin", "0.5")
-    result = api.compare(api.points(study, storage=finished), margin=0.5)
+    result = studies.compare(studies.points(study, storage=finished), margin=0.5)
     assert (said.code, said.err) == (0, "")
     assert said.json["verdict"] == result.verdict
     assert said.json["margin"] == 0.5
@@ -473,7 +474,7 @@ def test_sync_makes_the_database_and_counts_its_points(
 @pytest.mark.mlflow
 @pytest.mark.timeout(60)
 def test_runs_queries_and_prints_in_every_format(oat: Oat, study: Path, indexed: Path) -> None:
-    whole = with_attack_columns(api.points(study, storage=indexed).drop(columns="folder"))
+    whole = with_attack_columns(studies.points(study, storage=indexed).drop(columns="folder"))
     command = ["runs", study, "--storage", indexed]
 
     as_csv = pd.read_csv(io.BytesIO(oat(*command, "--format", "csv").out))
@@ -524,7 +525,7 @@ def test_runs_shows_each_point_under_every_attack(
     make_up(load_study(tiny), tmp_path)
     assert oat("sync", tmp_path / "two.yaml", "--storage", tmp_path).code == 0
     command = ["runs", tmp_path / "two.yaml", "--storage", tmp_path]
-    whole = with_attack_columns(api.points(tmp_path / "two.yaml", storage=tmp_path))
+    whole = with_attack_columns(studies.points(tmp_path / "two.yaml", storage=tmp_path))
     level = whole["ra_pgd10"].median()
     said = oat(
         *command, "--where", f"ra_pgd10 >= {level} and attack == 'pgd5'",
@@ -582,7 +583,7 @@ def test_a_finished_study_is_run_without_training(oat: Oat, study: Path, storage
 def test_a_study_that_did_not_end_well_exits_with_one_and_says_why(
     oat: Oat, study: Path, storage: Path
 ) -> None:
-    trial = api.plan(study, storage=storage).trials[2]
+    trial = studies.plan(study, storage=storage).trials[2]
     said = {"status": "diverged", "epoch": 3, "error": "The training loss is nan in epoch 3."}
     place = storage / "tiny" / "trials" / trial.run_key
     (place / "result.json").write_text(json.dumps(seal({"run_key": trial.run_key, **said})))
@@ -670,7 +671,7 @@ def test_ctrl_c_says_how_to_go_on(oat: Oat, study: Path, monkeypatch: pytest.Mon
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "plan", interrupted)
+    monkeypatch.setattr(studies, "plan", interrupted)
     said = oat("plan", study)
     assert said.code == 130
     assert "Stopped. The same command goes on from the last checkpoints." in said.err

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import studies
 from oat.adversaries import ATTACKS
-from studies import api
-from studies.blocks import METHOD_BLOCKS
-from studies.commented import commented, written
-from studies.config import Study
 from studies.errors import StudyError
-from studies.keys import keys
-from studies.loading import load_study, presets
-from studies.plain_yaml import read_yaml
+from studies.study_file.commented import commented, written
+from studies.study_file.keys import keys
+from studies.study_file.loading import load_study, presets
+from studies.study_file.method_blocks import METHOD_BLOCKS
+from studies.study_file.plain_yaml import read_yaml
+from studies.study_file.study import Study
 
 SETTING = re.compile(r"( *)#(\S.*)")
 """A line that is commented out; what is said has a space behind its #."""
@@ -36,7 +36,7 @@ def _uncommented(text: str) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("preset", presets())
 def test_what_is_written_is_the_study_of_the_preset(preset: str) -> None:
-    text = api.template(preset)
+    text = studies.init(preset)
     assert _load(text) == load_study(preset)
     assert text == commented(_load(text))
     assert text.endswith("\n")
@@ -51,7 +51,7 @@ def test_what_is_written_is_the_study_of_the_preset(preset: str) -> None:
 def test_taking_one_comment_away_changes_nothing_or_adds_what_the_line_says(preset: str) -> None:
     study = load_study(preset)
     keys_seen = examples = 0
-    for line, text in _uncommented(api.template(preset)):
+    for line, text in _uncommented(studies.init(preset)):
         changed = _load(text)
         if not line.lstrip().startswith("#- "):
             assert changed == study, line
@@ -74,7 +74,7 @@ def test_taking_one_comment_away_changes_nothing_or_adds_what_the_line_says(pres
 
 @pytest.mark.parametrize("preset", presets())
 def test_every_key_method_and_attack_is_there(preset: str) -> None:
-    text, study = api.template(preset), load_study(preset)
+    text, study = studies.init(preset), load_study(preset)
     for name in (*METHOD_BLOCKS, *ATTACKS):
         assert re.search(rf"- {{?name: {name}\b", text), name
     blocks: list[Any] = [study, study.data, study.model, study.train, study.attack]
@@ -85,18 +85,18 @@ def test_every_key_method_and_attack_is_there(preset: str) -> None:
 
 
 def test_what_a_key_is_stands_beside_it_and_is_not_repeated() -> None:
-    text = api.template("quickstart")
+    text = studies.init("quickstart")
     assert "One of none, onehot, dct, random, continuous." in " ".join(
         text.replace("#", "").split()
     )
     assert re.search(r"^  #val_fraction: 0.1 +# Share of the training images held out", text, re.M)
-    twice = api.template("ablation-lambda-set")
+    twice = studies.init("ablation-lambda-set")
     assert twice.count("How λ becomes a vector") == 1
     assert twice.count("encoding: continuous") == 6
 
 
 def test_an_example_that_does_not_fit_the_study_says_why_and_is_no_setting() -> None:
-    text = api.template("ablation-lambda-set")
+    text = studies.init("ablation-lambda-set")
     said = " ".join(re.sub(r"\n +#", " ", text).split())
     assert "# - {name: transfer}" in text
     assert "Not as this study stands: `evaluate.attacks` 'transfer' needs at least two" in said
@@ -200,4 +200,4 @@ def test_any_study_is_written_as_what_loads_the_same(
 
 def test_an_unknown_preset_is_answered_with_the_nearest() -> None:
     with pytest.raises(StudyError, match=r"^Unknown preset 'cifar'; did you mean 'cifar10'\?"):
-        api.template("cifar")
+        studies.init("cifar")

@@ -11,16 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from studies import api
-from studies.comparison import MARGIN, Comparison, compare, compare_all
+import studies
+from studies.comparison.answer import Comparison
+from studies.comparison.comparing import MARGIN, compare, compare_all
+from studies.comparison.guards import MUST_AGREE
+from studies.comparison.pairs import judge
 from studies.errors import ComparisonError
-from studies.frontier import hypervolume
-from studies.guards import MUST_AGREE
-from studies.intervals import Interval, paired_difference, wilson
 from studies.methods import ONCE
-from studies.pairs import judge
-from studies.records import digest, seal
-from studies.results import frame
+from studies.results.points import frame
+from studies.statistics.frontier import hypervolume
+from studies.statistics.intervals import Interval, paired_difference, wilson
+from studies.storage.sealed import digest, seal
 
 Bools = NDArray[np.bool_]
 COMMON: dict[str, Any] = {
@@ -718,7 +719,7 @@ def test_cells_have_wilsons_interval_of_one_seed() -> None:
 
 
 def test_real_points_are_compared_pairwise(tiny: dict[str, Any], finished: Path) -> None:
-    table = api.points(tiny, storage=finished)
+    table = studies.points(tiny, storage=finished)
     result = compare(table)
     assert result.table["dedicated"].tolist() == ["pgd_at", "pgd_at", "trades"]
     by = table.set_index(["method", "lam"])

@@ -13,11 +13,11 @@ from baselines import PgdAt, Trades
 from oat.adversaries import AutoAttack, Fgsm, Pgd, Square, Transfer
 from oat.encodings import ENCODINGS
 from oat.method import Oat, Oats
-from studies.config import Study
 from studies.errors import StudyError
-from studies.loading import load_study, presets
-from studies.planning import make_plan
-from studies.storage import LocalFolder
+from studies.planning.expand import make_plan
+from studies.storage.local import LocalFolder
+from studies.study_file.loading import load_study, presets
+from studies.study_file.study import Study
 
 GOOD: dict[str, Any] = {
     "name": "good",

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 
 from oat.recipe import TrainConfig
-from studies.early import VALIDATION, EarlyStop
-from studies.frontier import pareto_mask
+from studies.statistics.frontier import pareto_mask
+from studies.tuning.early import VALIDATION, EarlyStop
 
 SCHEDULES = get_args(get_type_hints(TrainConfig)["schedule"])
 

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from studies import api
-from studies.blocks import Resources
-from studies.estimates import (
+import studies
+from studies.planning.estimates import (
     ASSUMED_FACTOR,
     Basis,
     Estimate,
@@ -18,9 +17,10 @@ from studies.estimates import (
     keep_probes,
     read_probes,
 )
-from studies.loading import load_study
-from studies.planning import make_plan
-from studies.storage import LocalFolder
+from studies.planning.expand import make_plan
+from studies.storage.local import LocalFolder
+from studies.study_file.loading import load_study
+from studies.study_file.method_blocks import Resources
 
 WORK = Work(training=100.0, validation=10.0, judging=1000.0)
 ONE_CORE = Resources(cpu=1)
@@ -136,7 +136,7 @@ def test_seeds_are_of_one_kind_and_methods_are_not(tiny: dict[str, Any], tmp_pat
 def test_a_new_seed_is_estimated_from_the_trial_of_its_own_kind(
     tiny: dict[str, Any], finished: Path
 ) -> None:
-    plan = api.plan(tiny, storage=finished, overrides=["seeds=[0, 1]"])
+    plan = studies.plan(tiny, storage=finished, overrides=["seeds=[0, 1]"])
     done, missing = plan.trials[:4], plan.trials[4:]
     assert [trial.state for trial in missing] == ["missing"] * 4
     for one, other in zip(done, missing, strict=True):
@@ -149,7 +149,7 @@ def test_validations_are_counted_as_often_as_they_are_made(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     def validation(*overrides: str) -> float:
-        plan = api.plan(tiny, storage=tmp_path, overrides=["train.epochs=5", *overrides])
+        plan = studies.plan(tiny, storage=tmp_path, overrides=["train.epochs=5", *overrides])
         return plan.estimate(plan.trials[1]).validation
 
     assert validation() > 0

@@ -12,9 +12,9 @@ from ray._common.utils import get_system_memory
 from ray._private.utils import get_used_memory
 from ray.air.execution._internal.actor_manager import RayActorManager
 
-from studies import runner
-from studies.capacity import node_sizes
-from studies.retries import Retries
+from studies.cluster import launching as runner
+from studies.cluster.capacity import node_sizes
+from studies.cluster.retries import Retries
 
 GIB = 2**30
 

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from studies.comparison import Comparison
-from studies.figures import front_styles, paper_figure, picture, price_figure, series, side_by_side
-from studies.origin import Origin
+from studies.comparison.answer import Comparison
+from studies.report.figures import paper_figure, picture, price_figure
+from studies.report.origin import Origin
+from studies.report.styles import front_styles, series, side_by_side
 
 Found = tuple[Comparison, Origin]
 EVIL = "<script>alert('x')</script>&\"<b>"

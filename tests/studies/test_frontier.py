@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from optuna._hypervolume import compute_hypervolume
 from optuna.study._multi_objective import _is_pareto_front
 
-from studies.frontier import (
+from studies.statistics.frontier import (
     attainment,
     coverage,
     hypervolume,

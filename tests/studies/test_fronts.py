@@ -5,11 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from studies.comparison import compare
-from studies.frontier import hypervolume
-from studies.fronts import PRICE, SUMMARIES, front_name, measure_fronts
-from studies.resampling import Resampled
-from studies.results import frame
+from studies.comparison.comparing import compare
+from studies.comparison.fronts import PRICE, SUMMARIES, front_name, measure_fronts
+from studies.comparison.resampling import Resampled
+from studies.results.points import frame
+from studies.statistics.frontier import hypervolume
 
 MakeRow = Callable[..., dict[str, Any]]
 Rows = list[dict[str, Any]]

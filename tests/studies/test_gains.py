@@ -7,17 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from studies import api
-from studies.candidates import Tuned, tuned_methods
-from studies.config import Study
-from studies.frontier import hypervolume
-from studies.gains import Gains, gains, gains_of_searches, with_gains
-from studies.loading import load_study
-from studies.planning import make_plan
-from studies.storage import LocalFolder
-from studies.tables import gain_rows, markdown, terminal
-from studies.tuned import RECORD, keep, read_record, tuned_study
-from studies.winners import Search, SearchTrial
+import studies
+from studies.comparison.answer import Gains
+from studies.planning.expand import make_plan
+from studies.report.markdown import markdown
+from studies.report.rows import gain_rows
+from studies.report.terminal import terminal
+from studies.statistics.frontier import hypervolume
+from studies.storage.local import LocalFolder
+from studies.study_file.loading import load_study
+from studies.study_file.study import Study
+from studies.tuning.candidates import Tuned, tuned_methods
+from studies.tuning.gains import gains, gains_of_searches, with_gains
+from studies.tuning.record import RECORD, keep, read_record, tuned_study
+from studies.tuning.winners import Search, SearchTrial
 
 Values = dict[tuple[float, ...], tuple[float, float]]
 
@@ -212,8 +215,8 @@ def test_the_comparison_shows_the_table_everywhere(
     own, winners, folder = tuned
     _finish(own, folder, finish_trial)
     _finish(winners, folder, finish_trial)
-    points = api.points(winners, storage=tmp_path)
-    comparison = with_gains(api.compare(points), winners, folder)
+    points = studies.points(winners, storage=tmp_path)
+    comparison = with_gains(studies.compare(points), winners, folder)
     assert comparison.gains is not None
     text = markdown(comparison)
     assert "gain there" in text
@@ -228,7 +231,7 @@ def test_a_damaged_record_is_a_note_and_no_reason_to_lose_the_comparison(
 ) -> None:
     _, winners, folder = tuned
     _finish(winners, folder, finish_trial)
-    comparison = api.compare(api.points(winners, storage=tmp_path))
+    comparison = studies.compare(studies.points(winners, storage=tmp_path))
     folder.write(RECORD, b"{}")
     found = with_gains(comparison, winners, folder)
     assert found.gains is None

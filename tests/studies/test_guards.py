@@ -6,21 +6,19 @@ import pandas as pd
 import pytest
 
 from oat.recipe import RULES
-from studies.comparison import compare
-from studies.errors import ComparisonError
-from studies.guards import (
-    MANY,
+from studies.comparison.comparing import compare
+from studies.comparison.guards import (
     MUST_AGREE,
     check_comparable,
     finite_points,
-    listed,
-    missing_notes,
     one_checkpoint,
     precision_notes,
 )
-from studies.masking import masking_table
-from studies.methods import name_point
-from studies.results import frame
+from studies.comparison.notes import missing_notes
+from studies.errors import ComparisonError
+from studies.naming import MANY, listed, name_point
+from studies.results.masking import masking_table
+from studies.results.points import frame
 
 MakeRow = Callable[..., dict[str, Any]]
 LAMS = (0.0, 0.5, 1.0)

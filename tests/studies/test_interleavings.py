@@ -39,25 +39,28 @@ from oat.evaluation import Correctness, Judged
 from oat.masking import Checks
 from oat.models import Cost
 from oat.training import DivergenceError, EpochRecord, Kept
-from studies import choosing, claims, judging, planning, trial
-from studies.checkpoints import SLOTS
-from studies.claims import CLAIM, ClaimedFolder, SupersededError
-from studies.config import Study
-from studies.loading import load_study
 from studies.methods import describe
-from studies.planning import Plan, make_plan
-from studies.records import (
-    ResultError,
-    digest,
+from studies.planning import expand as planning
+from studies.planning.expand import make_plan
+from studies.planning.plan import Plan
+from studies.results.reading import read_trial
+from studies.storage.local import LocalFolder
+from studies.storage.sealed import ResultError, digest
+from studies.study_file.loading import load_study
+from studies.study_file.study import Study
+from studies.trial import choosing, claims, judging
+from studies.trial import run as trial
+from studies.trial.checkpoints import SLOTS
+from studies.trial.claims import CLAIM, ClaimedFolder, SupersededError
+from studies.trial.records import (
     read_checks,
+    read_epochs,
     read_points,
     read_result,
     read_weights,
     weights_file,
 )
-from studies.results import read_epochs, read_trial
-from studies.storage import LocalFolder
-from studies.trial import run_trial
+from studies.trial.run import run_trial
 
 EPOCHS = 2
 IMAGES = 8
@@ -452,7 +455,7 @@ class World:
             worker.disturbed |= worker.run_key == run_key
 
     def start(self, job: Any) -> Worker:
-        """Start a worker on a trial, as `studies.runner.trainable` does."""
+        """Start a worker on a trial, as `studies.cluster.worker.trainable` does."""
         place = self.disk.sub(f"trials/{job['run_key']}")
 
         def call() -> dict[str, Any]:
@@ -825,7 +828,7 @@ def machine(tmp_path: Path) -> Iterator[type[Interleavings]]:
         patch.setattr(claims, "PATIENCE", (0.0, 0.0, 0.0))
         patch.setattr(choosing, "Training", ModelTraining)
         patch.setattr(trial, "load_once", load_once)
-        patch.setattr(planning, "_rough_seconds_per_unit", lambda *_: 1.0)
+        patch.setattr(planning, "assumed_seconds_per_unit", lambda *_: 1.0)
         patch.setattr(judging, "evaluate_at", _evaluate_at)
         patch.setattr(judging, "check_masking", _check_masking)
         patch.setattr(judging, "rebuild", _rebuild)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
-from studies.intervals import LEVEL, paired_difference, unpaired_difference, wilson
+from studies.statistics.intervals import LEVEL, paired_difference, unpaired_difference, wilson
 
 Z = 1.959963984540054
 DRAWS = 2000

@@ -20,10 +20,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from studies import api
+import studies
+from studies.cluster.job_checks import check_travels
+from studies.cluster.jobs import STUDY_FILE, entry_point
 from studies.errors import JobError, StudyError
-from studies.jobs import STUDY_FILE, check_travels, entry_point
-from studies.loading import load_study
+from studies.study_file.loading import load_study
 
 OAT = Path(sys.executable).with_name("oat")
 TOKEN = "a" * 32
@@ -235,8 +236,8 @@ def test_a_detached_run_ends_with_the_points_of_this_machine(
     assert detached.followed.returncode == 0, detached.followed.stdout + detached.followed.stderr
     study = load_study(tiny_file, ["train.epochs=2"])
     train_all(study, tmp_path)
-    here = api.points(study, storage=tmp_path)
-    there = api.points(study, storage=detached.storage)
+    here = studies.points(study, storage=tmp_path)
+    there = studies.points(study, storage=detached.storage)
     own = [name for name in here.columns if "seconds" in name or name in OF_A_RUN]
     pd.testing.assert_frame_equal(there.drop(columns=own), here.drop(columns=own))
     assert len(there) == 5
@@ -390,7 +391,7 @@ def test_ctrl_c_while_following_leaves_the_job_alone(cluster: Cluster, tiny_file
 def test_a_dead_address_is_refused_in_a_sentence(tiny_file: Path) -> None:
     (port,) = _free_ports(1)
     with pytest.raises(JobError, match=r"No job server answers.*refused.*`ray\[default\]`"):
-        api.job(tiny_file, address=f"http://127.0.0.1:{port}")
+        studies.job(tiny_file, address=f"http://127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.0 404 Not Found\r\n\r\n"])
@@ -411,7 +412,7 @@ def test_a_server_that_is_no_job_server_is_refused_in_a_sentence(
         port = int(server.stdout.readline())
         try:
             with pytest.raises(JobError) as caught:
-                api.job(tiny_file, address=f"http://127.0.0.1:{port}")
+                studies.job(tiny_file, address=f"http://127.0.0.1:{port}")
         finally:
             server.kill()
     assert "\n" not in str(caught.value)
@@ -421,15 +422,15 @@ def test_a_server_that_is_no_job_server_is_refused_in_a_sentence(
 @pytest.mark.parametrize("address", ["head:8265", "auto", "ray://head:10001", "http://", ""])
 def test_an_address_that_is_no_url_is_refused(address: str, tiny_file: Path) -> None:
     with pytest.raises(JobError, match="`--address` must be that of the cluster's job server"):
-        api.job(tiny_file, address=address)
+        studies.job(tiny_file, address=address)
 
 
 def test_a_faulty_study_is_refused_before_a_server_is_asked(tiny: dict[str, Any]) -> None:
     nobody = {"address": "http://127.0.0.1:1", "storage": "/results"}
     with pytest.raises(StudyError, match="epochs"):
-        api.submit(tiny, **nobody, overrides=["train.epochs=0"])
+        studies.submit(tiny, **nobody, overrides=["train.epochs=0"])
     with pytest.raises(JobError, match=r"`--storage` must be an absolute path.*'\./results'"):
-        api.submit(tiny, address="http://127.0.0.1:1", storage="./results")
+        studies.submit(tiny, address="http://127.0.0.1:1", storage="./results")
 
 
 def test_a_relative_data_folder_is_refused_where_the_data_lie_in_one(tiny: dict[str, Any]) -> None:
@@ -483,7 +484,7 @@ def test_a_credential_in_an_address_is_refused_and_not_repeated(
 
 def test_a_credential_in_the_address_of_the_server_is_refused(tiny_file: Path) -> None:
     with pytest.raises(JobError, match="`--address`") as caught:
-        api.job(tiny_file, address="http://me:hidden@head:8265")
+        studies.job(tiny_file, address="http://me:hidden@head:8265")
     assert "hidden" not in str(caught.value)
 
 
@@ -496,8 +497,8 @@ def test_the_study_that_is_sent_plans_the_same_trials(tiny: dict[str, Any], tmp_
     study = load_study(tiny, ["attack.eps=8/255", "train.lr=1e-3"])
     sent = yaml.safe_dump(study.dump(), sort_keys=False, allow_unicode=True)
     (tmp_path / STUDY_FILE).write_text(sent)
-    keys = [trial.run_key for trial in api.plan(study, storage=tmp_path).trials]
-    again = api.plan(tmp_path / STUDY_FILE, storage=tmp_path).trials
+    keys = [trial.run_key for trial in studies.plan(study, storage=tmp_path).trials]
+    again = studies.plan(tmp_path / STUDY_FILE, storage=tmp_path).trials
     assert [trial.run_key for trial in again] == keys
 
 
@@ -530,7 +531,7 @@ def test_without_the_extra_a_sentence_names_it() -> None:
 def test_detach_without_an_address_is_refused(
     tiny_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from studies import cli
+    from studies.cli import app as cli
 
     monkeypatch.setattr(sys, "argv", ["oat", "run", str(tiny_file), "--detach"])
     with pytest.raises(SystemExit) as ended:

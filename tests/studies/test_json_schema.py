@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from studies import api
+import studies
 from studies.errors import StudyError
-from studies.json_schema import ID
-from studies.loading import load_study, presets
-from studies.plain_yaml import read_yaml
+from studies.study_file.json_schema import ID
+from studies.study_file.loading import load_study, presets
+from studies.study_file.plain_yaml import read_yaml
 
-SCHEMA = api.schema()
+SCHEMA = studies.schema()
 VALIDATOR = Draft202012Validator(SCHEMA)
 RAW = {
     name: read_yaml((files("studies") / "presets" / f"{name}.yaml").read_text())
@@ -38,7 +38,7 @@ def test_it_is_a_schema_of_its_dialect_and_names_no_host() -> None:
 def test_every_preset_is_valid_as_it_is_written_and_as_it_is_dumped(preset: str) -> None:
     VALIDATOR.validate(RAW[preset])
     VALIDATOR.validate(load_study(preset).dump())
-    VALIDATOR.validate(read_yaml(api.template(preset)))
+    VALIDATOR.validate(read_yaml(studies.init(preset)))
 
 
 def _blocks(schema: Any) -> Iterator[dict[str, Any]]:

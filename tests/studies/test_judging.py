@@ -18,14 +18,16 @@ from oat.evaluation import Judged, evaluate, evaluate_at
 from oat.masking import check_masking
 from oat.models import Network
 from oat.models.slimmable import HeadPerWidth, SlimmableLinear
-from studies.judging import rebuild
-from studies.loading import load_study
 from studies.methods import method_of
-from studies.planning import ONLY_CHECKS, PlannedTrial, make_plan
-from studies.records import read_checks, read_result, read_weights, unseal, write_result
-from studies.results import read_trial
-from studies.storage import LocalFolder
-from studies.trial import run_trial
+from studies.planning.expand import make_plan
+from studies.planning.plan import ONLY_CHECKS, PlannedTrial
+from studies.results.reading import read_trial
+from studies.storage.local import LocalFolder
+from studies.storage.sealed import unseal, write_result
+from studies.study_file.loading import load_study
+from studies.trial.judging import rebuild
+from studies.trial.records import read_checks, read_result, read_weights
+from studies.trial.run import run_trial
 
 TRANSFER = "evaluate.attacks=[{name: pgd, steps: 1}, {name: transfer, steps: 3}]"
 AUTOATTACK = ("evaluate.attacks=[{name: pgd, steps: 1}, {name: autoattack}]", "evaluate.images=8")
@@ -292,7 +294,7 @@ def test_equal_weights_of_two_rules_are_attacked_from_each_rules_own_sources(
         seen.append(args[3].label)
         return evaluate_at(*args, **kwargs)
 
-    monkeypatch.setattr("studies.judging.evaluate_at", judged)
+    monkeypatch.setattr("studies.trial.judging.evaluate_at", judged)
     _run(trial, storage)
     assert seen == ["transfer3", "transfer3"]
 
@@ -316,7 +318,7 @@ def test_every_lam_takes_the_studys_other_lams_at_the_same_width(
         seen.append((point, [network(images) for network in surrogates]))
         return evaluate_at(model, point, *args, **kwargs)
 
-    monkeypatch.setattr("studies.judging.evaluate_at", judged)
+    monkeypatch.setattr("studies.trial.judging.evaluate_at", judged)
     _run(trial, tmp_path)
     network = _network(trial, tmp_path)
     assert len(seen) == 2 * 2 * 2
@@ -351,7 +353,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         made.append(args[2])
         return check_masking(*args, **kwargs)
 
-    monkeypatch.setattr("studies.judging.check_masking", counted)
+    monkeypatch.setattr("studies.trial.judging.check_masking", counted)
     return made
 
 

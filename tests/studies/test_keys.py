@@ -6,9 +6,9 @@ import pytest
 
 from oat.adversaries import ATTACKS, Pgd, Transfer
 from oat.data import READERS, DataConfig
-from studies.blocks import METHOD_BLOCKS
-from studies.config import Evaluate, Study
-from studies.keys import REQUIRED, Key, keys, name_of, summary
+from studies.study_file.keys import REQUIRED, Key, keys, name_of, summary
+from studies.study_file.method_blocks import METHOD_BLOCKS
+from studies.study_file.study import Evaluate, Study
 
 
 def _blocks(block: type, seen: set[type]) -> Iterator[type]:

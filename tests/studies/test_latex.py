@@ -4,10 +4,10 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.comparison import Comparison
-from studies.latex import latex, tex
-from studies.origin import Origin
-from studies.tables import HEADINGS
+from studies.comparison.answer import Comparison
+from studies.report.latex import latex, tex
+from studies.report.origin import Origin
+from studies.report.rows import HEADINGS
 
 
 def test_the_latex_table_has_a_line_for_each_row(found: tuple[Comparison, Origin]) -> None:

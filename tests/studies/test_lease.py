@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from studies import lease as module
+from studies.driver import lease as module
+from studies.driver.lease import LEASE, Lease, LeaseError
 from studies.errors import StorageError
-from studies.lease import LEASE, Lease, LeaseError
-from studies.storage import LocalFolder
+from studies.storage.local import LocalFolder
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,8 @@ def test_a_second_driver_of_the_same_machine_is_refused_at_once_with_one_sentenc
 
 def test_the_lease_of_a_process_that_was_killed_is_taken_at_once(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from studies.lease import Lease; from studies.storage import LocalFolder\n"
+        "import os, sys\nfrom studies.driver.lease import Lease\n"
+        "from studies.storage.local import LocalFolder\n"
         "Lease(LocalFolder(sys.argv[1]), 'tiny', lost=print, waiting=print).__enter__()\n"
         "os.kill(os.getpid(), 9)"
     )

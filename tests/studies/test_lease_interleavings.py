@@ -23,9 +23,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from studies import lease as module
-from studies.lease import BEAT_SECONDS, PATIENCE_SECONDS, Lease, LeaseError
-from studies.storage import LocalFolder
+from studies.driver import lease as module
+from studies.driver.lease import BEAT_SECONDS, PATIENCE_SECONDS, Lease, LeaseError
+from studies.storage.local import LocalFolder
 
 
 class Killed(BaseException):

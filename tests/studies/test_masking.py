@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from studies.masking import (
+from studies.results.masking import (
     BLACK_BOX,
     CHECK_COLUMNS,
     CHECKED,

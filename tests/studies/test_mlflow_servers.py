@@ -19,16 +19,20 @@ import yaml
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
 
+import studies
 from benchmarks.servers import Mlflow, Postgres, mlflow_server, postgres_programs, postgres_server
-from studies import api, cli
-from studies.config import Study
+from studies.cli import app as cli
 from studies.errors import TrackingError
-from studies.experiment import Experiment
-from studies.loading import load_study
-from studies.planning import Plan, make_plan
-from studies.results import study_points, with_attack_columns
-from studies.storage import LocalFolder
-from studies.tracking import Tracker, check_server
+from studies.planning.expand import make_plan
+from studies.planning.plan import Plan
+from studies.results.points import with_attack_columns
+from studies.results.reading import study_points
+from studies.storage.local import LocalFolder
+from studies.study_file.loading import load_study
+from studies.study_file.study import Study
+from studies.tracking.experiment import Experiment
+from studies.tracking.reaching import check_server
+from studies.tracking.tracker import Tracker
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1
 NOLOAD = pytest.mark.filterwarnings(
@@ -107,7 +111,7 @@ def kept(
     with pytest.MonkeyPatch.context() as patch:
         for name, value in started.environment.items():
             patch.setenv(name, value)
-        assert api.sync(study, storage=storage) == 5
+        assert studies.sync(study, storage=storage) == 5
     return Kept(study, storage)
 
 
@@ -177,7 +181,7 @@ def test_a_study_is_kept_whole_and_twice_is_once(server: Mlflow, kept: Kept) -> 
     _is_whole(server.url, kept.study, kept.storage)
     before = _content(server.url, kept.study)
     for _ in range(2):
-        assert api.sync(kept.study, storage=kept.storage) == 5
+        assert studies.sync(kept.study, storage=kept.storage) == 5
     assert _content(server.url, kept.study) == before
 
 
@@ -191,10 +195,10 @@ def test_a_study_is_kept_whole_and_twice_is_once(server: Mlflow, kept: Kept) -> 
     ],
 )
 def test_a_condition_finds_what_pandas_finds(where: str, server: Mlflow, kept: Kept) -> None:
-    expected = api.points(kept.study, storage=kept.storage).drop(columns="folder")
+    expected = studies.points(kept.study, storage=kept.storage).drop(columns="folder")
     expected = with_attack_columns(expected).query(where).reset_index(drop=True)
     assert 0 < len(expected) < 5
-    found = api.runs(kept.study, where=where, storage=kept.storage)
+    found = studies.runs(kept.study, where=where, storage=kept.storage)
     pd.testing.assert_frame_equal(found, expected)
 
 
@@ -208,7 +212,7 @@ def test_an_empty_database_is_rebuilt_byte_for_byte(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Once through the server, then straight into a new database."""
-    api.sync(study, storage=storage)
+    studies.sync(study, storage=storage)
     monkeypatch.chdir(storage)  # MLflow keeps artifacts here if nobody says where
     printed, content = [], []
     file = storage / study.name / "study.yaml"
@@ -237,7 +241,7 @@ def test_runs_that_nobody_works_on_are_closed(server: Mlflow, study: Study, stor
         tracker.experiment_id,
         tags={"oat.kind": "point", "oat.key": _plan(study, storage)[0].trials[0].run_key},
     )
-    api.sync(study, storage=storage)
+    studies.sync(study, storage=storage)
     for run in (lost, half):
         assert tracker.client.get_run(run.info.run_id).info.status == "KILLED"
         tracker.client.delete_run(run.info.run_id)
@@ -256,7 +260,7 @@ def test_without_the_password_there_is_one_sentence(
         monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
     else:
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
-    for call in (api.sync, api.runs):
+    for call in (studies.sync, studies.runs):
         with pytest.raises(TrackingError) as caught:
             call(kept.study, storage=kept.storage)
         assert str(caught.value) == (
@@ -280,11 +284,11 @@ def names(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("names")
 def test_a_server_is_reached_by_the_names_that_it_allows(server: Mlflow, kept: Kept) -> None:
     uri = f"http://{NAME}:{server.port}"
-    assert api.sync(kept.study, storage=kept.storage, tracking_uri=uri) == 5
+    assert studies.sync(kept.study, storage=kept.storage, tracking_uri=uri) == 5
     _is_whole(uri, kept.study, kept.storage)
     uri = f"http://unknown.test:{server.port}"
     with pytest.raises(TrackingError) as caught:
-        api.sync(kept.study, storage=kept.storage, tracking_uri=uri)
+        studies.sync(kept.study, storage=kept.storage, tracking_uri=uri)
     assert str(caught.value) == (
         f"The tracking server '{uri}' does not answer to the name 'unknown.test' (403); start it "
         "with `--allowed-hosts unknown.test,unknown.test:*`."
@@ -379,7 +383,7 @@ def test_a_database_that_dies_behind_a_living_server_is_one_sentence(
                 assert "\n" not in str(caught.value)
                 assert postgres.password not in str(caught.value)
                 assert "SQL" not in str(caught.value)
-    assert api.sync(study, storage=storage) == 5
+    assert studies.sync(study, storage=storage) == 5
     _is_whole(server.url, study, storage)
     # the other kind of client goes on where it was, too
     trackers[1].finish(plan, folder, study_points(plan, folder))

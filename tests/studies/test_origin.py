@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from studies.addresses import without_credentials
-from studies.loading import load_study
-from studies.origin import INDEX, Links, gather, write_index
-from studies.planning import make_plan
-from studies.storage import LocalFolder
+from studies.planning.expand import make_plan
+from studies.report.origin import gather
+from studies.results.mlflow_index import INDEX, Links, write_index
+from studies.storage.addresses import without_credentials
+from studies.storage.local import LocalFolder
+from studies.study_file.loading import load_study
 
 
 def _folder(storage: Path) -> LocalFolder:

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from studies import api
-from studies.capacity import check_has_gpu
+import studies
+from studies.cluster.capacity import check_has_gpu
+from studies.driver.nodes import check_cluster
 from studies.errors import StudyError
-from studies.loading import load_study
-from studies.packing import (
+from studies.measuring.packing import (
     choose_share,
     look_up_or_measure,
     packing_of,
@@ -26,11 +26,12 @@ from studies.packing import (
     study_with_share,
     with_share,
 )
-from studies.planning import Plan, make_plan
-from studies.preconditions import check_cluster
-from studies.records import write_result
-from studies.storage import LocalFolder
-from studies.throughput import COUNTS, Measured, Packing, choose, measure
+from studies.measuring.throughput import COUNTS, Measured, Packing, choose, measure
+from studies.planning.expand import make_plan
+from studies.planning.plan import Plan
+from studies.storage.local import LocalFolder
+from studies.storage.sealed import write_result
+from studies.study_file.loading import load_study
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1
 NOLOAD = pytest.mark.filterwarnings(
@@ -224,7 +225,7 @@ def test_a_run_chooses_a_share_and_keeps_the_study_as_it_was_given(
     tiny["methods"] = tiny["methods"][:2]
     tiny["methods"][1]["lam"] = [0, 0.5, 1]
     console = _console()
-    outcome = api.run(tiny, storage=tmp_path, console=console)
+    outcome = studies.run(tiny, storage=tmp_path, console=console)
     assert outcome.complete
     assert outcome.trained == 1
     assert "measured: " in _said(console)
@@ -244,7 +245,7 @@ def test_tuning_chooses_a_share_as_well(
     tunable["tune"]["budget"] = "3s"
     tunable["tune"]["space"] = {"trades": {"beta": {"choices": [1]}}}
     console = _console()
-    outcome = api.tune(tunable, storage=tmp_path, console=console)
+    outcome = studies.tune(tunable, storage=tmp_path, console=console)
     assert outcome.complete
     assert "measured: " in _said(console)
     tuned = yaml.safe_load((tmp_path / "tiny" / "tuned.yaml").read_text())

@@ -9,11 +9,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from studies.comparison import Comparison
-from studies.masking import CHECK_COLUMNS, NOT_CHECKED, masking_verdict
-from studies.origin import Links, Origin
-from studies.page import gaps, page, provenance, trial_rows
-from studies.tables import HEADINGS, front_rows, rows, variant_rows
+from studies.comparison.answer import Comparison
+from studies.report.origin import Origin
+from studies.report.page import page
+from studies.report.provenance import gaps, provenance, trial_rows
+from studies.report.rows import HEADINGS, front_rows, rows, variant_rows
+from studies.results.masking import CHECK_COLUMNS, NOT_CHECKED, masking_verdict
+from studies.results.mlflow_index import Links
 
 Found = tuple[Comparison, Origin]
 EVIL = '</script><img src=x onerror=alert(1)>&"<b>'

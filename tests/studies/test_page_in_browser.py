@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from studies import api
-from studies.comparison import Comparison
-from studies.config import Study
-from studies.loading import load_study
-from studies.origin import Links, Origin, gather
-from studies.page import page
-from studies.storage import LocalFolder
+import studies
+from studies.comparison.answer import Comparison
+from studies.report.origin import Origin, gather
+from studies.report.page import page
+from studies.results.mlflow_index import Links
+from studies.storage.local import LocalFolder
+from studies.study_file.loading import load_study
+from studies.study_file.study import Study
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")
@@ -76,9 +77,9 @@ def two_seeds(
         study: Study = load_study(tiny_file, ["seeds=[0, 1]", f"methods={methods}"])
         storage = tmp_path_factory.mktemp("two_seeds")
         train_all(study, storage)
-        points = api.points(study, storage=storage)
+        points = studies.points(study, storage=storage)
         folder = LocalFolder(storage / study.name)
-        return api.compare(points), gather(api.plan(study, storage=storage), folder)
+        return studies.compare(points), gather(studies.plan(study, storage=storage), folder)
 
     return apply
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studies.errors import StudyError
-from studies.loading import load_study
-from studies.plain_yaml import read_yaml
+from studies.study_file.loading import load_study
+from studies.study_file.plain_yaml import read_yaml
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),

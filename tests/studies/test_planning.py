@@ -11,13 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import studies
 from oat.models import ModelConfig, relative_flops
-from studies import api, planning
-from studies.loading import load_study
-from studies.planning import Plan, PlannedTrial, State, make_plan, training_units
-from studies.records import seal
-from studies.storage import LocalFolder
-from studies.trial import run_trial
+from studies.planning import run_keys as planning
+from studies.planning.costs import training_units
+from studies.planning.expand import make_plan
+from studies.planning.plan import Plan, PlannedTrial, State
+from studies.storage.local import LocalFolder
+from studies.storage.sealed import seal
+from studies.study_file.loading import load_study
+from studies.trial.run import run_trial
 
 
 def _plan(source: dict[str, Any], storage: Path, *overrides: str) -> Plan:
@@ -406,9 +409,9 @@ def _tree(path: Path) -> dict[str, tuple[int, int]]:
 def test_planning_writes_nothing(tiny: dict[str, Any], storage: Path, tmp_path: Path) -> None:
     _cut(_folder(_plan(tiny, storage), "pgd_at λ=1", storage) / "result.json")
     before = _tree(storage)
-    api.plan(tiny, storage=storage, overrides=["seeds=[0, 1]"])
+    studies.plan(tiny, storage=storage, overrides=["seeds=[0, 1]"])
     assert _tree(storage) == before
-    api.plan(tiny, storage=tmp_path / "nowhere")
+    studies.plan(tiny, storage=tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
 
 

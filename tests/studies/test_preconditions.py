@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from studies import preconditions
+from studies.driver import nodes as preconditions
+from studies.driver.checks import Check, check_evaluation, check_here, demand
+from studies.driver.nodes import check_cluster
 from studies.errors import StorageError, StudyError, TrackingError
-from studies.loading import load_study
-from studies.preconditions import Check, check_cluster, check_evaluation, check_here, demand
-from studies.storage import LocalFolder
+from studies.storage.local import LocalFolder
+from studies.study_file.loading import load_study
 
 OAT = Path(sys.executable).with_name("oat")
 

@@ -9,11 +9,11 @@ import ray
 import torch
 from rich.console import Console
 
-from studies import api
+import studies
 from studies.errors import StudyError
-from studies.estimates import read_probes
-from studies.planning import Plan
-from studies.storage import LocalFolder
+from studies.planning.estimates import read_probes
+from studies.planning.plan import Plan
+from studies.storage.local import LocalFolder
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -21,7 +21,7 @@ QUIET = Console(quiet=True)
 
 
 def _probed(study: dict[str, Any], storage: Path, *overrides: str, **options: Any) -> Plan:
-    return api.plan(
+    return studies.plan(
         study, storage=storage, overrides=overrides, probe=True, console=QUIET, **options
     )
 
@@ -37,7 +37,7 @@ def test_every_kind_of_trial_is_probed_once_and_later_plans_know(
     assert sorted(probe["kind"] for probe in probes) == sorted({t.kind for t in plan.trials})
     assert {probe["threads"] for probe in probes} == {2}
     assert torch.get_num_threads() == threads
-    later = api.plan(tiny, storage=tmp_path, overrides=["resources.cpu=2"])
+    later = studies.plan(tiny, storage=tmp_path, overrides=["resources.cpu=2"])
     for one, other in zip(plan.trials, later.trials, strict=False):
         assert plan.estimate(one) == later.estimate(other)
     # one epoch of eight steps and one validation
@@ -87,7 +87,7 @@ def test_data_that_are_missing_are_a_sentence(tiny: dict[str, Any], tmp_path: Pa
 
 def test_an_address_is_of_no_use_without_a_probe(tiny: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="add `--probe`"):
-        api.plan(tiny, storage=tmp_path, address="auto")
+        studies.plan(tiny, storage=tmp_path, address="auto")
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import mlflow
 import pandas as pd
 import pytest
 
-from studies import api
-from studies.loading import load_study
+import studies
+from studies.study_file.loading import load_study
 
 PAGE = (Path(__file__).parents[2] / "docs" / "queries.md").read_text()
 SETUP, *QUESTIONS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -31,7 +31,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory, make_up: Callable[..., None]) 
     """The quickstart as the page runs it, finished and in MLflow."""
     storage = tmp_path_factory.mktemp("queries")
     make_up(load_study("quickstart", SETTINGS), storage)
-    assert api.sync("quickstart", storage=storage, overrides=SETTINGS) == 56
+    assert studies.sync("quickstart", storage=storage, overrides=SETTINGS) == 56
     return f"sqlite:///{storage / 'mlflow.db'}"
 
 

@@ -2,9 +2,9 @@ import io
 
 import pandas as pd
 
-from studies.comparison import Comparison
-from studies.origin import Origin
-from studies.report import render
+from studies.comparison.answer import Comparison
+from studies.report.files import render
+from studies.report.origin import Origin
 
 PICTURES = {"front.png", "front.svg", "price.png", "price.svg"}
 TABLES = {"table.csv", "table.md", "table.tex", "cells.csv", "fronts.csv", "masking.csv"}

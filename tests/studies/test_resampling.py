@@ -2,12 +2,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from studies import resampling
-from studies.frontier import hypervolume
-from studies.intervals import LEVEL
-from studies.records import Correct
-from studies.resampling import Resampled, pooled_variance, quantiles
-from studies.results import COLUMNS
+from studies.comparison import resampling
+from studies.comparison.resampling import Resampled
+from studies.results.points import COLUMNS
+from studies.statistics.frontier import hypervolume
+from studies.statistics.intervals import LEVEL, pooled_variance, quantiles
+from studies.trial.records import Correct
 
 
 def test_pooled_variance_is_the_mean_of_the_variances_by_their_freedom() -> None:

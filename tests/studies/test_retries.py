@@ -14,11 +14,11 @@ import ray
 from ray import tune
 from ray.tune import FailureConfig, RunConfig, TuneConfig
 
-from studies import stalls
-from studies.capacity import node_sizes
-from studies.retries import GaveUp, Retries, TrialOutOfMemory
-from studies.runner import MARK, _check_storage
-from studies.storage import LocalFolder
+from studies.cluster import stalls
+from studies.cluster.capacity import node_sizes
+from studies.cluster.retries import GaveUp, Retries, TrialOutOfMemory
+from studies.cluster.worker import MARK, _check_storage
+from studies.storage.local import LocalFolder
 
 RETRIES = 2
 """Fewer than a study has: each costs a process."""
@@ -47,7 +47,7 @@ def _tell(place: Path, line: str) -> int:
 
 
 def _run(place: Path, live: Callable[[dict[str, Any]], None]) -> dict[str, str]:
-    """Run one trial as `studies.runner.launch` does; return why it was given up, if it was."""
+    """Run one trial as a launch does; return why it was given up, if it was."""
     gave_up = GaveUp()
     sizes = node_sizes(ray.nodes())
     config = {
@@ -180,7 +180,8 @@ def test_a_worker_that_hangs_while_it_is_made_is_ended_and_its_trial_goes_on(
 @pytest.mark.timeout(60)
 def test_a_process_that_computes_nothing_ends_itself_and_one_that_does_lives() -> None:
     code = (
-        "import sys, time\nfrom studies.stalls import watch_this_process\nwatch_this_process()\n"
+        "import sys, time\nfrom studies.cluster.stalls import watch_this_process\n"
+        "watch_this_process()\n"
         "end = time.monotonic() + 3\n"
         "while time.monotonic() < end:\n    time.sleep(0.05) if sys.argv[1] == 'idle' else None"
     )

@@ -15,13 +15,14 @@ import pytest
 import ray
 from mlflow.tracking import MlflowClient
 
-from studies import api, cli
-from studies.config import Study
+import studies
+from studies.cli import app as cli
+from studies.cluster.connection import FirstLines, connect
+from studies.commands.run import RunOutcome
 from studies.errors import StudyError
-from studies.loading import load_study
-from studies.planning import Plan
-from studies.runner import FirstLines, connect
-from studies.session import RunOutcome
+from studies.planning.plan import Plan
+from studies.study_file.loading import load_study
+from studies.study_file.study import Study
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1
 NOLOAD = pytest.mark.filterwarnings(
@@ -59,7 +60,7 @@ class Ran:
 def ran(local_ray: None, tiny_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """Run the tiny study under Ray, once for all who look at what it left."""
     storage = tmp_path_factory.mktemp("ran")
-    return Ran(storage, api.run(tiny_file, storage=storage))
+    return Ran(storage, studies.run(tiny_file, storage=storage))
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ def test_trials_that_ask_for_the_same_share_workers(ran: Ran) -> None:
 @under_ray
 def test_a_second_run_trains_nothing(copied: Path, tiny_file: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in (copied / "tiny" / "trials").rglob("*")}
-    outcome = api.run(tiny_file, storage=copied)
+    outcome = studies.run(tiny_file, storage=copied)
     assert outcome.complete
     assert outcome.trained == 0
     assert {p: p.stat().st_mtime_ns for p in (copied / "tiny" / "trials").rglob("*")} == before
@@ -161,7 +162,7 @@ def test_a_second_run_trains_nothing(copied: Path, tiny_file: Path) -> None:
 def test_one_more_value_trains_one_model(copied: Path, tiny_file: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in (copied / "tiny" / "trials").rglob("*")}
     more = ["methods.1.lam=[0, 0.5, 1]", "evaluate.lams=[0, 1]"]
-    outcome = api.run(tiny_file, storage=copied, overrides=more)
+    outcome = studies.run(tiny_file, storage=copied, overrides=more)
     assert outcome.complete
     assert outcome.trained == 1
     new = [t for t in outcome.plan.trials if not any(t.run_key in p.parts for p in before)]
@@ -173,14 +174,14 @@ def test_one_more_value_trains_one_model(copied: Path, tiny_file: Path) -> None:
 @under_ray
 def test_a_trial_that_diverges_leaves_the_study_standing(copied: Path, tiny_file: Path) -> None:
     more = ["methods.2.beta=[1, 1e+38]", "train.epochs=3", "methods.1.lam=[0]"]
-    outcome = api.run(tiny_file, storage=copied, overrides=more)
+    outcome = studies.run(tiny_file, storage=copied, overrides=more)
     states = {trial.label: trial.state for trial in outcome.plan.trials}
     assert states.pop("trades β=1e+38") == "diverged"
     assert set(states.values()) == {"done"}
     assert not outcome.complete
     assert outcome.comparison is not None
     assert len(outcome.comparison.table) == 2
-    assert api.plan(tiny_file, storage=copied, overrides=more).to_run() == []
+    assert studies.plan(tiny_file, storage=copied, overrides=more).to_run() == []
 
 
 @under_ray
@@ -258,7 +259,7 @@ def _run_until_a_checkpoint(
         stop(process.pid)
         code = process.wait(60)
     left = _outlive(family, 20)
-    plan = api.plan(tiny_file, storage=storage, overrides=SETTINGS)
+    plan = studies.plan(tiny_file, storage=storage, overrides=SETTINGS)
     return Stopped(
         storage,
         code,
@@ -396,7 +397,7 @@ def test_the_same_command_goes_on_to_the_same_end_also_on_a_running_cluster(
     assert "go on from a checkpoint" in ended.stderr
     assert "ended after" in ended.stderr
 
-    plan = api.plan(tiny_file, storage=killed.storage, overrides=SETTINGS)
+    plan = studies.plan(tiny_file, storage=killed.storage, overrides=SETTINGS)
     assert {trial.state for trial in plan.trials} == {"done"}
     _one_run_a_key(plan, killed.storage)
     assert len(list(killed.storage.glob("tiny/trials/*/result.json"))) == len(plan.trials)

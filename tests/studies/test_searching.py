@@ -21,22 +21,16 @@ from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from studies.candidates import Tuned, tuned_methods
-from studies.loading import load_study
-from studies.planning import PlannedTrial, make_plan
-from studies.records import write_lines, write_result
-from studies.searching import (
-    FAILURES_IN_A_ROW,
-    Left,
-    MethodSearch,
-    costs,
-    settle,
-    spent_seconds,
-    take_up,
-)
-from studies.storage import LocalFolder
-from studies.tuning import open_search, read_search
-from studies.winners import Search
+from studies.planning.expand import make_plan
+from studies.planning.plan import PlannedTrial
+from studies.storage.local import LocalFolder
+from studies.storage.sealed import write_lines, write_result
+from studies.study_file.loading import load_study
+from studies.tuning.candidates import Tuned, tuned_methods
+from studies.tuning.database import open_search
+from studies.tuning.ledger import Left, costs, read_search, settle, spent_seconds, take_up
+from studies.tuning.search import FAILURES_IN_A_ROW, MethodSearch
+from studies.tuning.winners import Search
 
 pytestmark = [
     pytest.mark.timeout(120),

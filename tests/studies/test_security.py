@@ -14,16 +14,19 @@ import numpy as np
 import pytest
 import torch
 
+import studies
 from oat.checkpoint import MAGIC
-from studies import api
 from studies.errors import StudyError
-from studies.loading import load_study
-from studies.origin import INDEX, gather
-from studies.page import page
-from studies.planning import Plan, make_plan
-from studies.records import write_result
-from studies.storage import LocalFolder, RemoteFolder
-from studies.trial import run_trial
+from studies.planning.expand import make_plan
+from studies.planning.plan import Plan
+from studies.report.origin import gather
+from studies.report.page import page
+from studies.results.mlflow_index import INDEX
+from studies.storage.local import LocalFolder
+from studies.storage.remote import RemoteFolder
+from studies.storage.sealed import write_result
+from studies.study_file.loading import load_study
+from studies.trial.run import run_trial
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("oat", "baselines", "studies", "benchmarks")
@@ -106,8 +109,8 @@ def test_a_pickle_in_any_file_of_a_trial_does_not_run(
         (place / "result.json").unlink()
         (place / ("trained.json" if name == "checkpoint" else "checkpoint")).unlink(missing_ok=True)
     plan = _plan(tiny, storage)
-    api.points(tiny, storage=storage)
-    api.status(tiny, storage=storage)
+    studies.points(tiny, storage=storage)
+    studies.status(tiny, storage=storage)
     gather(plan, LocalFolder(storage / "tiny"))
     run_trial(plan.trials[0].job, LocalFolder(place), lambda _: None)
     assert not ran.exists()
@@ -196,7 +199,7 @@ def test_an_address_of_another_kind_becomes_no_link(
     folder.write(INDEX, json.dumps({**index, "uri": uri}).encode())
     origin = gather(plan, folder)
     assert origin.links.trials
-    text = page(api.compare(api.points(tiny, storage=storage)), origin)
+    text = page(studies.compare(studies.points(tiny, storage=storage)), origin)
     links = re.findall(r'href="([^"]*)"', text.partition("<script>")[0])
     assert links
     assert all(link.startswith("http://") or link == "data:," for link in links)

@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import studies
 from benchmarks.servers import free_port
-from studies import api
 from studies.errors import TrackingError
-from studies.loading import load_study
-from studies.server import mlflow_page
+from studies.study_file.loading import load_study
+from studies.tracking.mlflow_page import mlflow_page
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1
 NOLOAD = pytest.mark.filterwarnings(
@@ -44,13 +44,13 @@ def store(
     """A storage folder with a study in MLflow; not to be written."""
     storage = tmp_path_factory.mktemp("store")
     make_up(load_study(tiny_file), storage)
-    api.sync(tiny_file, storage=storage)
+    studies.sync(tiny_file, storage=storage)
     return storage
 
 
 def _refused(study: Path, **options: Any) -> str:
     """Ask for a page that cannot be had; return the one sentence."""
-    with pytest.raises(TrackingError) as caught, api.ui(study, **options):
+    with pytest.raises(TrackingError) as caught, studies.ui(study, **options):
         pass
     said = str(caught.value)
     assert said.endswith(".")
@@ -280,7 +280,7 @@ def test_a_page_that_ends_by_itself_is_said_with_its_last_words(
     store: Path, tiny_file: Path
 ) -> None:
     quiet = Console(file=io.StringIO())
-    with api.ui(tiny_file, storage=store, port=0, console=quiet) as page:
+    with studies.ui(tiny_file, storage=store, port=0, console=quiet) as page:
         assert page.process is not None
         os.killpg(page.process.pid, signal.SIGKILL)
         with pytest.raises(TrackingError, match="MLflow's page has ended: "):

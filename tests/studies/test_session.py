@@ -14,16 +14,19 @@ import yaml
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
+import studies
 from oat import autoattack
-from studies import api, cli, lease, session
-from studies.config import Study
+from studies.cli import app as cli
+from studies.commands import run as session
+from studies.commands.run import RunOutcome
+from studies.driver import lease
+from studies.driver.lease import LEASE, LeaseError
 from studies.errors import TrackingError
-from studies.lease import LEASE, LeaseError
-from studies.loading import load_study
-from studies.planning import Plan
-from studies.session import RunOutcome
-from studies.storage import LocalFolder
-from studies.tracking import Tracker
+from studies.planning.plan import Plan
+from studies.storage.local import LocalFolder
+from studies.study_file.loading import load_study
+from studies.study_file.study import Study
+from studies.tracking.tracker import Tracker
 
 NOLOAD = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
@@ -32,7 +35,7 @@ pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(60), NOLOAD]
 
 
 def _run(tiny: dict[str, Any], storage: Path) -> RunOutcome:
-    return api.run(tiny, storage=storage, command="oat run tiny")
+    return studies.run(tiny, storage=storage, command="oat run tiny")
 
 
 def _page(storage: Path) -> str:
@@ -136,10 +139,10 @@ def test_an_attack_whose_package_is_missing_is_refused_before_anything_starts(
 
 def _prepared(monkeypatch: pytest.MonkeyPatch, launch: Callable[..., dict[str, str]]) -> None:
     """Let a run go as far as its launch, which is another."""
-    monkeypatch.setattr("studies.tracking.check_server", lambda _: None)
+    monkeypatch.setattr("studies.tracking.reaching.check_server", lambda _: None)
     monkeypatch.setattr(session, "join_cluster", lambda *_: None)
     monkeypatch.setattr(session, "open_tracker", lambda *_: Mock())
-    monkeypatch.setattr(session, "_launch", launch)
+    monkeypatch.setattr(session, "run_followed", launch)
 
 
 def _launches(
@@ -157,8 +160,8 @@ def _launches(
         return {}
 
     _prepared(monkeypatch, launch)
-    monkeypatch.setattr(session, "_compare_and_report", lambda *_: (None, {}, []))
-    api.run(study, storage=storage)
+    monkeypatch.setattr(session, "compare_and_report", lambda *_: (None, {}, []))
+    studies.run(study, storage=storage)
     return launched
 
 
@@ -214,17 +217,17 @@ def test_a_study_that_runs_is_not_run_nor_synced_by_another(
     refused: list[str] = []
 
     def launch(*_: object) -> dict[str, str]:
-        for call in (api.run, api.sync):
+        for call in (studies.run, studies.sync):
             with pytest.raises(LeaseError) as caught:
                 call(tiny, storage=tmp_path)
             refused.append(str(caught.value))
-        assert api.plan(tiny, storage=tmp_path).trials  # looking is free
-        assert len(api.status(tiny, storage=tmp_path)) == 4
+        assert studies.plan(tiny, storage=tmp_path).trials  # looking is free
+        assert len(studies.status(tiny, storage=tmp_path)) == 4
         raise TrackingError("that is enough.")
 
     _prepared(monkeypatch, launch)
     with pytest.raises(TrackingError, match="that is enough"):
-        api.run(tiny, storage=tmp_path)
+        studies.run(tiny, storage=tmp_path)
     assert len(refused) == 2
     assert all("is being run already" in said for said in refused)
     assert not (tmp_path / "tiny" / LEASE).exists()
@@ -244,7 +247,7 @@ def test_a_run_that_was_taken_for_dead_stops_and_leaves_the_lease_to_the_other(
     _prepared(monkeypatch, launch)
     began = time.monotonic()
     with pytest.raises(LeaseError, match="has taken over"):
-        api.run(tiny, storage=tmp_path)
+        studies.run(tiny, storage=tmp_path)
     assert time.monotonic() - began < 8
     assert path.read_bytes() == b'{"owner": "another"}'
 
@@ -264,5 +267,5 @@ def test_workers_are_reused_on_one_machine_alone(
         return {}
 
     _prepared(monkeypatch, launch)
-    api.run(tiny, storage=tmp_path, address=address)
+    studies.run(tiny, storage=tmp_path, address=address)
     assert told == [reused]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from oat.recipe import SHARED
 from studies.errors import StudyError
-from studies.loading import load_study
-from studies.space import SECONDS, Dimension, Select, Tune
+from studies.study_file.loading import load_study
+from studies.study_file.tune_block import SECONDS, Dimension, Select, Tune
 
 LR = {"low": 0.05, "high": 0.5}
 

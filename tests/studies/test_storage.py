@@ -15,16 +15,11 @@ from hypothesis import strategies as st
 
 from benchmarks.servers import S3, s3_error
 from studies.errors import StorageError
-from studies.records import read_points, write_points
-from studies.storage import (
-    READERS,
-    Folder,
-    LocalFolder,
-    RemoteFolder,
-    check_writable,
-    in_threads,
-    open_folder,
-)
+from studies.storage.folder import Folder
+from studies.storage.local import LocalFolder
+from studies.storage.opening import READERS, check_writable, in_threads, open_folder
+from studies.storage.remote import RemoteFolder
+from studies.trial.records import read_points, write_points
 
 Open = Callable[[Path], Folder]
 

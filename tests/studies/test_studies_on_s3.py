@@ -14,16 +14,19 @@ import pandas as pd
 import pytest
 import ray
 
+import studies
 from benchmarks.servers import S3
-from studies import api, cli
-from studies.config import Study
-from studies.judging import Report
-from studies.loading import load_study
-from studies.planning import Plan, make_plan
-from studies.records import read_result
-from studies.runner import connect
-from studies.storage import Folder, open_folder
-from studies.trial import run_trial
+from studies.cli import app as cli
+from studies.cluster.connection import connect
+from studies.planning.expand import make_plan
+from studies.planning.plan import Plan
+from studies.storage.folder import Folder
+from studies.storage.opening import open_folder
+from studies.study_file.loading import load_study
+from studies.study_file.study import Study
+from studies.trial.judging import Report
+from studies.trial.records import read_result
+from studies.trial.run import run_trial
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1
 NOLOAD = pytest.mark.filterwarnings(
@@ -48,7 +51,7 @@ def _weights(study: Study, storage: Path | str) -> dict[str, str]:
 
 def _same(study: Study, storage: str, other: Path) -> None:
     """Check that two storages hold the same points and weights of a study."""
-    found, expected = api.points(study, storage=storage), api.points(study, storage=other)
+    found, expected = studies.points(study, storage=storage), studies.points(study, storage=other)
     assert len(expected) > 0
     pd.testing.assert_frame_equal(found.drop(columns=DRAWN), expected.drop(columns=DRAWN))
     assert _weights(study, storage) == _weights(study, other)
@@ -60,10 +63,12 @@ def test_a_study_in_a_bucket_has_the_points_and_weights_of_one_in_a_folder(
     study = load_study(tiny)
     train_all(study, f"{bucket}/studies")
     _same(study, f"{bucket}/studies", finished)
-    assert {t.state for t in api.plan(study, storage=f"{bucket}/studies").trials} == {"done"}
-    assert set(api.status(study, storage=f"{bucket}/studies")["epoch"]) == {1}
+    assert {t.state for t in studies.plan(study, storage=f"{bucket}/studies").trials} == {"done"}
+    assert set(studies.status(study, storage=f"{bucket}/studies")["epoch"]) == {1}
     # which images are right is read from where each point says that it is
-    a, b = (api.compare(api.points(study, storage=s)) for s in (f"{bucket}/studies", finished))
+    a, b = (
+        studies.compare(studies.points(study, storage=s)) for s in (f"{bucket}/studies", finished)
+    )
     columns = [name for name in a.table.columns if "seconds" not in name and "saved" not in name]
     pd.testing.assert_frame_equal(a.table[columns], b.table[columns])
 

@@ -6,17 +6,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from studies.comparison import Comparison
-from studies.origin import Origin
-from studies.pairs import VERDICTS
-from studies.tables import (
-    HEADINGS,
-    front_rows,
-    markdown,
-    rows,
-    terminal,
-    variant_rows,
-)
+from studies.comparison.answer import Comparison
+from studies.comparison.pairs import VERDICTS
+from studies.report.markdown import markdown
+from studies.report.origin import Origin
+from studies.report.rows import HEADINGS, front_rows, rows, variant_rows
+from studies.report.terminal import terminal
 
 
 def test_rows_are_the_numbers_of_the_table_in_percent(found: tuple[Comparison, Origin]) -> None:

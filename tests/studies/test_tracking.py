@@ -16,21 +16,24 @@ import pytest
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
 
-from studies import api
-from studies.background import BackgroundSync
-from studies.candidates import tuned_methods
-from studies.config import Study
+import studies
 from studies.errors import TrackingError, TuningError
-from studies.loading import load_study
-from studies.masking import CHECK_COLUMNS
-from studies.planning import Plan, make_plan
-from studies.records import seal, write_result
-from studies.results import COLUMNS, study_points, with_attack_columns
-from studies.storage import LocalFolder
-from studies.tracking import EPOCH_METRICS, Tracker, check_server
-from studies.trial import run_trial
-from studies.tuned import RECORD, TUNED, keep, read_record, tuning_plan
-from studies.winners import Search, SearchTrial
+from studies.planning.expand import make_plan
+from studies.planning.plan import Plan
+from studies.results.masking import CHECK_COLUMNS
+from studies.results.points import COLUMNS, with_attack_columns
+from studies.results.reading import study_points
+from studies.storage.local import LocalFolder
+from studies.storage.sealed import seal, write_result
+from studies.study_file.loading import load_study
+from studies.study_file.study import Study
+from studies.tracking.background import BackgroundSync
+from studies.tracking.reaching import check_server
+from studies.tracking.tracker import EPOCH_METRICS, Tracker
+from studies.trial.run import run_trial
+from studies.tuning.candidates import tuned_methods
+from studies.tuning.record import RECORD, TUNED, keep, read_record, tuning_plan
+from studies.tuning.winners import Search, SearchTrial
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1
 NOLOAD = pytest.mark.filterwarnings(
@@ -647,17 +650,17 @@ def test_points_of_tuning_are_rebuilt_with_the_others_and_only_once(
     tunable: dict[str, Any], searched: Path, empty_database: Path
 ) -> None:
     for _ in range(2):
-        assert api.sync(tunable, storage=searched) == 5
+        assert studies.sync(tunable, storage=searched) == 5
         kinds = Counter(run.data.tags["oat.kind"] for run in _runs(searched))
         assert kinds == {"study": 1, "trial": 4, "point": 5, "validation": 5}
     (study_run,) = _runs(searched, "study")
     assert study_run.info.status == "FINISHED"
     known = Tracker(_uri(searched), "tiny").points(kind="validation")
     shutil.copy(empty_database, searched / "mlflow.db")
-    assert api.sync(tunable, storage=searched) == 5
+    assert studies.sync(tunable, storage=searched) == 5
     again = Tracker(_uri(searched), "tiny").points(kind="validation")
     pd.testing.assert_frame_equal(again, known, check_exact=True)
-    assert len(api.runs(tunable, storage=searched)) == 5
+    assert len(studies.runs(tunable, storage=searched)) == 5
 
 
 def test_a_damaged_record_of_tuning_keeps_no_point_of_the_study_from_mlflow(
@@ -665,7 +668,7 @@ def test_a_damaged_record_of_tuning_keeps_no_point_of_the_study_from_mlflow(
 ) -> None:
     _folder(searched).write(RECORD, b"{}")
     with pytest.raises(TuningError, match="`oat tune` writes it anew"):
-        api.sync(tunable, storage=searched)
+        studies.sync(tunable, storage=searched)
     assert len(_runs(searched, "point")) == 5
 
 
@@ -679,7 +682,7 @@ def test_a_trial_of_tuning_that_cannot_be_planned_is_told_and_keeps_no_point_fro
     with pytest.raises(
         TuningError, match=r"tuning\.json' has a trial .*`lr` must be.*`oat tune` writes it anew"
     ):
-        api.sync(tunable, storage=searched)
+        studies.sync(tunable, storage=searched)
     assert len(_runs(searched, "point")) == 5
 
 
@@ -687,21 +690,21 @@ def test_a_kill_before_the_study_of_the_winners_is_written_keeps_nothing_from_ml
     tunable: dict[str, Any], searched: Path
 ) -> None:
     _folder(searched).remove(TUNED)
-    assert api.sync(tunable, storage=searched) == 5
+    assert studies.sync(tunable, storage=searched) == 5
     assert len(_runs(searched, "validation")) == 5
 
 
 def test_a_trial_that_was_trained_anew_replaces_its_points_of_tuning_too(
     tunable: dict[str, Any], searched: Path
 ) -> None:
-    api.sync(tunable, storage=searched)
+    studies.sync(tunable, storage=searched)
     folder, plan = _folder(searched), _plan(tunable, searched)
     trial = tuning_plan(plan, folder).trials[0]
     place = folder.sub(f"trials/{trial.run_key}")
     for name in place.names():
         place.remove(name)
     run_trial(trial.job, place, lambda _: None)
-    api.sync(tunable, storage=searched)
+    studies.sync(tunable, storage=searched)
     held = Tracker(_uri(searched), "tiny").points(kind="validation")
     trained = json.loads(place.read("result.json"))["trained"]["training_id"]
     assert set(held[held["run_key"] == trial.run_key]["training_id"]) == {trained}

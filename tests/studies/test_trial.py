@@ -17,13 +17,17 @@ from baselines import PgdAt, Trades
 from oat.checkpoint import dumps
 from oat.data import load
 from oat.method import Method, Oat, Oats
-from studies.loading import load_study
 from studies.methods import METHODS, describe, method_of
-from studies.planning import PlannedTrial, make_plan, trial_config
-from studies.records import digest, read_checks, read_points, read_result, unseal, weights_file
-from studies.results import COLUMNS, DERIVED, frame, read_epochs, read_trial
-from studies.storage import LocalFolder
-from studies.trial import run_trial
+from studies.planning.expand import make_plan
+from studies.planning.plan import PlannedTrial
+from studies.planning.run_keys import trial_config
+from studies.results.points import COLUMNS, DERIVED, frame
+from studies.results.reading import read_trial
+from studies.storage.local import LocalFolder
+from studies.storage.sealed import digest, unseal
+from studies.study_file.loading import load_study
+from studies.trial.records import read_checks, read_epochs, read_points, read_result, weights_file
+from studies.trial.run import run_trial
 
 LABELS = ["oat lambda_choices=(0.0,1.0)", "pgd_at λ=0", "pgd_at λ=1", "trades β=1"]
 WIDE = (
@@ -381,8 +385,8 @@ def test_weights_of_a_rule_judged_later_are_not_trained_again(
     told: list[dict[str, Any]] = []
     before = read_result(folder)
     # one epoch: both rules have the same weights, which are not judged twice
-    monkeypatch.setattr("studies.judging.evaluate_at", None)
-    monkeypatch.setattr("studies.judging.check_masking", None)
+    monkeypatch.setattr("studies.trial.judging.evaluate_at", None)
+    monkeypatch.setattr("studies.trial.judging.check_masking", None)
     outcome = run_trial(trial.job, folder, told.append)
     assert outcome["status"] == "done", outcome
     assert [record["kind"] for record in told] == ["point"]
@@ -404,7 +408,7 @@ def test_a_trial_stopped_while_it_is_judged_keeps_its_weights(
         run_trial(trial.job, folder, Interrupt("point", 2))
     before = {name: folder.read(name) for name in folder.names() if name.endswith("safetensors")}
     assert len(before) == 3
-    monkeypatch.setattr("studies.trial.Training", None)  # whoever trains now, fails
+    monkeypatch.setattr("studies.trial.choosing.Training", None)  # whoever trains now, fails
     assert run_trial(trial.job, folder, _ignore)["status"] == "done"
     assert {name: folder.read(name) for name in before} == before
     assert "trained.json" not in folder.names()

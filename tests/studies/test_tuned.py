@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import yaml
 
-from studies.candidates import Tuned, tuned_methods
-from studies.config import Study
 from studies.errors import StudyError
-from studies.loading import load_study
-from studies.planning import make_plan
-from studies.records import ResultError
-from studies.storage import LocalFolder
-from studies.tuned import RECORD, keep, read_record, searches_of, tuned_study, tuning_plan
-from studies.winners import Search, SearchTrial
+from studies.planning.expand import make_plan
+from studies.storage.local import LocalFolder
+from studies.storage.sealed import ResultError
+from studies.study_file.loading import load_study
+from studies.study_file.study import Study
+from studies.tuning.candidates import Tuned, tuned_methods
+from studies.tuning.record import RECORD, keep, read_record, searches_of, tuned_study, tuning_plan
+from studies.tuning.winners import Search, SearchTrial
 
 
 def _trial(tuned: Tuned, number: int, params: dict[str, Any], **more: Any) -> SearchTrial:

@@ -29,19 +29,25 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from rich.console import Console
 
+import studies
 from benchmarks.servers import postgres_programs, postgres_server
 from oat.data import DataError, Dataset
-from studies import api, capacity, runner, trial, tuning
-from studies.candidates import tuned_methods
+from studies.cluster import capacity
+from studies.cluster import launching as runner
+from studies.commands import tune as tuning
+from studies.commands.tune import check_budget
 from studies.errors import TuningError
-from studies.frontier import pareto_mask
-from studies.loading import load_study
-from studies.planning import Plan, make_plan
-from studies.records import read_points
-from studies.storage import LocalFolder
-from studies.trial import run_trial
-from studies.tuned import RECORD, searches_of, tuning_plan
-from studies.tuning import check_budget, open_search, optuna_faults
+from studies.planning.expand import make_plan
+from studies.planning.plan import Plan
+from studies.statistics.frontier import pareto_mask
+from studies.storage.local import LocalFolder
+from studies.study_file.loading import load_study
+from studies.trial import run as trial
+from studies.trial.records import read_points
+from studies.trial.run import run_trial
+from studies.tuning.candidates import tuned_methods
+from studies.tuning.database import open_search, optuna_faults
+from studies.tuning.record import RECORD, searches_of, tuning_plan
 
 NOLOAD = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
@@ -218,18 +224,18 @@ def test_points_of_tuning_and_of_the_study_stand_side_by_side(
     # the study is finished on test images; now a search judges the same weights
     study = load_study(tunable)
     folder = LocalFolder(storage / "tiny")
-    before = api.points(tunable, storage=storage)
+    before = studies.points(tunable, storage=storage)
     for tuned in tuned_methods(study):
         for start in tuned.starts():
             (planned,) = make_plan(tuned.candidate(start), folder, "val").trials
             assert planned.state == "evaluate"
             run_trial(planned.job, folder.sub(f"trials/{planned.run_key}"), lambda _: None)
-    after = api.points(tunable, storage=storage)
+    after = studies.points(tunable, storage=storage)
     pd.testing.assert_frame_equal(before, after)
     assert make_plan(study, folder).to_run() == []
-    comparison = api.compare(after)
+    comparison = studies.compare(after)
     assert comparison.gains is None
-    pd.testing.assert_frame_equal(comparison.masking, api.compare(before).masking)
+    pd.testing.assert_frame_equal(comparison.masking, studies.compare(before).masking)
 
 
 # all but Ray
@@ -287,7 +293,7 @@ def test_ctrl_c_loses_nothing_and_the_same_command_goes_on(
     console = Console(file=io.StringIO())
 
     def tune() -> tuning.TuneOutcome:
-        return api.tune(tunable, storage=tmp_path, console=console)
+        return studies.tune(tunable, storage=tmp_path, console=console)
 
     for interrupt_after in (0, 2, 4):
         cluster.interrupt_after = interrupt_after
@@ -310,7 +316,7 @@ def test_ctrl_c_loses_nothing_and_the_same_command_goes_on(
     again = tune()
     assert cluster.ran == ran
     assert [s.dump() for s in again.searches] == [s.dump() for s in outcome.searches]
-    assert len(api.plan(outcome.tuned, storage=tmp_path).trials) == sum(
+    assert len(studies.plan(outcome.tuned, storage=tmp_path).trials) == sum(
         len(search.winners) for search in outcome.searches
     )
 
@@ -332,12 +338,12 @@ def test_a_method_with_nothing_to_tune_that_failed_is_tried_again(
 
     with monkeypatch.context() as patched:
         patched.setattr(trial, "load_once", no_data)
-        outcome = api.tune(tunable, storage=tmp_path, console=console)
+        outcome = studies.tune(tunable, storage=tmp_path, console=console)
     assert not outcome.complete
     assert "trades: no trial was finished, so that the study's own settings stay." in outcome.notes
     assert "There are no images." in outcome.trials()["reason"][0]
-    assert len(api.plan(outcome.tuned, storage=tmp_path).trials) == 1
-    outcome = api.tune(tunable, storage=tmp_path, console=console)
+    assert len(studies.plan(outcome.tuned, storage=tmp_path).trials) == 1
+    outcome = studies.tune(tunable, storage=tmp_path, console=console)
     assert outcome.complete
     assert list(outcome.trials()["state"]) == ["failed", "done"]
 
@@ -539,7 +545,7 @@ def test_the_front_of_optuna_is_that_of_mlflow(tuned_home: tuple[Home, Ended]) -
             points = t.user_attrs["points"]
             assert t.values == [np.mean([p[name] for p in points]) for name in ("sa", "ra")]
     # they are no points of the study
-    assert api.runs(str(home.folder / "tuned.yaml"), storage=home.storage).empty
+    assert studies.runs(str(home.folder / "tuned.yaml"), storage=home.storage).empty
 
 
 @_marked
@@ -596,7 +602,7 @@ def test_the_winners_run_as_they_are_and_are_not_trained_again(copied: Home) -> 
     assert ended.code == 0, ended.err
     after = copied.training_ids()
     assert after.items() >= trained.items(), "what was trained for the search is used again"
-    table = api.points(str(tuned_file), storage=copied.storage)
+    table = studies.points(str(tuned_file), storage=copied.storage)
     assert set(table["seed"]) == {0, 1}
     assert won <= set(table["run_key"])
     assert table["point_key"].is_unique

@@ -9,12 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from studies.errors import StudyError
-from studies.loading import load_study
-from studies.planning import make_plan
-from studies.results import COLUMNS, attack_column, frame, study_points, with_attack_columns
-from studies.storage import LocalFolder
-from studies.tracking import Tracker
-from studies.where import parse_condition
+from studies.planning.expand import make_plan
+from studies.results.points import COLUMNS, attack_column, frame, with_attack_columns
+from studies.results.reading import study_points
+from studies.storage.local import LocalFolder
+from studies.study_file.loading import load_study
+from studies.tracking.conditions import parse_condition
+from studies.tracking.tracker import Tracker
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1
 NOLOAD = pytest.mark.filterwarnings(

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.frontier import hypervolume, pareto_mask
-from studies.space import Select
-from studies.winners import Search, SearchTrial, area, choose, search_of
+from studies.statistics.frontier import hypervolume, pareto_mask
+from studies.study_file.tune_block import Select
+from studies.tuning.winners import Search, SearchTrial, area, choose, search_of
 
 Values = Sequence[tuple[float, float]]
 

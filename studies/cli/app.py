@@ -1,0 +1,78 @@
+"""The `oat` command: results on standard output, everything else on standard error."""
+
+import logging
+import sys
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from studies.cli.compare import compare
+from studies.cli.printing import err
+from studies.cli.run import logs, plan, preflight, run, status
+from studies.cli.study_file import init, schema, validate
+from studies.cli.tracking import runs, sync, ui
+from studies.cli.tune import tune
+from studies.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+INTERRUPTED = 130
+"""Exit code of typer after Ctrl-C: 128 + SIGINT."""
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"oat-studies {metadata.version('oat-studies')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Is the trade-off of once-for-all adversarial training free? Studies that answer it."""
+
+
+for command in (
+    init,
+    schema,
+    validate,
+    plan,
+    run,
+    tune,
+    preflight,
+    status,
+    logs,
+    compare,
+    runs,
+    sync,
+    ui,
+):  # fmt: skip -- in the order of `oat --help`
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command; turn what the user can mend into one sentence and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name in ("mlflow", "alembic", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        app(standalone_mode=True)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            if sys.argv[1:2] == ["logs"]:
+                err.print("Stopped. The job goes on.")
+            else:
+                err.print("Stopped. The same command goes on from the last checkpoints.")
+        raise
+    except UserError as error:
+        err.print(str(error), highlight=False, markup=False, soft_wrap=True)
+        raise SystemExit(2) from None

@@ -1,0 +1,30 @@
+"""The options that several commands share."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A preset, or a YAML file.")]
+Storage = Annotated[str, typer.Option(help="Folder or URI that holds the results.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one value, such as train.epochs=30."),
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(help="MLflow; default MLFLOW_TRACKING_URI, else <storage>/mlflow.db."),
+]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster, such as `auto`; default this machine.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Format(StrEnum):
+    """How `oat runs` prints."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"

@@ -1,0 +1,40 @@
+"""`oat init`, `oat schema` and `oat validate`: the study file, before anything runs."""
+
+import json
+from collections import Counter
+from typing import Annotated
+
+import typer
+
+import studies
+from studies.cli.options import Overrides, StudyArgument
+
+
+def init(
+    preset: Annotated[
+        str, typer.Option("--from", metavar="PRESET", help="What to start from; a file as well.")
+    ] = "quickstart",
+) -> None:
+    """Write a commented study file to standard output, with every key that there is."""
+    print(studies.init(preset), end="")
+
+
+def schema() -> None:
+    """Print the JSON Schema of the study file, for editors."""
+    print(json.dumps(studies.schema(), indent=1, ensure_ascii=False))
+
+
+def validate(study: StudyArgument, overrides: Overrides = None) -> None:
+    """Check a study file without running anything; exit code 2 if it is faulty."""
+    from studies.planning.judgements import count_points
+    from studies.study_file.loading import load_study
+
+    found = load_study(study, overrides or ())
+    methods = Counter(method.name for method in found.all_methods())
+    counts = ", ".join(f"{count} {name}" for name, count in methods.items())
+    seeds = f"{len(found.seeds)} seed{'s' if len(found.seeds) > 1 else ''}"
+    trials = methods.total() * len(found.seeds)
+    print(
+        f"Study {found.name} is valid: {trials} trials ({counts}; {seeds}), "
+        f"{count_points(found)} points to judge."
+    )

@@ -1,0 +1,87 @@
+"""Connect to Ray, and keep what it prints off standard output."""
+
+import io
+import logging
+import re
+import socket
+
+import ray
+
+from studies.errors import StudyError
+
+log = logging.getLogger("oat.ray")
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class FirstLines(io.TextIOBase):
+    """Takes what Ray prints, and logs the first sentence of what its processes tell.
+
+    Of a dead node that is a page, and Ray prints it to standard output, which is for results.
+    """
+
+    def write(self, text: str) -> int:
+        """Log the first sentence of a text that begins with a process in brackets."""
+        plain = ANSI.sub("", text).strip()
+        if plain.startswith("("):
+            first, last = plain.splitlines()[0], plain.splitlines()[-1]
+            process, _, said = first.partition(") ")
+            if said.startswith("Traceback"):  # of a worker at its end: its error stands last
+                first = f"{process}) {last.removeprefix(f'{process})').strip()}"
+            log.warning("%s", first.partition(". ")[0])
+        return len(text)
+
+
+def connect(address: str | None) -> bool:
+    """Start a local Ray, or join a running cluster.
+
+    Args:
+        address: As ``ray.init`` takes it; None for a Ray of our own on this machine.
+
+    Returns:
+        Whether this call connected, and `ray.shutdown` is therefore ours to call.
+
+    Raises:
+        StudyError: No cluster answers at the address.
+    """
+    _check_address(address)
+    if ray.is_initialized():
+        return False
+    try:
+        ray.init(
+            address=address or "local",
+            include_dashboard=False if address is None else None,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StudyError(_no_cluster(address, said)) from error
+    return True
+
+
+def _check_address(address: str | None) -> None:
+    """Knock at a ``host:port``: Ray itself would knock for minutes.
+
+    Raises:
+        StudyError: Nobody answers within five seconds, or the address is that of a job server.
+    """
+    if (address or "").startswith(("http://", "https://")):
+        raise StudyError(
+            f"`--address` '{address}' is that of a job server, which takes a study with "
+            "`--detach`; to run it from here, give the cluster's HOST:6379, or `auto` on a node."
+        )
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise StudyError(_no_cluster(address, str(error))) from error
+
+
+def _no_cluster(address: str | None, said: str) -> str:
+    return (
+        f"No Ray cluster answers at `--address` '{address}' ({said.rstrip('.')}); start one "
+        "with `ray start --head`, or leave `--address` out to use this machine."
+    )

@@ -1,0 +1,124 @@
+"""How a trial that has lost its worker is tried again: the scheduler, and what it is told by."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import cloudpickle
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+
+from studies.cluster.capacity import Request, grown
+
+RAY_MEMORY = "running low on memory"
+"""What Ray says of an actor that its memory monitor has killed."""
+NODE_DEATH = "its node has died"
+"""What Ray says of an actor whose node it has lost."""
+
+
+class TrialOutOfMemory(Exception):
+    """A trial has run out of memory, and may have more room."""
+
+
+class Retries(FIFOScheduler):  # type: ignore[misc]
+    """Runs trials first in, first out, and decides how a lost one is tried again.
+
+    A worker may be lost any number of times, as long as its trial gets on in between; a trial that
+    ran out of memory goes on with twice the room. So does one lost twice at the same place, which
+    the kernel may have killed for its memory: that looks like any other kill.
+
+    Args:
+        sizes: See `studies.cluster.capacity.node_sizes`.
+        stopping: Told of each report of a trial; whether to stop the trial. None never does.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[Request],
+        stopping: Callable[[Any, Mapping[str, Any]], bool] | None = None,
+    ) -> None:
+        super().__init__()
+        self._sizes, self._stopping = sizes, stopping
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Forget earlier losses once the trial has got on, so that it would not come here again."""
+        if result["kind"] != "start" and result.get("saved", True):
+            trial.run_metadata.num_failures = 0
+        if self._stopping is not None and self._stopping(trial, result):
+            return str(self.STOP)
+        return str(super().on_trial_result(tune_controller, trial, result))
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Give more room after a lack of memory."""
+        if trial.status == Trial.RUNNING:
+            return  # it was the last time: Tune does not take it off its worker to start it again
+        error = _error_of(trial)
+        killed = isinstance(error, RayActorError) and NODE_DEATH not in str(error)
+        twice = killed and trial.run_metadata.num_failures >= 2
+        if not twice and not _is_out_of_memory(error):
+            return
+        config = trial.config["trial"]
+        larger = grown(config["request"], self._sizes)
+        if larger is not None:
+            trial.set_config({"trial": with_room(config, larger, self._sizes)})
+            trial.update_resources(larger)
+
+
+def with_room(
+    config: Mapping[str, Any], request: Request, sizes: Sequence[Request]
+) -> dict[str, Any]:
+    """Return a trial's config with its share of a node, and whether it can still have more."""
+    job = dict(config["job"])
+    # its share of the GPU's memory; threads decide the numbers on a CPU and stay
+    job["resources"] = {**job["resources"], "gpu": request["GPU"]}
+    can_grow = grown(request, sizes) is not None
+    return {**config, "job": job, "request": dict(request), "can_grow": can_grow}
+
+
+def _error_of(trial: Any) -> Any:
+    """Return how a trial's worker ended last; Tune's own reader looks where it copies it later."""
+    path = trial.pickled_error_file
+    return cloudpickle.loads(Path(path).read_bytes()) if path and Path(path).exists() else None
+
+
+def how_lost(trial: Any) -> str:
+    """Say in a few words how one of Tune's trials has lost its worker."""
+    error = _error_of(trial)
+    if _is_out_of_memory(error):
+        return "out of memory"
+    if NODE_DEATH in str(error):
+        return "its node is gone"
+    return "its worker died" if isinstance(error, RayActorError) else _last_words(error)
+
+
+def _is_out_of_memory(error: Any) -> bool:
+    """Tell whether a worker's end was a lack of memory, by our account or by Ray's monitor."""
+    if error is None:
+        return False
+    cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
+    return isinstance(cause, TrialOutOfMemory | OutOfMemoryError) or RAY_MEMORY in str(cause)
+
+
+def _last_words(error: Exception | None) -> str:
+    """Return what a worker said at its end, in one line."""
+    cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return lines[-1] if lines else type(cause).__name__
+
+
+class GaveUp(Callback):  # type: ignore[misc]
+    """Keeps what was said last of the trials that Tune does not start again, by run key."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Take one."""
+        self.reasons[run_key_of(trial)] = how_lost(trial)
+
+
+def run_key_of(trial: Any) -> str:
+    """Return the run key of one of Tune's trials."""
+    return str(trial.config["trial"]["job"]["run_key"])

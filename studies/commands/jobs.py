@@ -1,0 +1,97 @@
+"""A study as a job of a cluster: `studies.submit`, `studies.job` and `studies.logs`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from studies.study_file.loading import Source, load_study
+
+if TYPE_CHECKING:
+    from studies.cluster.jobs import Job, Log
+
+
+def submit(
+    study: Source,
+    *,
+    address: str,
+    storage: str,
+    tracking_uri: str | None = None,
+    overrides: Sequence[str] = (),
+) -> "Job":
+    """Submit a study to a cluster as a job and return at once: `run`, detached.
+
+    The study is checked here; the resolved one is sent, and the job has the environment of the
+    cluster, credentials included.
+
+    Args:
+        study: The study. Its ``data.root`` is a folder of the cluster's nodes.
+        address: The cluster's job server, such as ``http://HEAD:8265``.
+        storage: Absolute path or URI that every node of the cluster reaches.
+        tracking_uri: MLflow as the cluster reaches it, without credentials; None leaves it to
+            ``MLFLOW_TRACKING_URI`` there.
+        overrides: ``path.to.key=value`` each.
+
+    Raises:
+        StudyError: The study is faulty; nothing was submitted.
+        JobError: It cannot travel, a job of it has not ended, or the server does not take it.
+    """
+    from studies.cluster.job_checks import check_travels
+    from studies.cluster.jobs import JobServer
+
+    resolved = load_study(study, overrides)
+    check_travels(resolved, storage, tracking_uri)
+    return JobServer(address).submit(resolved, storage, tracking_uri)
+
+
+def job(
+    study: Source,
+    *,
+    address: str,
+    storage: str | Path | None = None,
+    overrides: Sequence[str] = (),
+) -> "Job | None":
+    """Return the newest job of a study on a cluster; None if the server knows none.
+
+    Args:
+        study: The study.
+        address: The cluster's job server.
+        storage: Only jobs with this storage; None is any.
+        overrides: ``path.to.key=value`` each.
+
+    Raises:
+        JobError: The server does not answer, or refuses the token.
+    """
+    from studies.cluster.jobs import JobServer
+
+    name = load_study(study, overrides).name
+    return JobServer(address).newest(name, None if storage is None else str(storage))
+
+
+def logs(
+    study: Source,
+    *,
+    address: str,
+    storage: str | Path | None = None,
+    follow: bool = False,
+    overrides: Sequence[str] = (),
+) -> "Log":
+    """Find the newest job of a study on a cluster to read what its driver says.
+
+    Args:
+        study: The study.
+        address: The cluster's job server.
+        storage: Only jobs with this storage; None is any.
+        follow: Whether the log ends with the job, not with what there is now.
+        overrides: ``path.to.key=value`` each.
+
+    Returns:
+        The log, to be iterated over; its ``job`` says how the job stands, at last how it ended.
+
+    Raises:
+        JobError: The server does not answer, refuses the token, or knows no job of the study.
+    """
+    from studies.cluster.jobs import JobServer
+
+    name = load_study(study, overrides).name
+    server = JobServer(address)
+    return server.log(name, None if storage is None else str(storage), follow=follow)

@@ -1,0 +1,190 @@
+"""One run of a study: check, train what is missing, evaluate, log, compare: `studies.run`.
+
+Ray, MLflow and the charts take seconds to import, so a function imports those it needs.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import yaml
+from rich.console import Console
+
+from oat.adversaries import Transfer
+from studies.commands.compare import compare_and_report
+from studies.comparison.answer import Comparison
+from studies.driver.following import join_cluster, open_tracker, refusal, run_followed
+from studies.driver.lease import only_driver
+from studies.driver.places import STORAGE, study_folder, tracking_place
+from studies.planning.expand import make_plan
+from studies.planning.plan import Plan, PlannedTrial, asking_as
+from studies.results.reading import study_points
+from studies.storage.folder import Folder
+from studies.study_file.loading import Source, load_study
+from studies.study_file.study import Study
+
+if TYPE_CHECKING:
+    from studies.tracking.tracker import Tracker
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """What a run left behind.
+
+    Attributes:
+        plan: The plan as storage has it now.
+        points: All points of the study.
+        comparison: Free against retrained; None if there is nothing to compare.
+        report: URIs of what was written, by file name.
+        trained: How many trials this run worked on.
+        notes: What the user must know.
+    """
+
+    plan: Plan
+    points: pd.DataFrame
+    comparison: Comparison | None
+    report: dict[str, str]
+    trained: int
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial is done."""
+        return all(trial.state == "done" for trial in self.plan.trials)
+
+
+def run(
+    study: Source,
+    *,
+    storage: str | Path = STORAGE,
+    address: str | None = None,
+    tracking_uri: str | None = None,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+    command: str = "",
+) -> RunOutcome:
+    """Run what a study lacks, judge it, log it, compare it. Safe to call again after anything.
+
+    Args:
+        study: A preset's name, a YAML file, a mapping, or a study.
+        storage: Folder or URI of all studies' results; every node must reach it.
+        address: Ray cluster to use; None starts a Ray on this machine.
+        tracking_uri: MLflow; see `tracking_place`.
+        overrides: ``path.to.key=value`` each.
+        console: Where progress goes; None is standard error.
+        command: What the report names as the command that made it; empty is "from Python".
+
+    Raises:
+        StudyError: The study is faulty, or cannot run here; nothing was started.
+        StorageError: The storage cannot be written; nothing was started.
+        TrackingError: MLflow does not answer; nothing was started.
+    """
+    from studies.driver.checks import check_evaluation, check_here, demand
+
+    resolved = load_study(study, overrides)
+    folder = study_folder(resolved, storage)
+    console = console or Console(stderr=True)
+    uri, artifacts = tracking_place(storage, tracking_uri)
+    demand(check_here(resolved, folder, uri))
+    with only_driver(resolved, folder, console):
+        before = make_plan(resolved, folder)
+        _announce(before, console)
+        if before.to_run() and address is None:
+            demand([check_evaluation(resolved)])
+        with ExitStack() as stack:
+            # MLflow takes seconds to import and to create its database, and so does Ray to start
+            with ThreadPoolExecutor(1) as pool:
+                opening = pool.submit(open_tracker, uri, resolved.name, artifacts)
+                if before.to_run():
+                    join_cluster(resolved, folder, address, stack, console)
+                tracker = opening.result()
+            packed = before
+            if before.to_run():
+                from studies.measuring.packing import choose_share, with_share
+
+                packed = with_share(before, choose_share(before.to_run(), folder, console))
+            gave_up = _train_and_judge(packed, folder, tracker, console, address is None)
+            after = _with_reasons(make_plan(resolved, folder), gave_up)
+        table = study_points(after, folder)
+        # MLflow comes first: the report links to its runs
+        refused = refusal(lambda: tracker.catch_up(after, folder))
+        comparison, report, notes = compare_and_report(after, table, folder, command)
+        refused = refused or _keep_report(tracker, after, folder, table, report)
+        worked_on = len(before.to_run())
+        return RunOutcome(after, table, comparison, report, worked_on, notes + refused)
+
+
+def _train_and_judge(
+    before: Plan, folder: Folder, tracker: "Tracker", console: Console, reuse: bool
+) -> dict[str, str]:
+    """Run what is left, Ray being connected if anything is; return what was given up, and why."""
+    if not before.to_run():
+        return {}
+    _write_study(before.study, folder)
+    gave_up = run_followed(before, folder, tracker, console, reuse)
+    trained = asking_as(make_plan(before.study, folder), before)
+    if waiting := _waits_for_others(trained):
+        console.print("The models are trained; now they are judged by transfer.")
+        gave_up |= run_followed(replace(trained, trials=waiting), folder, tracker, console, reuse)
+    return gave_up
+
+
+def _with_reasons(current: Plan, gave_up: Mapping[str, str]) -> Plan:
+    """Return a plan that says of trials without a reason of their own what their worker said."""
+    trials = [
+        replace(trial, reason=f"given up: {gave_up[trial.run_key]} again and again")
+        if trial.run_key in gave_up and trial.reason is None
+        else trial
+        for trial in current.trials
+    ]
+    return replace(current, trials=tuple(trials))
+
+
+def _waits_for_others(current: Plan) -> tuple[PlannedTrial, ...]:
+    """Return the trials whose points may need the networks of others; none without `Transfer`."""
+    if not any(isinstance(attack, Transfer) for attack in current.study.attacks()):
+        return ()
+    return tuple(trial for trial in current.trials if trial.state == "evaluate")
+
+
+def _write_study(study: Study, folder: Folder) -> None:
+    text = yaml.safe_dump(study.dump(), sort_keys=False, allow_unicode=True)
+    folder.write("study.yaml", text.encode())
+
+
+def _keep_report(
+    tracker: "Tracker",
+    current: Plan,
+    folder: Folder,
+    table: pd.DataFrame,
+    report: Mapping[str, str],
+) -> list[str]:
+    """Log the files of the report to the study's run, and close that; notes if it is refused."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in report:
+            (Path(scratch) / name).write_bytes(folder.read(f"report/{name}"))
+        artifacts = scratch if report else None
+        return refusal(lambda: tracker.close(current, folder, table, artifacts))
+
+
+def _announce(current: Plan, console: Console) -> None:
+    left = current.to_run()
+    total = len(current.trials)
+    said = f"Study {current.study.name}: {total - len(left)} of {total} trials are finished"
+    resumed = sum(trial.state == "unfinished" for trial in left)
+    if not left:
+        said += "; nothing to train"
+    elif resumed:
+        said += f", {resumed} go on from a checkpoint"
+    console.print(f"{said}.", highlight=False)
+    if current.foreign:
+        console.print(
+            f"{len(current.foreign)} finished trials in storage no longer belong to this study "
+            "(other settings); they are kept.",
+            highlight=False,
+        )

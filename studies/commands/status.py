@@ -1,0 +1,93 @@
+"""What a study's storage says: `studies.plan`, `studies.status` and `studies.points`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from studies.driver.places import STORAGE, study_folder
+from studies.errors import StudyError
+from studies.planning.expand import make_plan
+from studies.planning.plan import Plan
+from studies.results.reading import study_points
+from studies.study_file.loading import Source, load_study
+from studies.trial.records import read_epochs
+
+
+def plan(
+    study: Source,
+    *,
+    storage: str | Path = STORAGE,
+    overrides: Sequence[str] = (),
+    probe: bool = False,
+    address: str | None = None,
+    console: Console | None = None,
+) -> Plan:
+    """Expand a study into its trials, look up what is done, and estimate what each takes.
+
+    Starts nothing, and writes nothing unless it probes: then it writes ``probe.json`` into the
+    study's folder, from which later plans estimate as well.
+
+    Args:
+        study: A preset's name, a YAML file, a mapping, or a study.
+        storage: Folder or URI of all studies' results.
+        overrides: ``path.to.key=value`` each.
+        probe: Whether to time some steps, a validation and judging of each kind of trial that is
+            to run, on the device that it asks for.
+        address: Ray cluster to probe on; None is this machine.
+        console: Where the progress of a probe goes; None is standard error.
+
+    Raises:
+        StudyError: The study is faulty, or cannot be probed here.
+        StorageError: The storage cannot be opened.
+    """
+    resolved = load_study(study, overrides)
+    folder = study_folder(resolved, storage)
+    current = make_plan(resolved, folder)
+    if not probe:
+        if address is not None:
+            raise StudyError("`--address` says where to probe; add `--probe`, or leave it out.")
+        return current
+    from studies.measuring.probing import probe as probe_kinds
+
+    return probe_kinds(current, folder, address, console or Console(stderr=True))
+
+
+def status(
+    study: Source, *, storage: str | Path = STORAGE, overrides: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Return a row for each trial: label, seed, state, epoch, validation SA and RA, run key.
+
+    Read from storage alone, so it can be called from anywhere while a study runs.
+    """
+    resolved = load_study(study, overrides)
+    folder = study_folder(resolved, storage)
+    rows = []
+    for trial in make_plan(resolved, folder).trials:
+        epochs = read_epochs(folder.sub(f"trials/{trial.run_key}"))
+        judged = [e for e in epochs if e["sa_val"] is not None]
+        rows.append(
+            {
+                "trial": trial.label,
+                "seed": trial.seed,
+                "state": trial.state,
+                "epoch": epochs[-1]["epoch"] if epochs else 0,
+                "epochs": resolved.train.epochs,
+                "sa_val": judged[-1]["sa_val"] if judged else float("nan"),
+                "ra_val": judged[-1]["ra_val"] if judged else float("nan"),
+                "device_seconds": epochs[-1]["device_seconds"] if epochs else 0.0,
+                "reason": trial.reason,
+                "run_key": trial.run_key,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def points(
+    study: Source, *, storage: str | Path = STORAGE, overrides: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Return the points of a study from storage; see `studies.results.points.COLUMNS`."""
+    resolved = load_study(study, overrides)
+    folder = study_folder(resolved, storage)
+    return study_points(make_plan(resolved, folder), folder)

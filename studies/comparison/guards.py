@@ -1,0 +1,93 @@
+"""What may be compared with what: refusals, and notes on points that differ in their settings."""
+
+import pandas as pd
+
+from oat.recipe import RULES
+from studies.comparison.notes import trial_name
+from studies.errors import ComparisonError
+from studies.naming import listed, name_point
+
+MUST_AGREE = {
+    "data_fingerprint": "data",
+    "images": "numbers of test images",
+    "eps": "ε of the evaluation",
+    "step_size": "step sizes of the evaluation attack",
+    "attack_settings": "settings of the evaluation attack",
+    "budget": "training settings (data, model, train, attack)",
+    "checkpoint_rule": "checkpoint rules",
+    "results_version": "versions of the results",
+}
+
+
+def finite_points(points: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Leave out points whose accuracy is not a number from 0 to 1, and say which.
+
+    Raises:
+        ComparisonError: There are no points, or none is left.
+    """
+    if points.empty:
+        raise ComparisonError("There are no points to compare yet; `oat run` makes them.")
+    sound = points["sa"].between(0, 1) & points["ra"].between(0, 1)
+    if sound.all():
+        return points, []
+    bad = listed(name_point(row) for _, row in points[~sound].iterrows())
+    if not sound.any():
+        raise ComparisonError(f"No point has an accuracy from 0 to 1 ({bad}).")
+    return points[sound], [f"Left out, as their accuracy is not a number from 0 to 1: {bad}."]
+
+
+def one_checkpoint(points: pd.DataFrame, rule: str | None) -> tuple[pd.DataFrame, list[str]]:
+    """Keep the points of one checkpoint rule; all of them where no rule serves every model.
+
+    Raises:
+        ComparisonError: No model has the rule asked for; or a point's rule is none of ours, so
+            that its weights may have been chosen on test data.
+    """
+    if foreign := sorted(set(points["checkpoint_rule"]) - set(RULES)):
+        raise ComparisonError(
+            f"The checkpoint rule '{foreign[0]}' is unknown ({', '.join(RULES)}): its weights may "
+            "have been chosen on test data, which is never compared, `--force` or not."
+        )
+    rules = points.groupby("run_key")["checkpoint_rule"].agg(set)
+    common = set.intersection(*rules)
+    if rule is None:
+        if not common:
+            return points, []  # refused later, unless forced
+        rule = "last" if "last" in common else min(common)
+    kept = points[points["checkpoint_rule"] == rule]
+    if kept.empty:
+        known = ", ".join(sorted(set(points["checkpoint_rule"])))
+        raise ComparisonError(f"No model was judged with '{rule}' weights; there are {known}.")
+    lost = points[~points["run_key"].isin(kept["run_key"])]
+    if lost.empty:
+        return kept, []
+    names = ", ".join(sorted(set(lost["variant"])))
+    return kept, [f"{lost['run_key'].nunique()} models ({names}) have no '{rule}' weights."]
+
+
+def check_comparable(points: pd.DataFrame, force: bool) -> list[str]:
+    """Refuse points of different settings, or note them if forced.
+
+    Raises:
+        ComparisonError: They differ, and are not forced.
+    """
+    notes = []
+    for column, what in MUST_AGREE.items():
+        values = points[column].unique()
+        if len(values) > 1:
+            said = f"The points come from different {what}: {', '.join(sorted(map(str, values)))}"
+            if not force:
+                raise ComparisonError(f"{said}; compare them apart, or use `--force`.")
+            notes.append(f"{said}; compared all the same.")
+    return notes
+
+
+def precision_notes(points: pd.DataFrame) -> list[str]:
+    """Name the models of each precision, if they were not all trained in one."""
+    if "precision" not in points or points["precision"].nunique() < 2:
+        return []
+    named = (
+        f"{kind} ({listed(sorted(set(map(trial_name, rows.to_dict('records')))))})"
+        for kind, rows in points.groupby("precision")
+    )
+    return [f"The models were trained in different precisions: {'; '.join(named)}."]

@@ -1,0 +1,106 @@
+"""What must hold on this machine before a study starts: storage, MLflow, data and attacks.
+
+Each check that fails is a sentence with its cure; nothing is started before all hold.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from oat.adversaries import EXTRA, check_classes
+from oat.autoattack import check_installed
+from oat.data import DataError, load
+from studies.errors import StudyError, UserError
+from studies.storage.folder import Folder
+from studies.storage.opening import check_writable
+from studies.study_file.study import Study
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that must hold.
+
+    Attributes:
+        name: What was checked.
+        said: What was found, or the sentence of a warning.
+        error: Why nothing may start; None if it holds.
+        warning: Whether it holds, but the user should know.
+    """
+
+    name: str
+    said: str
+    error: UserError | None = None
+    warning: bool = False
+
+    @property
+    def state(self) -> str:
+        """``ok``, ``warning`` or ``failed``."""
+        if self.error is not None:
+            return "failed"
+        return "warning" if self.warning else "ok"
+
+
+def demand(checks: Sequence[Check]) -> None:
+    """Refuse to go on if a check has failed.
+
+    Raises:
+        UserError: Of the class of the first that failed, with the sentences of all.
+    """
+    errors = [check.error for check in checks if check.error is not None]
+    if errors:
+        raise type(errors[0])("\n".join(dict.fromkeys(map(str, errors))))
+
+
+def check_here(study: Study, folder: Folder, tracking_uri: str) -> list[Check]:
+    """Check what this process needs: the storage and MLflow."""
+    from studies.tracking.reaching import check_server
+
+    def storage() -> str:
+        check_writable(folder)
+        return f"'{folder.uri}' can be written"
+
+    def tracking() -> str:
+        from studies.storage.addresses import without_credentials
+
+        check_server(tracking_uri)
+        return without_credentials(tracking_uri)
+
+    return [checked("storage", storage), checked("MLflow", tracking)]
+
+
+def check_evaluation(study: Study) -> Check:
+    """Read the data in this process, and check the attacks against them."""
+
+    def data() -> str:
+        try:
+            found = load(study.data)
+            check_attacks(study, found.num_classes)
+        except DataError as error:
+            raise StudyError(str(error)) from error
+        finally:
+            load.cache_clear()
+        return f"{study.data.name}: {len(found.train)} training images"
+
+    return checked("data", data)
+
+
+def check_attacks(study: Study, num_classes: int) -> None:
+    """Check that the attacks are installed and fit the data.
+
+    Raises:
+        StudyError: One does not.
+    """
+    try:
+        for attack in study.attacks():
+            if isinstance(attack, EXTRA):
+                check_installed(attack.name)
+            check_classes(attack, num_classes)
+    except (ImportError, ValueError) as error:
+        raise StudyError(str(error)) from error
+
+
+def checked(name: str, look: Callable[[], str]) -> Check:
+    """Make a check of a function that returns what it found, or raises."""
+    try:
+        return Check(name, look())
+    except UserError as error:
+        return Check(name, str(error), error)

@@ -1,0 +1,79 @@
+"""Around what runs on Ray: the connection, and MLflow and progress that follow it."""
+
+from collections.abc import Callable
+from contextlib import ExitStack, redirect_stdout
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from studies.errors import TrackingError
+from studies.planning.plan import Plan
+from studies.storage.folder import Folder
+from studies.study_file.study import Study
+
+if TYPE_CHECKING:
+    from studies.tracking.tracker import Tracker
+
+
+def join_cluster(
+    study: Study, folder: Folder, address: str | None, stack: ExitStack, console: Console
+) -> None:
+    """Connect to Ray until the stack closes, and check what only a cluster can tell.
+
+    Raises:
+        StudyError: No cluster answers, or it cannot run the study.
+        StorageError: A node does not see the storage.
+    """
+    import ray
+
+    from studies.cluster.capacity import node_sizes
+    from studies.cluster.connection import FirstLines, connect
+    from studies.driver.checks import demand
+    from studies.driver.nodes import check_cluster, check_nodes
+
+    stack.enter_context(redirect_stdout(FirstLines()))
+    if connect(address):
+        stack.callback(ray.shutdown)
+    checks = [check_cluster(study, node_sizes(ray.nodes()))]
+    demand(checks)
+    if address is not None:
+        checks += check_nodes(study, folder, ray.nodes())
+        demand(checks)
+    for check in checks:
+        if check.warning:
+            console.print(check.said, highlight=False)
+
+
+def open_tracker(uri: str, study: str, artifacts: str | None) -> "Tracker":
+    """Open a study's experiment in MLflow and learn what it holds."""
+    from studies.tracking.tracker import Tracker
+
+    tracker = Tracker(uri, study, artifacts)
+    tracker.load()
+    return tracker
+
+
+def run_followed(
+    current: Plan, folder: Folder, tracker: "Tracker", console: Console, reuse: bool
+) -> dict[str, str]:
+    """Run what is left under Ray while MLflow follows; return what was given up, and why."""
+    from studies.cluster.launching import launch
+    from studies.cluster.progress import Progress
+    from studies.tracking.background import BackgroundSync
+
+    follower = BackgroundSync(tracker, current, folder)
+    follower.start()
+    try:
+        with Progress(current, console, follower.changed) as progress:
+            return launch(current, folder, [progress], reuse_workers=reuse)
+    finally:
+        follower.close()
+
+
+def refusal(call: Callable[[], None]) -> list[str]:
+    """Call MLflow; a server that is gone costs a note, no result."""
+    try:
+        call()
+    except TrackingError as error:
+        return [str(error)]
+    return []

@@ -1,0 +1,159 @@
+"""Choose the share of a GPU that ``resources.gpu: auto`` stands for, by a measurement.
+
+One, two and more processes train the dearest entry of the study at the same time on one GPU; the
+fewest of them that make nearly the best of it are chosen.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from rich.console import Console
+
+from studies.cluster.capacity import Request, check_has_gpu, fits, node_sizes, request_of
+from studies.errors import StudyError
+from studies.measuring.probing import Job
+from studies.measuring.throughput import WINDOW_SECONDS, Measured, Packing, job_device, measure
+from studies.planning.plan import Plan, PlannedTrial
+from studies.storage.folder import Folder
+from studies.storage.sealed import ResultError, digest, unseal, write_result
+from studies.study_file.loading import load_study
+from studies.study_file.method_blocks import AUTO
+from studies.study_file.study import Study
+
+RECORD = "packing.json"
+"""File of the study's folder with what was measured."""
+
+
+def _key(job: Job, most: int) -> str:
+    """Return the key of a measurement: all that decides it, the device's name with it."""
+    config = job["config"]
+    return digest(
+        {
+            "device": job_device(job),
+            "threads": job["resources"]["cpu"],
+            "most": most,
+            "model": config["model"],
+            "data": {key: config["data"].get(key) for key in ("name", "image_size")},
+            "train": {key: config["train"][key] for key in ("batch_size", "precision")},
+            "steps": config["attack"]["steps"],
+            "method": config["method"],
+            "judged": job["points"][0]["batch_size"],
+        }
+    )
+
+
+def look_up_or_measure(
+    job: Job, most: int, seconds: float, known: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Return the key and the record of a packing, measured here unless it is known.
+
+    Runs on a node that has the device. An ``error`` in the record is a sentence.
+    """
+    key = _key(job, most)
+    if key in known:
+        return key, known[key]
+    try:
+        return key, asdict(measure(job, most, seconds))
+    except StudyError as error:
+        return key, {"error": str(error)}
+
+
+def read_packings(folder: Folder) -> dict[str, Any]:
+    """Return what was measured for a study, by key; nothing if the record is damaged."""
+    try:
+        return dict(unseal(folder.read(RECORD))["packings"])
+    except (FileNotFoundError, ResultError):
+        return {}
+
+
+def choose_share(
+    trials: Iterable[PlannedTrial],
+    folder: Folder,
+    console: Console,
+    seconds: float = WINDOW_SECONDS,
+) -> float | None:
+    """Choose the share of a GPU for the trials of a study that leave it open; Ray is connected.
+
+    The dearest of them is measured, on a node with a GPU that nobody uses.
+
+    Args:
+        trials: Any; those that ask for a number do not count.
+        folder: The study's folder, which takes ``packing.json``.
+        console: Where it is said what was chosen, and why.
+        seconds: How long steps are counted.
+
+    Returns:
+        The share; None if no trial leaves it open.
+
+    Raises:
+        StudyError: There is no GPU, or not even one trial can train on it.
+    """
+    import ray
+
+    left_open = [trial for trial in trials if trial.job["resources"]["gpu"] == AUTO]
+    if not left_open:
+        return None
+    sizes = node_sizes(ray.nodes())
+    check_has_gpu(sizes)
+    dearest = max(left_open, key=lambda trial: trial.units)
+    request = request_of(dearest)
+    # a job of its own: what is resolved must not decide what is measured
+    task = ray.remote(num_cpus=request["CPU"], num_gpus=1, max_retries=0)(look_up_or_measure)
+    known = read_packings(folder)
+    most = _most(request, sizes)
+    console.print(
+        "`resources.gpu` is 'auto': looking how many trials a GPU serves best.", highlight=False
+    )
+    try:
+        key, record = ray.get(task.remote(dict(dearest.job), most, seconds, known))
+    except ray.exceptions.RayError as error:
+        said = str(error).strip().splitlines()[-1].rstrip(".")
+        raise StudyError(
+            f"`resources.gpu: auto` cannot be measured ({said}); give a share, such as 0.5."
+        ) from error
+    if "error" in record:
+        raise StudyError(record["error"])
+    packing = packing_of(record)
+    write_result(folder, RECORD, {"packings": {**known, key: record}})
+    when = "measured earlier" if key in known else "measured"
+    console.print(f"{when}: {packing}.", highlight=False, markup=False, soft_wrap=True)
+    return 1 / packing.trials
+
+
+def packing_of(record: Mapping[str, Any]) -> Packing:
+    """Return the packing of a record."""
+    measured = tuple(Measured(**found) for found in record["measured"])
+    return replace(Packing(**record), measured=measured)
+
+
+def _most(request: Request, sizes: Sequence[Request]) -> int:
+    """Count the trials for each GPU that the CPUs of any node allow; at least 1."""
+    able = [node for node in sizes if fits(request, node)]
+    return max(1, min(int(node["CPU"] / node["GPU"] / request["CPU"]) for node in able))
+
+
+def with_share(current: Plan, share: float | None) -> Plan:
+    """Return a plan whose trials ask for a share of a GPU where they leave it open."""
+    if share is None:
+        return current
+    return replace(current, trials=tuple(_asking(trial, share) for trial in current.trials))
+
+
+def _asking(trial: PlannedTrial, share: float) -> PlannedTrial:
+    need = trial.job["resources"]
+    if need["gpu"] != AUTO:
+        return trial
+    return replace(trial, job={**trial.job, "resources": {**need, "gpu": share}})
+
+
+def study_with_share(study: Study, share: float | None) -> Study:
+    """Return a copy of a study that asks for a share of a GPU where it leaves it open."""
+    if share is None:
+        return study
+    data = study.dump()
+    for block in (data, *data["methods"]):
+        need = block.get("resources")
+        if need is not None and need["gpu"] == AUTO:
+            need["gpu"] = share
+    return load_study(data)

@@ -1,0 +1,47 @@
+"""Points, times and lists in words, as every table, note and progress line writes them."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def knob_text(row: Mapping[str, Any]) -> str:
+    """Write the trade-off value of a point or cell: ``λ=0.2`` or ``β=6``."""
+    return f"β={row['beta']:g}" if math.isnan(row["lam"]) else f"λ={row['lam']:g}"
+
+
+def value_text(row: Mapping[str, Any]) -> str:
+    """Write a trade-off value and the training settings in which dedicated models differ.
+
+    Such as ``λ=0.2 lr=0.05``.
+    """
+    return " ".join([knob_text(row), *str(row.get("recipe") or "").split()])
+
+
+def name_point(row: Mapping[str, Any], seed: bool = True) -> str:
+    """Name a point for people, such as ``pgd_at λ=0.2 width=0.5 seed 1``."""
+    width = f" width={row['width_mult']:g}" if row["width_mult"] != 1 else ""
+    return f"{row['variant']} {value_text(row)}{width}" + (f" seed {row['seed']}" if seed else "")
+
+
+def duration(seconds: float) -> str:
+    """Write a time span for people, such as ``45 s``, ``12 min`` or ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def in_points(fraction: float) -> str:
+    """Write a difference of accuracies for people, such as ``1 point``."""
+    return f"{100 * fraction:g} point{'' if fraction == 0.01 else 's'}"
+
+
+MANY = 8
+"""Points that a note names; of more it names these and says how many there are."""
+
+
+def listed(names: Iterable[str]) -> str:
+    """List names, the first few of many."""
+    known = list(dict.fromkeys(names))
+    more = len(known) - MANY
+    return ", ".join(known[:MANY]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,80 @@
+"""What training and evaluating a trial cost, in forward passes of the plain network."""
+
+import math
+
+from oat.masking import PASSES as MASKING_PASSES
+from oat.method import training_cost
+from oat.models import relative_flops
+from oat.recipe import TrainConfig, images_seen
+from studies.planning.estimates import rough_seconds_per_unit
+from studies.study_file.method_blocks import Entry, Resources
+from studies.study_file.study import Study
+
+NOMINAL_DATA: dict[str, tuple[int, int, tuple[int, int, int]]] = {
+    "digits": (1_348, 449, (1, 8, 8)),
+    "fashion_mnist": (60_000, 10_000, (1, 28, 28)),
+    "cifar10": (50_000, 10_000, (3, 32, 32)),
+    "svhn": (73_257, 26_032, (3, 32, 32)),
+    "stl10": (5_000, 8_000, (3, 96, 96)),
+}
+"""Official training images, test images and their shape: planning does not read the data."""
+UNKNOWN_DATA = (10_000, 2_000)
+"""Training and test images that are assumed of a folder of images."""
+
+
+def _nominal_data(study: Study) -> tuple[int, int, tuple[int, int, int]]:
+    """Return the numbers and the shape of the images as far as the study tells."""
+    side = study.data.image_size or 32
+    train, test, shape = NOMINAL_DATA.get(study.data.name, (*UNKNOWN_DATA, (3, side, side)))
+    left = train - _nominal_held_out(study)
+    return study.data.train_images or left, min(study.evaluate.images or test, test), shape
+
+
+def _nominal_held_out(study: Study) -> int:
+    """Return how many images are held out of the training images."""
+    train = NOMINAL_DATA.get(study.data.name, UNKNOWN_DATA)[0]
+    return max(1, round(study.data.val_fraction * train))
+
+
+def training_units(study: Study) -> float:
+    """Return the units of work of the dearest training of a study; see `PlannedTrial`."""
+    return max(judging_units(study, entry)[0] for entry in study.entries())
+
+
+def judging_units(study: Study, entry: Entry) -> tuple[float, float]:
+    """Estimate the cost of training and of judging from the study alone."""
+    method = entry.method
+    images, judged, shape = _nominal_data(study)
+    size = min(study.train.batch_size, images)
+    cost = training_cost(method, study.attack, size, study.model, shape)
+    for_a_point = sum(
+        min(judged, attack.images or judged) * (1 + attack.passes()) for attack in study.attacks()
+    )
+    for_a_point += min(judged, study.evaluate.masking_images) * MASKING_PASSES
+    base = method.conditioning().base_width
+    points = sum(
+        relative_flops(study.model, base * point.width_mult, shape)
+        for point in method.operating_points(study.lams())
+    )
+    rules = len(study.evaluate.checkpoints)
+    return images_seen(entry.train, images) * cost, rules * points * for_a_point
+
+
+def validation_units(study: Study, entry: Entry) -> float:
+    """Estimate the cost of all validations of a training, if no image is broken."""
+    method, train = entry.method, entry.train
+    base, shape = method.conditioning().base_width, _nominal_data(study)[2]
+    points = method.operating_points(method.conditioning().lambda_choices)
+    each = sum(relative_flops(study.model, base * p.width_mult, shape) for p in points)
+    images = min(train.val_images, _nominal_held_out(study))
+    return validations(train) * each * images * (1 + 2 * study.attack.steps)
+
+
+def validations(train: TrainConfig) -> int:
+    """Count the validations of a training: the last epoch is always validated."""
+    return math.ceil(train.epochs / train.val_every)
+
+
+def assumed_seconds_per_unit(study: Study, need: Resources) -> float:
+    """Return the seconds of a forward pass of the plain network at an assumed speed."""
+    return rough_seconds_per_unit(study.model, _nominal_data(study)[2], need)

@@ -1,0 +1,170 @@
+"""What a trial is evaluated on: its operating points under each attack, its checks, their keys."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from oat.adversaries import EvaluationAttack, Pgd, Transfer
+from oat.evaluation import EVALUATION_SEED
+from oat.lambdas import SAME_LAM
+from oat.masking import HOW as MASKING_HOW
+from oat.method import Method
+from studies.planning.plan import Split
+from studies.planning.run_keys import key_config
+from studies.storage.sealed import digest
+from studies.study_file.method_blocks import Entry
+from studies.study_file.study import Study
+
+
+def points_of(
+    study: Study, method: Method, run_key: str, seed: int, keys: "SharedKeys", split: Split
+) -> list[dict[str, Any]]:
+    """List the operating points to judge, each with a key over all that decides its numbers."""
+    points = []
+    for rule in study.evaluate.checkpoints:
+        for lam, width_mult in method.operating_points(study.lams()):
+            for attack in study.attacks():
+                settings = _attack_settings(attack)
+                what = {
+                    "checkpoint_rule": rule,
+                    "lam": lam,
+                    "width_mult": width_mult,
+                    "attack": settings,
+                    "images": _fewest(attack.images, study.evaluate.images),
+                    "batch_size": study.evaluate.batch_size,
+                    **_surrogates(study, attack, lam, run_key, keys.dedicated(seed)),
+                    **({} if split == "test" else {"split": split}),
+                    **_tf32(study),
+                }
+                key = digest({"run_key": run_key, "seed": EVALUATION_SEED, **what})
+                points.append(
+                    {
+                        "point_key": key,
+                        "attack_label": study.label_of(attack),
+                        "attack_settings": keys.settings(attack),
+                        **what,
+                    }
+                )
+    return points
+
+
+def _tf32(study: Study) -> dict[str, bool]:
+    """Return the entry of a judgement in TF32; none without, so that older keys stand."""
+    return {"tf32": True} if study.evaluate.tf32 else {}
+
+
+def count_points(study: Study) -> int:
+    """Count the points that all trials of a study are to be judged at."""
+    places = sum(len(method.operating_points(study.lams())) for method in study.all_methods())
+    each = len(study.evaluate.checkpoints) * len(study.attacks())
+    return places * each * len(study.seeds)
+
+
+def _attack_settings(attack: EvaluationAttack) -> dict[str, Any]:
+    """Return what decides an attack; of its options those at their default are left out.
+
+    So an option that a later release adds changes no key. Steps and step size are older than
+    this rule and always there.
+    """
+    always = {"name", "eps", "steps", "step_size"}
+    return {
+        field.name: getattr(attack, field.name)
+        for field in fields(attack)
+        if field.name != "images"
+        and (field.name in always or getattr(attack, field.name) != field.default)
+    }
+
+
+def _shared_settings(study: Study, attack: EvaluationAttack) -> dict[str, Any]:
+    """Return what points under one attack must share to be compared."""
+    shared = {
+        "seed": EVALUATION_SEED,
+        "batch": study.evaluate.batch_size,
+        **_attack_settings(attack),
+        **_tf32(study),
+    }
+    if isinstance(attack, Pgd) and attack.every_lam:
+        shared["lams"] = study.lams()
+    if isinstance(attack, Transfer):
+        # those of another seed are other trainings of the same settings
+        seed = study.seeds[0]
+        keys = (
+            {**key_config(study, entry.method, seed, entry.train), "seed": None}
+            for entry in _dedicated(study)
+        )
+        shared["sources"] = sorted(map(digest, keys))
+    return shared
+
+
+def _dedicated(study: Study) -> list[Entry]:
+    return [entry for entry in study.entries() if not entry.method.conditioning().lambda_choices]
+
+
+def _fewest(*counts: int | None) -> int | None:
+    return min((count for count in counts if count is not None), default=None)
+
+
+class SharedKeys:
+    """Keys that many trials share, each made once.
+
+    Made anew for every trial, those of transfer would take the square of the trials' number.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._settings: dict[EvaluationAttack, str] = {}
+        self._dedicated: dict[int, tuple[str, ...]] = {}
+
+    def settings(self, attack: EvaluationAttack) -> str:
+        """Return the digest of what points under an attack must share to be compared."""
+        if attack not in self._settings:
+            self._settings[attack] = digest(_shared_settings(self._study, attack))
+        return self._settings[attack]
+
+    def dedicated(self, seed: int) -> tuple[str, ...]:
+        """Return the run keys of the dedicated models of a seed; none without `Transfer`."""
+        if not any(isinstance(attack, Transfer) for attack in self._study.attacks()):
+            return ()
+        if seed not in self._dedicated:
+            self._dedicated[seed] = tuple(
+                digest(key_config(self._study, entry.method, seed, entry.train))
+                for entry in _dedicated(self._study)
+            )
+        return self._dedicated[seed]
+
+
+def _surrogates(
+    study: Study,
+    attack: EvaluationAttack,
+    lam: float | None,
+    run_key: str,
+    dedicated: Sequence[str],
+) -> dict[str, Any]:
+    """Name what else images are crafted on: the same network at other λ, or other trials."""
+    if isinstance(attack, Pgd) and attack.every_lam and lam is not None:
+        return {"other_lams": [other for other in study.lams() if abs(other - lam) >= SAME_LAM]}
+    if isinstance(attack, Transfer):
+        return {"sources": sorted(key for key in dedicated if key != run_key)}
+    return {}
+
+
+def checks_of(study: Study, method: Method, run_key: str) -> list[dict[str, Any]]:
+    """List the operating points to check for masked gradients, each with a key."""
+    if not study.evaluate.masking_images:
+        return []
+    checks = []
+    for rule in study.evaluate.checkpoints:
+        for lam, width_mult in method.operating_points(study.lams()):
+            what = {
+                "checkpoint_rule": rule,
+                "lam": lam,
+                "width_mult": width_mult,
+                "eps": study.attack.eps,
+                "images": _fewest(study.evaluate.masking_images, study.evaluate.images),
+                "batch_size": study.evaluate.batch_size,
+                **_tf32(study),
+            }
+            decides = {"seed": EVALUATION_SEED, "how": MASKING_HOW, "check": what}
+            key = digest({"run_key": run_key, **decides})
+            checks.append({"check_key": key, **what})
+    return checks

@@ -1,0 +1,139 @@
+"""The plan of a study: its trials, their state, and how long they take."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from studies.planning.estimates import Basis, Bound, Estimate, Work
+from studies.study_file.study import Study
+
+State = Literal["done", "evaluate", "unfinished", "missing", "failed", "damaged", "diverged"]
+Split = Literal["test", "val"]
+TO_RUN: frozenset[State] = frozenset({"evaluate", "unfinished", "missing", "failed", "damaged"})
+
+ONLY_CHECKS = "the checks for masked gradients are to be made"
+"""Reason of a trial that has all its points."""
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """One model to train and judge.
+
+    Attributes:
+        run_key: 12 hex digits of everything that decides the weights.
+        label: Method and value, for people.
+        seed: Seed of the trial.
+        job: What `studies.trial.run.run_trial` takes.
+        state: What its folder says: ``evaluate`` is trained with points missing, ``unfinished``
+            has a checkpoint; ``failed`` is tried again and ``damaged`` redone by the next run,
+            ``diverged`` is final.
+        units: Estimated cost of training, in forward passes of the plain network.
+        judge_units: Estimated cost of judging all its points, likewise.
+        reason: Why it failed or diverged, or what is to be evaluated.
+        kind: The run key without the seed: trials of one kind take the same time.
+        estimate: How long it takes; None in plans that nobody asks for it.
+    """
+
+    run_key: str
+    label: str
+    seed: int
+    job: Mapping[str, Any]
+    state: State
+    units: float
+    judge_units: float
+    reason: str | None = None
+    kind: str = ""
+    estimate: Estimate | None = None
+
+    @property
+    def to_run(self) -> bool:
+        """Whether a run has something to do for it."""
+        return self.state in TO_RUN
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The trials of a study, in the order of the file.
+
+    Attributes:
+        study: The resolved study.
+        trials: One for each method, value and seed.
+        foreign: Run keys in storage with a finished result that no longer belong to the study.
+        seconds_per_unit: Training time of one unit, from the finished trials; a rough guess
+            if there are none.
+        measured: Whether ``seconds_per_unit`` was measured.
+    """
+
+    study: Study
+    trials: tuple[PlannedTrial, ...]
+    foreign: tuple[str, ...]
+    seconds_per_unit: float
+    measured: bool
+
+    def unfinished(self) -> list[str]:
+        """Name the trials that lack a point, with their state."""
+        return [
+            f"{trial.label} seed {trial.seed} ({trial.state})"
+            for trial in self.trials
+            if trial.state != "done" and trial.reason != ONLY_CHECKS
+        ]
+
+    def to_run(self) -> list[PlannedTrial]:
+        """Return what is left to do, the longest first."""
+        left = [trial for trial in self.trials if trial.to_run]
+        return sorted(left, key=lambda trial: -self.seconds_left(trial))
+
+    def estimate(self, trial: PlannedTrial) -> Estimate:
+        """Return how long a trial takes that has nothing done, and how that is known."""
+        if trial.estimate is not None:
+            return trial.estimate
+        basis: Basis = "measured on others" if self.measured else "assumed"
+        return Work(trial.units, 0.0, trial.judge_units).at(self.seconds_per_unit, basis)
+
+    def device_seconds(self, trial: PlannedTrial) -> float:
+        """Estimate the training time of a trial, validations apart."""
+        return self.estimate(trial).training
+
+    def seconds_left(self, trial: PlannedTrial, bound: Bound = "middle") -> float:
+        """Estimate the time of what a run has still to do for a trial; an end of its range."""
+        if not trial.to_run:
+            return 0.0
+        found = self.estimate(trial)
+        trained = trial.state == "evaluate"
+        training = 0.0 if trained else found.training + found.validation
+        return (training + found.judging) * found.factor(bound)
+
+    def makespan(self, slots: int, bound: Bound = "middle") -> float:
+        """Estimate the seconds to the end of the run with so many trials at a time."""
+        ends = [0.0] * max(1, slots)
+        for trial in self.to_run():
+            soonest = min(range(len(ends)), key=ends.__getitem__)
+            ends[soonest] += self.seconds_left(trial, bound)
+        return max(ends)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a row of plain values for each trial: what `oat plan --json` prints."""
+        return [
+            {
+                "run_key": trial.run_key,
+                "trial": trial.label,
+                "seed": trial.seed,
+                "state": trial.state,
+                "reason": trial.reason,
+                "resources": dict(trial.job["resources"]),
+                "device_hours": self.device_seconds(trial) / 3600,
+                "estimate": self.estimate(trial).record(),
+                "config": dict(trial.job["config"]),
+            }
+            for trial in self.trials
+        ]
+
+
+def asking_as(current: Plan, other: Plan) -> Plan:
+    """Return a plan whose trials ask of a node what those of another plan ask."""
+    asked = {trial.run_key: trial.job["resources"] for trial in other.trials}
+    trials = (
+        replace(trial, job={**trial.job, "resources": asked[trial.run_key]})
+        for trial in current.trials
+    )
+    return replace(current, trials=tuple(trials))

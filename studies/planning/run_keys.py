@@ -1,0 +1,69 @@
+"""What decides a trial's weights, and the run key that is made from it."""
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from oat.data import DataConfig
+from oat.method import Method
+from oat.recipe import TrainConfig
+from studies.methods import RESULTS_VERSION
+from studies.study_file.study import Study
+
+
+def trial_config(
+    study: Study, method: Method, seed: int, train: TrainConfig | None = None
+) -> dict[str, Any]:
+    """Return everything that decides the trained weights, as plain values."""
+    data = asdict(study.data.resolved())
+    for place in ("root", "download"):
+        del data[place]
+    return {
+        "results_version": RESULTS_VERSION,
+        "seed": seed,
+        "data": data,
+        "model": asdict(study.model),
+        "train": _lists(asdict(train or study.train)),
+        "attack": asdict(study.attack),
+        "method": {"name": method.name, **_lists(asdict(method))},  # type: ignore[call-overload]
+    }
+
+
+def key_config(study: Study, method: Method, seed: int, train: TrainConfig) -> dict[str, Any]:
+    """Return what a run key is made from: the trial's config without what is at its default.
+
+    So an option that a later release adds changes no key, and no finished result is lost; a
+    default that changes raises `RESULTS_VERSION`.
+    """
+    data = _changed(study.data.resolved())
+    for place in ("root", "download"):
+        data.pop(place, None)
+    if study.data.name == "imagefolder":  # there, the place says which images they are
+        data["root"] = absolute_root(study.data)
+    return {
+        "results_version": RESULTS_VERSION,
+        "seed": seed,
+        "data": data,
+        "model": _changed(study.model),
+        "train": _changed(train),
+        "attack": _changed(study.attack),
+        "method": {"name": method.name, **_lists(_changed(method))},
+    }
+
+
+def absolute_root(data: DataConfig) -> str:
+    """Return where the data lie, also for a worker, which has a working folder of its own."""
+    return str(Path(data.root).absolute())
+
+
+def _changed(config: Any) -> dict[str, Any]:
+    """Return the fields of a config that differ from their default."""
+    return {
+        field.name: getattr(config, field.name)
+        for field in fields(config)
+        if getattr(config, field.name) != field.default
+    }
+
+
+def _lists(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}

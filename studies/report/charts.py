@@ -1,0 +1,241 @@
+"""The interactive charts of the page, as plain values of plotly."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from studies.comparison.answer import Comparison
+from studies.naming import duration
+from studies.planning.plan import PlannedTrial
+from studies.report.origin import Origin
+from studies.report.styles import (
+    COLOURS,
+    DASHES,
+    Series,
+    front_styles,
+    series,
+    side_by_side,
+    variants_of,
+)
+
+Figure = dict[str, Any]
+"""``data`` and ``layout`` of plotly."""
+
+HERE = "here"
+NEAREST = "nearest"
+"""Traces of the front that the script of the page moves, by plotly's ``uid``."""
+
+AXIS = {"gridcolor": "#e5e7eb", "linecolor": "#9ca3af", "zeroline": False, "automargin": True}
+UNKNOWN = "not judged"
+COST = "training cost, million forward passes"
+
+
+def plain(text: str) -> str:
+    """Escape what plotly would read as a tag or an entity."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def front(comparison: Comparison, points: list[dict[str, Any]]) -> Figure:
+    """Draw SA against RA; each mark carries its place among the operating points."""
+    traces, first = [], 0
+    for line in series(comparison.cells):
+        last = first + len(line.cells)
+        traces.append(_front_trace(line, points[first:last], list(range(first, last))))
+        first = last
+    for uid, symbol, size in ((HERE, "circle-open", 22), (NEAREST, "square-open", 22)):
+        traces.append(
+            {
+                "type": "scatter",
+                "uid": uid,
+                "x": [],
+                "y": [],
+                "mode": "markers",
+                "hoverinfo": "skip",
+                "showlegend": False,
+                "marker": {"symbol": symbol, "size": size, "color": "#111", "line": {"width": 3}},
+            }
+        )
+    return _figure(
+        traces,
+        "standard accuracy SA, %",
+        f"robust accuracy RA under {comparison.attack}, %",
+        height=560,
+    )
+
+
+def _front_trace(line: Series, points: list[dict[str, Any]], places: list[int]) -> dict[str, Any]:
+    cells, style = line.cells, line.style
+    errors = {
+        f"error_{axis}": {
+            "type": "data",
+            "symmetric": False,
+            "array": (100 * (cells[f"{name}_high"] - cells[name])).tolist(),
+            "arrayminus": (100 * (cells[name] - cells[f"{name}_low"])).tolist(),
+            "color": f"{style.colour}80",  # half transparent
+            "thickness": 1,
+            "width": 0,
+        }
+        for axis, name in (("x", "sa"), ("y", "ra"))
+    }
+    return {
+        "type": "scatter",
+        "name": plain(line.name),
+        "x": (100 * cells["sa"]).tolist(),
+        "y": (100 * cells["ra"]).tolist(),
+        **errors,
+        "customdata": places,
+        "mode": "lines+markers" if line.once else "markers",
+        "line": {"color": style.colour, "dash": style.dash, "width": 2},
+        "marker": _marker(style.colour, style.symbol, 12 * style.scale, line.once),
+        "hovertext": [_hover(point) for point in points],
+        "hoverinfo": "text",
+    }
+
+
+def _marker(colour: str, symbol: str, size: float, filled: bool) -> dict[str, Any]:
+    """Draw a mark: filled for one model, hollow for a model each."""
+    if filled:
+        return {"color": colour, "symbol": symbol, "size": size}
+    return {"color": colour, "symbol": f"{symbol}-open", "size": size, "line": {"width": 2}}
+
+
+def _hover(point: Mapping[str, Any]) -> str:
+    facts = [f"{label}: {plain(text)}" for label, text in point["facts"]]
+    runs = "runs: " + plain(", ".join(run for run, _ in point["runs"]))
+    return "<br>".join([f"<b>{plain(point['name'])}</b>", *facts, runs])
+
+
+def price(comparison: Comparison) -> Figure:
+    """Draw the hypervolume of each front against the cost of training its models."""
+    styles = front_styles(comparison)
+    traces = []
+    costs = side_by_side(comparison.fronts["train_units"])
+    for cost, row in zip(costs, comparison.fronts.to_dict("records"), strict=True):
+        style, area = styles[row["front"]], row["hypervolume"]
+        low, high = row["hypervolume_low"], row["hypervolume_high"]
+        texts = [
+            f"<b>{plain(row['front'])}</b>",
+            f"hypervolume: {area:.3f} [{low:.3f}, {high:.3f}]",
+            f"{row['train_units'] / 1e6:,.2f} M forward passes",
+            f"training: {duration(row['device_seconds'])} for {row['models']:g} model(s)",
+        ]
+        traces.append(
+            {
+                "type": "scatter",
+                "name": plain(row["front"]),
+                "x": [cost / 1e6],
+                "y": [area],
+                "error_y": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [high - area],
+                    "arrayminus": [area - low],
+                    "thickness": 1,
+                },
+                "mode": "markers",
+                "marker": _marker(style.colour, style.symbol, 13 * style.scale, style.filled),
+                "hovertext": ["<br>".join(texts)],
+                "hoverinfo": "text",
+            }
+        )
+    figure = _figure(traces, COST, "hypervolume", height=480)
+    ticks = [m * 10.0**e for e in range(-6, 9) for m in (1, 2, 5)]
+    figure["layout"]["xaxis"] |= {
+        "type": "log",
+        "tickvals": ticks,
+        "ticktext": [f"{tick:,.10g}" for tick in ticks],
+    }
+    return figure
+
+
+def training(comparison: Comparison, origin: Origin) -> tuple[Figure, Figure]:
+    """Draw the loss of training, and SA and RA of validation, by epoch.
+
+    The trials of a variant are one trace, with gaps between them, so that the legend has an entry
+    for each variant.
+    """
+    variant_of = {
+        run: cell["variant"]
+        for cell in comparison.cells.to_dict("records")
+        for run in cell["run_keys"].split()
+    }
+    groups: dict[str, list[PlannedTrial]] = {name: [] for name in variants_of(comparison.cells)}
+    for trial in origin.plan.trials:
+        if trial.run_key in origin.epochs:
+            groups.setdefault(variant_of.get(trial.run_key, UNKNOWN), []).append(trial)
+    loss, accuracy = [], []
+    for i, (name, trials) in enumerate(groups.items()):
+        style = {"color": COLOURS[i % len(COLOURS)]}
+        if not trials:
+            continue
+        dash = DASHES[i % len(DASHES)][1]
+        loss.append(_curves(trials, origin, "train_loss", 1) | _named(name, style, dash))
+        for key, label, dashed in (("sa_val", "SA", "solid"), ("ra_val", "RA", "dash")):
+            curves = _curves(trials, origin, key, 100)
+            if curves["x"]:
+                accuracy.append(curves | _named(f"{name} {label}", style, dashed))
+    return (
+        _figure(loss, "epoch", "training loss", height=380),
+        _figure(accuracy, "epoch", "validation SA and RA, %", height=380),
+    )
+
+
+def _named(name: str, style: Mapping[str, Any], dash: str) -> dict[str, Any]:
+    return {"name": plain(name), "line": {**style, "dash": dash, "width": 1.5}}
+
+
+def _curves(
+    trials: Iterable[PlannedTrial], origin: Origin, key: str, scale: float
+) -> dict[str, Any]:
+    """Put the curves of several trials into one trace, with a gap after each."""
+    x: list[Any] = []
+    y: list[Any] = []
+    texts: list[str] = []
+    for trial in trials:
+        found = [e for e in origin.epochs[trial.run_key] if e.get(key) is not None]
+        if not found:
+            continue
+        x += [*(e["epoch"] for e in found), None]
+        y += [*(scale * e[key] if math.isfinite(e[key]) else None for e in found), None]
+        said = plain(f"{trial.label}, seed {trial.seed}")
+        texts += [
+            *(f"{said}<br>epoch {e['epoch']}: {key} {scale * e[key]:.4g}" for e in found),
+            "",
+        ]
+    return {
+        "type": "scatter",
+        "x": x,
+        "y": y,
+        "mode": "lines+markers",
+        "marker": {"size": 4},
+        "hovertext": texts,
+        "hoverinfo": "text",
+    }
+
+
+def _figure(traces: list[dict[str, Any]], x: str, y: str, *, height: int) -> Figure:
+    layout = {
+        "xaxis": {**AXIS, "title": {"text": plain(x)}},
+        "yaxis": {**AXIS, "title": {"text": plain(y)}},
+        "height": height,
+        "margin": {"l": 60, "r": 16, "t": 16, "b": 48},
+        "hovermode": "closest",
+        "hoverlabel": {"align": "left", "bgcolor": "#fff", "font": {"color": "#111", "size": 12}},
+        "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#1a1a1a"},
+        "paper_bgcolor": "#fff",
+        "plot_bgcolor": "#fff",
+        "showlegend": True,
+        "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+    }
+    return {"data": traces, "layout": layout}
+
+
+def json_safe(value: Any) -> Any:
+    """Return plain values that JSON can hold: numbers that are none become None."""
+    if isinstance(value, Mapping):
+        return {key: json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_safe(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value.item() if hasattr(value, "item") else value

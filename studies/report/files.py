@@ -1,0 +1,44 @@
+"""The files of a report: page, figures and tables of one comparison."""
+
+from collections.abc import Sequence
+
+from studies.comparison.answer import Comparison
+from studies.report.figures import paper_figure, picture, price_figure
+from studies.report.latex import latex
+from studies.report.markdown import markdown
+from studies.report.origin import Origin
+from studies.report.page import page
+from studies.report.rows import frames
+
+
+def render(
+    comparison: Comparison, origin: Origin, others: Sequence[Comparison] = ()
+) -> dict[str, bytes]:
+    """Make the files of the report.
+
+    Args:
+        comparison: What the report is about.
+        origin: Where its numbers come from; see `studies.report.origin.gather`.
+        others: The same study under other attacks, for the page and the Markdown.
+
+    Returns:
+        Contents by file name: ``index.html``; ``front`` and ``price``, each as ``.png`` and
+        ``.svg``; ``table`` as ``.csv``, ``.md`` and ``.tex``; ``cells.csv``, ``fronts.csv``,
+        ``masking.csv``, ``variants.csv`` where there are several, ``tuning.csv`` of tuned models.
+    """
+    title = origin.plan.study.name
+    figures = {
+        "front": paper_figure(comparison, title),
+        "price": price_figure(comparison, title),
+    }
+    return {
+        "index.html": page(comparison, origin, others).encode(),
+        **{
+            f"{name}.{kind}": picture(figure, kind)
+            for name, figure in figures.items()
+            for kind in ("png", "svg")
+        },
+        "table.md": markdown(comparison, others).encode(),
+        "table.tex": latex(comparison).encode(),
+        **{f"{name}.csv": t.to_csv(index=False).encode() for name, t in frames(comparison).items()},
+    }

@@ -1,0 +1,62 @@
+"""The free-vs-retrained table for a paper in LaTeX."""
+
+import re
+
+from studies.comparison.answer import Comparison
+from studies.report.rows import HEADINGS, heading_of, rows
+from studies.statistics.intervals import LEVEL
+
+TEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "λ": r"$\lambda$",
+    "β": r"$\beta$",
+    "ε": r"$\varepsilon$",
+    "Δ": r"$\Delta$",
+    "×": r"$\times$",
+    "±": r"$\pm$",
+    "∞": r"$\infty$",
+    "\n": " ",
+}
+"""What LaTeX would read as something else, or lacks in its text fonts."""
+
+
+def latex(comparison: Comparison) -> str:
+    """Write the free-vs-retrained table as a ``tabular`` of LaTeX."""
+    body = [[tex(cell) for cell in row.values()] for row in rows(comparison)]
+    lines = [list(map(tex, HEADINGS.values())), *body]
+    # a row that starts with a bracket or a star would be an argument of the rule above it
+    head, *rest = [
+        ("{}" if line[0].startswith(("[", "*")) else "") + " & ".join(line) + r" \\"
+        for line in lines
+    ]
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs}",
+            f"% {_one_line(heading_of(comparison))}, in percent; intervals at {LEVEL:.0%}",
+            rf"\begin{{tabular}}{{ll{'r' * (len(HEADINGS) - 2)}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *rest,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def tex(text: str) -> str:
+    """Escape a text for LaTeX; signs before numbers are those of mathematics."""
+    escaped = "".join(TEX.get(sign, sign) for sign in text)
+    return re.sub(r"(?<![\w$])([+-])(?=\d)", r"$\1$", escaped)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

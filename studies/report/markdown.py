@@ -1,0 +1,40 @@
+"""The tables of a comparison as Markdown."""
+
+from collections.abc import Iterable, Mapping
+
+from studies.comparison.answer import Comparison
+from studies.report.rows import HEADINGS, Row, front_rows, gain_rows, heading_of, rows, variant_rows
+
+
+def markdown(comparison: Comparison, others: Iterable[Comparison] = ()) -> str:
+    """Write all tables, the answer and the notes as Markdown.
+
+    Args:
+        comparison: The comparison that the answer is of.
+        others: The same study under other attacks, each under a heading of its own.
+    """
+    texts, variants = rows(comparison), variant_rows(comparison)
+    parts = [
+        *([_markdown_table(texts, HEADINGS)] if texts else []),
+        *([_markdown_table(variants)] if variants else []),
+        *([_markdown_table(fronts)] if (fronts := front_rows(comparison)) else []),
+        *([_markdown_table(gain_rows(comparison.gains.table))] if comparison.gains else []),
+        comparison.answer(),
+        *comparison.remarks(),
+        *comparison.notes,
+        *(comparison.gains.notes if comparison.gains else []),
+    ]
+    for other in others:
+        parts.append(f"## {heading_of(other)}")
+        if texts := rows(other):
+            parts.append(_markdown_table(texts, HEADINGS))
+        parts.append(other.answer())
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(body: list[Row], headings: Mapping[str, str] | None = None) -> str:
+    names: list[str] = list(headings.values()) if headings else list(body[0])
+    lines: list[Iterable[str]] = [names, ["---"] * len(names), *(row.values() for row in body)]
+    return "\n".join(
+        "| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines
+    )

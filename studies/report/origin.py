@@ -1,0 +1,50 @@
+"""Where the numbers of a report come from: trials, training curves, machines, MLflow runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from studies.planning.plan import Plan
+from studies.results.mlflow_index import INDEX, Links, links_of, read_object
+from studies.storage.addresses import without_credentials
+from studies.storage.folder import Folder
+from studies.trial.records import read_epochs
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the numbers of a report come from.
+
+    Attributes:
+        plan: The study's trials.
+        epochs: Records of each epoch, by run key; see `studies.trial.records.read_epochs`.
+        provenance: What each trial recorded of its machine, by run key; a trial whose record is
+            missing or cannot be read is not there.
+        links: Addresses of the MLflow runs.
+        command: The command that made the report; empty if it was called from Python.
+    """
+
+    plan: Plan
+    epochs: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
+    provenance: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    links: Links = field(default_factory=Links)
+    command: str = ""
+
+
+def gather(plan: Plan, folder: Folder, command: str = "") -> Origin:
+    """Read from a study's folder where its numbers come from.
+
+    Args:
+        plan: The plan of the study.
+        folder: The study's folder.
+        command: The command that asked; credentials in it are left out.
+    """
+    epochs, provenance = {}, {}
+    for trial in plan.trials:
+        place = folder.sub(f"trials/{trial.run_key}")
+        if found := read_epochs(place):
+            epochs[trial.run_key] = found
+        if (record := read_object(place, "provenance.json")) is not None:
+            provenance[trial.run_key] = record
+    links = links_of(read_object(folder, INDEX))
+    return Origin(plan, epochs, provenance, links, without_credentials(command))

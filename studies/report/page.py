@@ -1,0 +1,111 @@
+"""The report as one interactive HTML page, which needs no other file and no network."""
+
+import math
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from studies.comparison.answer import Comparison
+from studies.naming import name_point
+from studies.report import charts
+from studies.report.operating_points import operating_points
+from studies.report.origin import Origin
+from studies.report.provenance import gaps, provenance, trial_rows
+from studies.report.rows import (
+    GAINED,
+    HEADINGS,
+    PRICE,
+    Cell,
+    Row,
+    front_rows,
+    gain_rows,
+    heading_of,
+    percent,
+    rows,
+    variant_rows,
+)
+from studies.results.masking import masking_verdict
+from studies.statistics.intervals import LEVEL
+
+CHECKS = {
+    "check_sa": "SA",
+    "check_ra": "RA",
+    "check_ra_restarts": "RA, 5 starts",
+    "check_ra_noise": "RA, noise",
+    "check_ra_eps_0": "RA at ε = 0",
+    "check_ra_eps_2x": "RA at 2ε",
+    "check_ra_eps_4x": "RA at 4ε",
+    "check_ra_eps_half": "RA at 0.5",
+    "check_zero_gradients": "zero gradients",
+    "check_gap_autoattack": "less under AutoAttack",
+    "check_gap_black_box": "less without gradients",
+}
+"""Columns of `Comparison.masking` that the page shows, fractions, and their headings."""
+
+
+def page(comparison: Comparison, origin: Origin, others: Iterable[Comparison] = ()) -> str:
+    """Write the HTML page: one file, no address outside loaded, everything escaped.
+
+    Args:
+        comparison: What the page is about.
+        origin: Where its numbers come from.
+        others: The same study under other attacks; their tables stand below the main one.
+    """
+    environment = Environment(
+        loader=PackageLoader("studies.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    points = operating_points(comparison, origin)
+    loss, accuracy = charts.training(comparison, origin)
+    fronts = front_rows(comparison)
+    figures = {
+        "front": charts.front(comparison, points),
+        "price": charts.price(comparison),
+        "loss": loss,
+        "accuracy": accuracy,
+    }
+    text: str = environment.get_template("report.html").render(
+        study=origin.plan.study,
+        comparison=comparison,
+        level=f"{LEVEL:.0%}",
+        heading=heading_of(comparison),
+        headings=HEADINGS,
+        rows=rows(comparison),
+        others=[(heading_of(other), other.answer(), rows(other)) for other in others],
+        variants=variant_rows(comparison),
+        fronts=[{k: cell for k, cell in row.items() if k not in PRICE} for row in fronts],
+        prices=[{k: row[k] for k in ("front", *PRICE) if k in row} for row in fronts],
+        masking=masking_verdict(comparison.masking),
+        checks=[_masking_row(row) for row in comparison.masking.to_dict("records")],
+        once=any(point["once"] for point in points),
+        trials=trial_rows(origin),
+        facts=provenance(origin),
+        gaps=gaps(comparison, origin),
+        links=origin.links,
+        gained=gain_rows(comparison.gains.table) if comparison.gains else [],
+        tuning_notes=comparison.gains.notes if comparison.gains else [],
+        gained_heading=GAINED,
+        curves=bool(loss["data"]),
+        data=charts.json_safe({"points": points, "figures": figures}),
+        plotly=Markup(get_plotlyjs()),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+    return text
+
+
+def _masking_row(row: Mapping[Any, Any]) -> Row:
+    images = row.get("check_images", math.nan)
+    return {
+        "operating point": Cell(name_point(row)),
+        "signs": Cell(row["flags"] or "none"),
+        "images": Cell("" if math.isnan(images) else f"{images:g}", images),
+        **{name: percent(row.get(key, math.nan)) for key, name in CHECKS.items()},
+    }

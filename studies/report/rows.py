@@ -1,0 +1,218 @@
+"""The tables of a comparison as rows of text, for every form in which they are shown."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from studies.comparison.answer import Comparison
+from studies.comparison.pairs import VERDICTS
+from studies.naming import duration, value_text
+
+HEADINGS = {
+    "dedicated": "dedicated model",
+    "oat": "OAT at",
+    "sa_oat": "SA OAT",
+    "sa_dedicated": "SA ded.",
+    "d_sa": "ΔSA",
+    "ra_oat": "RA OAT",
+    "ra_dedicated": "RA ded.",
+    "d_ra": "ΔRA",
+    "verdict": "OAT is",
+    "cost": "training",
+}
+
+PRICE = (
+    "models",
+    "training time",
+    "forward passes",
+    "gradients",
+    "cheaper from",
+    "parameters",
+    "stored",
+)
+"""Columns of the table of fronts that say what a front costs; the page shows them apart."""
+
+GAINED = "What tuning gained: hypervolume of the study's own settings → of the winners"
+
+Row = dict[str, "Cell"]
+
+
+class Cell(str):
+    """The text of a cell, with what a table is sorted by.
+
+    Attributes:
+        key: The number behind the text, NaN where there is none; or the text itself.
+    """
+
+    key: float | str
+
+    def __new__(cls, text: str, key: float | str | None = None) -> "Cell":
+        """Make a cell; without a key it is sorted by its text."""
+        cell = super().__new__(cls, text)
+        cell.key = text if key is None else key
+        return cell
+
+
+def percent(fraction: float) -> Cell:
+    """Write a fraction as percent with one decimal; empty where there is none."""
+    return Cell("" if math.isnan(fraction) else f"{100 * fraction:.1f}", fraction)
+
+
+def difference(row: Mapping[Any, Any], name: str) -> Cell:
+    """Write a difference of fractions in points with its interval; empty where there is none."""
+    if name not in row or math.isnan(row[name]):
+        return Cell("", math.nan)
+    value, low, high = (100 * row[key] for key in (name, f"{name}_low", f"{name}_high"))
+    return Cell(f"{value:+.1f} [{low:+.1f},{high:+.1f}]", row[name])
+
+
+def has_widths(comparison: Comparison) -> bool:
+    """Return whether networks of more than one width are compared."""
+    return bool(comparison.cells["width_mult"].nunique() > 1)
+
+
+def rows(comparison: Comparison) -> list[Row]:
+    """Return the free-vs-retrained table as text, a mapping of `HEADINGS` keys for each row."""
+    several = comparison.table["once"].nunique() > 1 if len(comparison.table) else False
+    widths = has_widths(comparison)
+    out = []
+    for row in comparison.table.to_dict("records"):
+        width = f" width={row['width_mult']:g}" if widths else ""
+        once = f"{row['once']} " if several else ""
+        out.append(
+            {
+                "dedicated": Cell(f"{row['dedicated']} {value_text(row)}{width}"),
+                "oat": Cell(f"{once}λ={row['oat_lam']:g}", None if several else row["oat_lam"]),
+                "sa_oat": percent(row["sa_oat"]),
+                "sa_dedicated": percent(row["sa_dedicated"]),
+                "d_sa": difference(row, "d_sa"),
+                "ra_oat": percent(row["ra_oat"]),
+                "ra_dedicated": percent(row["ra_dedicated"]),
+                "d_ra": difference(row, "d_ra"),
+                "verdict": Cell(row["verdict"], VERDICTS.index(row["verdict"])),
+                "cost": Cell(duration(row["seconds_dedicated"]), row["seconds_dedicated"]),
+            }
+        )
+    return out
+
+
+def variant_rows(comparison: Comparison) -> list[Row]:
+    """Return the table of OAT's variants against the plainest as text."""
+    width = has_widths(comparison)
+    return [
+        {
+            "variant": Cell(
+                f"{row['variant']} {value_text(row)}"
+                + (f" width={row['width_mult']:g}" if width else "")
+            ),
+            "SA": percent(row["sa"]),
+            "ΔSA": difference(row, "d_sa"),
+            "RA": percent(row["ra"]),
+            "ΔRA": difference(row, "d_ra"),
+        }
+        for row in comparison.variants.to_dict("records")
+    ]
+
+
+def gain_rows(table: pd.DataFrame) -> list[Row]:
+    """Return the table of what tuning gained as text; what no method has is left out.
+
+    Args:
+        table: See `studies.comparison.answer.Gains`.
+    """
+    found = [_gain_row(row) for row in table.to_dict("records")]
+    empty = [name for name in (found[0] if found else {}) if all(not row[name] for row in found)]
+    return [{k: cell for k, cell in row.items() if k not in empty} for row in found]
+
+
+def _gain_row(row: Mapping[Any, Any]) -> Row:
+    counts = {"stopped early": row["stopped_early"], "failed": row["failed"]}
+    odd = [f"{count} {what}" for what, count in counts.items() if count]
+    return {
+        "method": Cell(row["method"]),
+        "trials": Cell(", ".join([str(row["trials"]), *odd]), row["trials"]),
+        "training": Cell(
+            f"{row['device_seconds']:,.0f} of {row['budget_seconds']:,.0f} s", row["device_seconds"]
+        ),
+        "winners": Cell(str(row["winners"]), row["winners"]),
+        "on held-out images": _areas(row["start"], row["tuned"]),
+        "on test images": _areas(row.get("test_start", math.nan), row.get("test_tuned", math.nan)),
+        "gain there": _gain(row),
+    }
+
+
+def _areas(before: float, after: float) -> Cell:
+    """Write two hypervolumes; the first is not always known."""
+    if math.isnan(after):
+        return Cell("", math.nan)
+    return Cell(f"{'?' if math.isnan(before) else f'{before:.3f}'} → {after:.3f}", after - before)
+
+
+def _gain(row: Mapping[Any, Any]) -> Cell:
+    if math.isnan(row.get("test_gain", math.nan)):
+        return Cell("", math.nan)
+    value, low, high = (row[f"test_gain{end}"] for end in ("", "_low", "_high"))
+    return Cell(f"{value:+.3f} [{low:+.3f},{high:+.3f}]", value)
+
+
+def front_rows(comparison: Comparison) -> list[Row]:
+    """Return the table of fronts and their price as text; what no front has is left out."""
+    found = [_front_row(row) for row in comparison.fronts.to_dict("records")]
+    optional = [
+        name
+        for name in (found[0] if found else {})
+        if name != "ratio" and all(not row[name] for row in found)
+    ]
+    return [{k: cell for k, cell in row.items() if k not in optional} for row in found]
+
+
+def _front_row(row: Mapping[Any, Any]) -> Row:
+    def known(key: str, text: str) -> Cell:
+        """Fill the values of the columns into a text, if the first of them is there."""
+        value = row[key]
+        if math.isnan(value):
+            return Cell("", math.nan)
+        level = 100 * row["gap_at"]
+        return Cell(
+            text.format(**row, millions=value / 1e6, points=100 * value, level=level), value
+        )
+
+    return {
+        "front": Cell(str(row["front"])),
+        "models": Cell(f"{row['models']:g}", row["models"]),
+        "operating points": known("operating_points", "{operating_points:g}"),
+        "on the front": known("on_front", "{on_front:g}"),
+        "hypervolume": known(
+            "hypervolume", "{hypervolume:.3f} [{hypervolume_low:.3f}, {hypervolume_high:.3f}]"
+        ),
+        "ratio": known("ratio", "{ratio:.3f}"),
+        "matched ratio": known("matched", "{matched:.3f} [{matched_low:.3f}, {matched_high:.3f}]"),
+        "largest RA gap": known("gap", "{points:.1f} at SA {level:.1f}"),
+        "covered": known("covered", "{covered:.0%}"),
+        "cheaper from": known("break_even", "{break_even:g}"),
+        "training time": Cell(duration(row["device_seconds"]), row["device_seconds"]),
+        "forward passes": known("train_units", "{millions:,.2f} M"),
+        "gradients": known("train_gradients", "{millions:,.2f} M"),
+        "parameters": known("parameters", "{parameters:,.0f}"),
+        "stored": Cell(f"{row['network_bytes'] / 1e6:.2f} MB", row["network_bytes"]),
+    }
+
+
+def heading_of(comparison: Comparison) -> str:
+    """Say what RA of a comparison is under, and on how many images."""
+    images = comparison.cells["images"]
+    return f"RA under {comparison.attack}, on {images.iloc[0] if len(images) else 0} test images"
+
+
+def frames(comparison: Comparison) -> dict[str, pd.DataFrame]:
+    """Return the data frames behind the tables by name, for files that keep every digit."""
+    tables = {"table": comparison.table, "cells": comparison.cells, "fronts": comparison.fronts}
+    if comparison.reference is not None:
+        tables["variants"] = comparison.variants
+    if len(comparison.masking):
+        tables["masking"] = comparison.masking
+    if comparison.gains is not None:
+        tables["tuning"] = comparison.gains.table
+    return tables

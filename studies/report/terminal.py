@@ -1,0 +1,117 @@
+"""The tables of a comparison in a terminal, laid out by its width."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from rich import box
+from rich.table import Table
+
+from studies.comparison.answer import Comparison
+from studies.report.rows import GAINED, HEADINGS, Cell, front_rows, gain_rows, rows, variant_rows
+from studies.statistics.intervals import LEVEL
+
+WIDE = 118
+"""Columns of a terminal that the tables fit into with intervals beside their values."""
+
+IN_TERMINAL = ("front", "models", "operating points", "hypervolume", "training time", "stored")
+"""Columns of the table of fronts that a terminal shows."""
+
+
+def terminal(comparison: Comparison, width: int) -> Iterator[Table | str]:
+    """Yield what a terminal of so many columns shows of a comparison, in order."""
+    if len(comparison.table):
+        tables = list(comparison.table.groupby("once", sort=False))
+        for once, table in tables:
+            name = f" {once}," if len(tables) > 1 else ""
+            yield _main_table(replace(comparison, table=table), name, width)
+    if comparison.reference is not None:
+        texts = variant_rows(comparison)
+        yield _terminal_table(
+            f"Against '{comparison.reference}', RA under {comparison.attack}, in percent",
+            list(texts[0]),
+            [list(row.values()) for row in texts],
+            left=1,
+            width=width,
+        )
+    yield _terminal_table(
+        f"Hypervolume above (0, 0) with {LEVEL:.0%} interval, and price",
+        list(IN_TERMINAL),
+        [[row[key] for key in IN_TERMINAL] for row in front_rows(comparison)],
+        left=1,
+        width=width,
+    )
+    if comparison.gains is not None:
+        texts = gain_rows(comparison.gains.table)
+        yield _terminal_table(
+            GAINED, list(texts[0]), [list(row.values()) for row in texts], left=1, width=width
+        )
+    yield comparison.answer()
+    yield from comparison.remarks()
+    yield from comparison.notes
+    if comparison.gains is not None:
+        yield from comparison.gains.notes
+
+
+def _main_table(comparison: Comparison, name: str, width: int) -> Table:
+    """Make the table of one once-for-all model against all dedicated ones."""
+    # on a narrow terminal the training time stands in the second table alone
+    shown = [key for key in HEADINGS if width >= WIDE or key != "cost"]
+    return _terminal_table(
+        f"Free vs retrained,{name} RA under {comparison.attack}, in percent",
+        [HEADINGS[key] for key in shown],
+        [[row[key] for key in shown] for row in rows(comparison)],
+        left=2,
+        width=width,
+    )
+
+
+def _terminal_table(
+    title: str, headings: list[str], body: list[list[Cell]], *, left: int, width: int
+) -> Table:
+    """Make a table; where the terminal is too narrow, intervals stand under their values.
+
+    Names, the columns at the left, are broken between words, and within one where even that is too
+    wide.
+    """
+    for narrow in (False, True):
+        table = _laid_out(title, headings, body, left=left, narrow=narrow)
+        gaps = (1 if narrow else 2) * (len(headings) - 1)
+        if sum(column.min_width or 0 for column in table.columns) + gaps <= width:
+            return table
+    for column in table.columns[:left]:
+        column.min_width = None
+    return table
+
+
+def _laid_out(
+    title: str, headings: list[str], body: list[list[Cell]], *, left: int, narrow: bool
+) -> Table:
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0 if narrow else 1),
+        collapse_padding=True,
+        pad_edge=False,
+        show_edge=False,
+    )
+    for i, heading in enumerate(headings):
+        shown = heading.replace(" ", "\n", 1) if narrow else heading
+        texts = [_folded(row[i], narrow) for row in body]
+        pieces = [part for text in texts for part in text.split(None if i < left else "\n")]
+        table.add_column(
+            shown,
+            justify="left" if i < left else "right",
+            # names give way to numbers, which are never cut
+            no_wrap=i >= left,
+            overflow="fold",
+            min_width=max(map(len, [*shown.split("\n"), *pieces])),
+        )
+    for row in body:
+        table.add_row(*(_folded(text, narrow) for text in row))
+    return table
+
+
+def _folded(text: str, narrow: bool) -> str:
+    """Put the interval of a value on a line of its own."""
+    return text.replace(" [", "\n[") if narrow else str(text)

@@ -1,0 +1,108 @@
+"""Points read from storage as a data frame, with which images each has right."""
+
+from collections.abc import Container, Iterable, Mapping
+from itertools import chain
+from typing import Any
+
+import pandas as pd
+
+from studies.methods import recipe
+from studies.planning.plan import Plan
+from studies.results.masking import masking_columns
+from studies.results.points import frame
+from studies.statistics.intervals import wilson
+from studies.storage.folder import Folder
+from studies.storage.opening import in_threads, open_folder
+from studies.storage.sealed import ResultError
+from studies.trial.choosing import UNKNOWN_PRECISION
+from studies.trial.records import Correct, read_checks, read_points, read_result
+
+
+def study_points(plan: Plan, folder: Folder) -> pd.DataFrame:
+    """Read the points of a study from its folder.
+
+    Returns:
+        The frame, with one column more: ``folder``, the URI of the point's trial.
+    """
+    places = {trial.run_key: folder.sub(f"trials/{trial.run_key}") for trial in plan.trials}
+    read = in_threads(lambda trial: read_planned(places[trial.run_key], trial.job), plan.trials)
+    uris = {run_key: place.uri for run_key, place in places.items()}
+    table = frame(chain.from_iterable(read))
+    return table.assign(folder=table["run_key"].map(uris).astype("str"))
+
+
+def correctness(table: pd.DataFrame) -> Correct:
+    """Read which images each point of a frame has right, from its ``folder`` column.
+
+    Points whose folder is not there are left out.
+    """
+    if "folder" not in table:
+        return {}
+    wanted = set(table["point_key"])
+
+    def read(place: str) -> Correct:
+        _, correct, _ = _read_sound(open_folder(place))
+        return {key: right for key, right in correct.items() if key.partition(".")[0] in wanted}
+
+    places = sorted(map(str, table["folder"].unique()))
+    return dict(chain.from_iterable(found.items() for found in in_threads(read, places)))
+
+
+def read_planned(folder: Folder, job: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Read the points and checks that a job asks for; see `read_trial`."""
+    points = {point["point_key"]: point for point in job["points"]}
+    rows, _ = read_trial(folder, points, {check["check_key"] for check in job["checks"]})
+    # the same weights may be part of another study, whose budget is then another
+    own = {"budget": job["budget"], "recipe": recipe(job["config"]["train"])}
+    # a point judged before settings were kept has the same key, and so the same settings
+    settings = {key: point["attack_settings"] for key, point in points.items()}
+    return [{**row, **own, "attack_settings": settings[row["point_key"]]} for row in rows]
+
+
+def read_trial(
+    folder: Folder, wanted: Iterable[str], checks: Container[str] | None = None
+) -> tuple[list[dict[str, Any]], Correct]:
+    """Read the wanted points of a trial, and which images each has right.
+
+    Signs of masked gradients are looked for in all points of the trial, wanted or not.
+
+    Args:
+        folder: The trial's folder.
+        wanted: Point keys.
+        checks: Check keys to heed; None is the latest check of each operating point.
+
+    Returns:
+        Rows, with intervals and checks added, and boolean arrays (N,) under
+        ``<point_key>.clean`` and ``<point_key>.robust``. Both are empty for a trial that is not
+        finished.
+    """
+    rows, correct, training_id = _read_sound(folder)
+    if training_id is None:
+        return [], {}
+    keys, known = set(wanted), read_checks(folder, training_id)
+    heeded = [check for check in known if checks is None or check["check_key"] in checks]
+    masking = masking_columns(rows, correct, heeded)
+    rows = [row for row in rows if row["point_key"] in keys]
+    correct = {key: value for key, value in correct.items() if key.partition(".")[0] in keys}
+    before = {"precision": UNKNOWN_PRECISION}
+    return [{**before, **row, **_wilson(row), **masking[row["point_key"]]} for row in rows], correct
+
+
+def _read_sound(folder: Folder) -> tuple[list[dict[str, Any]], Correct, str | None]:
+    """Read all points of a trial, and its training; nothing of one that is not finished."""
+    try:
+        result = read_result(folder)
+    except ResultError:
+        result = None
+    if result is None or result["status"] != "done":
+        return [], {}, None
+    training_id = str(result["trained"]["training_id"])
+    return *read_points(folder, training_id), training_id
+
+
+def _wilson(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return Wilson's intervals of a point's accuracies."""
+    columns = {}
+    for name in ("sa", "ra"):
+        columns[f"{name}_low"], columns[f"{name}_high"] = wilson(row[name], row["images"])
+    return columns

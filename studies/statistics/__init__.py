@@ -1,0 +1,4 @@
+"""Fronts and intervals, on arrays of numbers.
+
+Imports numpy and scipy alone.
+"""

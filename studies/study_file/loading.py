@@ -1,0 +1,126 @@
+"""Read a study: a preset, a file or a mapping, with overrides; one sentence a fault."""
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from oat.adversaries import ATTACKS
+from oat.attacks import Attack
+from oat.data import DataConfig
+from oat.models import ModelConfig
+from oat.names import unknown
+from oat.recipe import TrainConfig
+from studies.errors import StudyError
+from studies.study_file.faults import explain
+from studies.study_file.method_blocks import METHOD_BLOCKS, Resources, Settings
+from studies.study_file.plain_yaml import read_yaml
+from studies.study_file.study import PLAIN_ATTACK, Evaluate, Study
+from studies.study_file.tune_block import tune_keys
+
+
+def presets() -> list[str]:
+    """Return the names of the studies that ship."""
+    folder = files("studies") / "presets"
+    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def load_study(
+    source: str | Path | Mapping[str, Any] | Study, overrides: Sequence[str] = ()
+) -> Study:
+    """Read and check a study.
+
+    Args:
+        source: A preset's name, a YAML file, a mapping, or a study.
+        overrides: ``path.to.key=value`` each, the value in YAML; lists are indexed by number.
+
+    Returns:
+        The study, every value checked.
+
+    Raises:
+        StudyError: The source is unknown or the study is faulty; one sentence a fault.
+    """
+    if isinstance(source, Study):
+        data: Any = source.dump()
+    elif isinstance(source, Mapping):
+        data = copy.deepcopy(dict(source))
+    else:
+        data = _read_yaml(str(source))
+    if not isinstance(data, dict):
+        came = "nothing" if data is None else type(data).__name__
+        raise StudyError(f"A study must be a mapping of keys to values, got {came}.")
+    for override in overrides:
+        _override(data, override)
+    return explain(Study, data, _known_keys)
+
+
+def _read_yaml(source: str) -> Any:
+    path = Path(source)
+    if path.suffix in {".yaml", ".yml"} or "/" in source:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise StudyError(f"The study file '{source}' cannot be read: {error}.") from error
+    elif source in presets():
+        text = (files("studies") / "presets" / f"{source}.yaml").read_text(encoding="utf-8")
+    else:
+        raise StudyError(
+            unknown("preset", source, presets()) + " A file of your own ends in .yaml."
+        )
+    try:
+        return read_yaml(text)
+    except yaml.YAMLError as error:
+        said = " ".join(str(error).split())
+        raise StudyError(f"The study file '{source}' is not valid YAML: {said}.") from error
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise StudyError(f"`--set` takes path.to.key=value, got '{override}'.")
+    try:
+        value = read_yaml(text)
+    except yaml.YAMLError as error:
+        raise StudyError(f"`--set {path}` needs a YAML value, got '{text}'.") from error
+    *parents, last = path.split(".")
+    target: Any = data
+    try:
+        for key in parents:
+            target = target[int(key)] if isinstance(target, list) else target.setdefault(key, {})
+        target[int(last) if isinstance(target, list) else last] = value
+    except (ValueError, IndexError, TypeError, AttributeError) as error:
+        raise StudyError(f"`--set {path}`: there is no such place in the study.") from error
+
+
+def _known_keys(path: Sequence[str | int], data: Any) -> list[str]:
+    """Return the keys that the block at a path may have."""
+    match path:
+        case []:
+            return list(Study.model_fields)
+        case ["resources"] | ["methods", int(), "resources"]:
+            return list(Resources.model_fields)
+        case ["methods", int(), "train"]:
+            return list(Settings.model_fields)
+        case ["tune", *inner]:
+            return tune_keys(inner)
+        case ["methods", int(i), *_]:
+            return list(METHOD_BLOCKS[data["methods"][i]["name"]].model_fields)
+        case ["evaluate"]:
+            return list(Evaluate.model_fields)
+        case ["evaluate", "attacks", int(i), *_]:
+            kind = ATTACKS[data["evaluate"]["attacks"][i].get("name", PLAIN_ATTACK)]
+            return [field.name for field in dataclasses.fields(kind)]
+    blocks: dict[Any, Any] = {
+        "data": DataConfig,
+        "model": ModelConfig,
+        "train": TrainConfig,
+        "attack": Attack,
+    }
+    return [field.name for field in dataclasses.fields(blocks[path[0]])]
+
+
+Source = str | Path | Mapping[str, Any] | Study

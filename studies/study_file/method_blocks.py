@@ -1,0 +1,200 @@
+"""The entries under `methods` of a study file: what each trains, and what it asks of a node.
+
+The keys of an entry are the fields of the dataclass that it configures, in `oat` and `baselines`;
+nothing is said twice. A list where a dedicated method takes one value makes one trial of each.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    create_model,
+    model_serializer,
+    model_validator,
+)
+
+from oat.method import Method
+from oat.recipe import SHARED, TrainConfig
+from studies.methods import METHODS, describe
+from studies.study_file.tune_block import SWEPT
+
+STRICT = ConfigDict(extra="forbid", frozen=True)
+SMALLEST_SHARE = 1e-4
+"""Smallest share of a GPU; Ray counts in these."""
+AUTO: Literal["auto"] = "auto"
+"""``resources.gpu`` that is to be measured; see `studies.measuring.packing`."""
+
+
+class Resources(BaseModel):
+    """What one trial asks of a node.
+
+    Attributes:
+        cpu: Cores; also the number of threads of its process.
+        gpu: GPUs: 0, a share such as 1/3 or 0.3, a whole number, or ``auto``: the share is chosen
+            before the run by a measurement of how many trials one GPU serves best.
+        device: ``auto`` computes on the GPU if one is asked for; ``cpu`` does not, to rehearse on
+            a cluster whose GPUs are made up how trials are packed.
+    """
+
+    model_config = STRICT
+    cpu: int = Field(1, ge=1)
+    gpu: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] = 0.0
+    device: Literal["auto", "cpu"] = "auto"
+
+    @model_validator(mode="after")
+    def _check(self) -> "Resources":
+        shared = self.gpu == AUTO or SMALLEST_SHARE <= self.gpu <= 1
+        if not shared and self.share != int(self.share):
+            raise ValueError(
+                "`gpu` must be 0, a share of a GPU from 0.0001 to 1, a whole number or 'auto', "
+                f"got {self.gpu:g}; a trial that needs more than one GPU takes whole ones."
+            )
+        return self
+
+    @property
+    def share(self) -> float:
+        """GPUs to reckon with: one as long as the share is not chosen."""
+        return gpus(self.gpu)
+
+
+def gpus(gpu: float | Literal["auto"]) -> float:
+    """Return the GPUs to reckon with for a value of ``resources.gpu``: one for ``auto``."""
+    return 1.0 if gpu == AUTO else gpu
+
+
+class OwnSettings(BaseModel):
+    """Training settings of one entry under ``methods``; its fields are made from `TrainConfig`.
+
+    Only those that are given count. What all models of a study share (`oat.recipe.SHARED`) cannot
+    be given, so that they can be compared.
+    """
+
+    model_config = STRICT
+
+    @model_serializer(mode="wrap")
+    def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k: v for k, v in handler(self).items() if k in self.model_fields_set}
+
+    def given(self) -> dict[str, Any]:
+        """Return what is given, in the order of `TrainConfig`."""
+        return {k: getattr(self, k) for k in type(self).model_fields if k in self.model_fields_set}
+
+    @model_validator(mode="after")
+    def _check(self) -> "OwnSettings":
+        TrainConfig(**{"eps_warmup": 0, **self.given()})
+        return self
+
+
+def _own_settings() -> type[OwnSettings]:
+    hints = get_type_hints(TrainConfig)
+    keys: dict[str, Any] = {
+        field.name: (hints[field.name], field.default)
+        for field in dataclasses.fields(TrainConfig)
+        if field.name not in SHARED
+    }
+    return create_model("Settings", __base__=OwnSettings, **keys)
+
+
+if TYPE_CHECKING:
+    Settings = OwnSettings
+else:
+    Settings = _own_settings()
+
+
+class MethodBlock(BaseModel):
+    """One entry under ``methods``; its subclasses are made from the methods' own fields.
+
+    Attributes:
+        name: A key of `METHODS`.
+        resources: What its trials ask of a node; None is what the study says.
+        train: Training settings of its trials that differ from the study's, such as those that
+            tuning has found best for the method.
+    """
+
+    model_config = STRICT
+    name: str
+    resources: Resources | None = None
+    train: Settings | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k: v for k, v in handler(self).items() if k != "train" or v is not None}
+
+    @model_validator(mode="after")
+    def _expands(self) -> "MethodBlock":
+        for key in SWEPT.get(self.name, {}).values():
+            if getattr(self, key) == ():
+                raise ValueError(f"`{key}` must name at least one value, got an empty list.")
+        self.expand()  # the methods check their values themselves
+        return self
+
+    def entry(self) -> dict[str, Any]:
+        """Return the entry as a study file may say it, without what is at its default."""
+        entry: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
+        if self.train is not None:  # what is given counts, also where it is `TrainConfig`'s default
+            entry["train"] = self.train.model_dump(mode="json")
+        return entry
+
+    def expand(self) -> list[Method]:
+        """Return the methods that the block stands for, one for each value of its lists."""
+        swept = SWEPT.get(self.name, {})
+        fields = [field.name for field in dataclasses.fields(METHODS[self.name])]
+        values = [getattr(self, swept.get(field, field)) for field in fields]
+        lists = [
+            value if field in swept and isinstance(value, tuple) else (value,)
+            for field, value in zip(fields, values, strict=True)
+        ]
+        # the last field varies slowest: all values of λ at one width, then at the next
+        return [
+            METHODS[self.name](**dict(zip(reversed(fields), some, strict=True)))
+            for some in itertools.product(*reversed(lists))
+        ]
+
+
+def _method_block(name: str) -> type[MethodBlock]:
+    """Make the schema of a method's block from the fields of its config."""
+    hints = get_type_hints(METHODS[name])
+    keys: dict[str, Any] = {"name": (Literal[name], ...)}
+    many: Any = tuple
+    for field in dataclasses.fields(METHODS[name]):
+        kind, key = hints[field.name], SWEPT.get(name, {}).get(field.name)
+        keys[key or field.name] = (kind | many[kind, ...] if key else kind, field.default)
+    return create_model(f"{METHODS[name].__name__}Block", __base__=MethodBlock, **keys)
+
+
+METHOD_BLOCKS = {name: _method_block(name) for name in METHODS}
+if TYPE_CHECKING:
+    AnyMethodBlock = MethodBlock
+else:
+    AnyMethodBlock = Annotated[reduce(or_, METHOD_BLOCKS.values()), Discriminator("name")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What one trial of each seed trains.
+
+    Attributes:
+        method: The method.
+        train: How, settings of its own included.
+        settings: Those settings.
+        need: What its trials ask of a node.
+    """
+
+    method: Method
+    train: TrainConfig
+    settings: Mapping[str, Any]
+    need: Resources
+
+    @property
+    def label(self) -> str:
+        """The method with its values and settings, for people."""
+        return describe(self.method, self.settings)

@@ -1,0 +1,293 @@
+"""What a study file may say beside its methods, and what must hold of the whole.
+
+The keys of a block are the fields of the dataclass that the block configures, in `oat`; nothing
+is said twice. Everything is checked before anything starts.
+"""
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from oat.adversaries import ATTACKS, AnyAttack, EvaluationAttack, Pgd, Transfer
+from oat.attacks import Attack
+from oat.data import DataConfig
+from oat.encodings import BY_VALUE
+from oat.lambdas import SAME_LAM, check_choices
+from oat.method import Method, Oat
+from oat.models import ModelConfig
+from oat.models.slimmable import scaled
+from oat.recipe import RULES, CheckpointRule, TrainConfig
+from studies.methods import METHODS
+from studies.study_file.method_blocks import STRICT, AnyMethodBlock, Entry, Resources
+from studies.study_file.tune_block import Tune
+from studies.study_file.tune_checks import check_space
+
+PLAIN_ATTACK = "pgd"
+"""What an attack of the evaluation is if it has no name."""
+
+FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
+
+for _block in (Attack, DataConfig, ModelConfig, TrainConfig, *ATTACKS.values()):
+    # pydantic's own attribute for the settings of a standard dataclass
+    setattr(_block, "__pydantic_config__", STRICT)  # noqa: B010 -- mypy has no such attribute
+
+
+class Evaluate(BaseModel):
+    """What the finished models are judged by.
+
+    Attributes:
+        lams: λ to judge conditional networks at; None is the union of their own choices.
+        attacks: Attacks, each judged apart.
+        checkpoints: Which weights of each training; see `oat.recipe.CheckpointRule`. The first
+            is what `oat run` reports.
+        images: Use only the first so many test images; None is all of them. An attack may have
+            fewer, of its own.
+        masking_images: Test images of the checks for masked gradients; 0 makes none.
+        batch_size: Images at a time.
+        tf32: Whether a GPU may round the inputs of products to TF32 here. Faster; what it does to
+            robust accuracy was not measured.
+    """
+
+    model_config = STRICT
+    lams: tuple[float, ...] | None = None
+    attacks: tuple[Annotated[AnyAttack, Discriminator("name")], ...] = (Pgd(),)
+    checkpoints: tuple[CheckpointRule, ...] = ("last",)
+    images: int | None = Field(None, ge=1)
+    masking_images: int = Field(100, ge=0)
+    batch_size: int = Field(500, ge=1)
+    tf32: bool = False
+
+    @field_validator("attacks", mode="before")
+    @classmethod
+    def _plain(cls, attacks: Any) -> Any:
+        """Take an attack without a name for PGD."""
+        if not isinstance(attacks, list | tuple):
+            return attacks
+        return [{"name": PLAIN_ATTACK, **a} if isinstance(a, Mapping) else a for a in attacks]
+
+    @model_validator(mode="after")
+    def _check(self) -> "Evaluate":
+        if not self.attacks:
+            raise ValueError("`attacks` must name at least one attack, got an empty list.")
+        if len(set(self.attacks)) < len(self.attacks):
+            raise ValueError("`attacks` must not repeat an attack.")
+        names = Counter((attack.label, attack.eps) for attack in self.attacks)
+        for (label, _), count in names.items():
+            if count > 1:
+                raise ValueError(
+                    f"`attacks` has {count} attacks named '{label}', which differ in `images` "
+                    "alone; keep one."
+                )
+        if not self.checkpoints or len(set(self.checkpoints)) < len(self.checkpoints):
+            raise ValueError(
+                f"`checkpoints` must name {', '.join(RULES)} once each at most and at least one, "
+                f"got {list(self.checkpoints)}."
+            )
+        if self.lams is not None:
+            check_choices(self.lams, "lams")
+        return self
+
+
+class Study(BaseModel):
+    """A study: methods, data, seeds and evaluations. `oat init` writes a commented file.
+
+    Attributes:
+        name: Of its folder and of its experiment in MLflow; letters a-z, digits and ``._-``.
+        seeds: Every method is trained once with each.
+        methods: What is trained. One OAT model serves every λ; dedicated ones have one each.
+    """
+
+    model_config = STRICT
+    name: str
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    attack: Attack = Attack()
+    seeds: tuple[int, ...] = (0,)
+    methods: tuple[AnyMethodBlock, ...]
+    evaluate: Evaluate = Evaluate()
+    resources: Resources = Resources()
+    tune: Tune | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k: v for k, v in handler(self).items() if k != "tune" or v is not None}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fractions(cls, data: Any) -> Any:
+        return _parse_fractions(data)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Study":
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", self.name):
+            raise ValueError(
+                "`name` must be 1 to 64 of a-z, 0-9, '.', '_' and '-', not starting with a mark, "
+                f"got '{self.name}'."
+            )
+        if not self.methods:
+            known = ", ".join(sorted(METHODS))
+            raise ValueError(
+                f"`methods` must name at least one method, got an empty list ({known})."
+            )
+        if not self.seeds:
+            raise ValueError("`seeds` must name at least one seed, got an empty list.")
+        if bad := [seed for seed in self.seeds if not 0 <= seed < 2**31]:
+            raise ValueError(f"`seeds` must be from 0 to 2147483647, got {bad[0]}.")
+        labels = {(entry.method, entry.train): entry.label for entry in self.entries()}
+        trials = Counter((entry.method, entry.train) for entry in self.entries())
+        methods = [(labels[trial], count) for trial, count in trials.items()]
+        seeds = [(f"seed {seed}", count) for seed, count in Counter(self.seeds).items()]
+        for what, count in methods + seeds:
+            if count > 1:
+                raise ValueError(f"Duplicate trial: {what} is listed {count} times.")
+        for entry in self.entries():
+            if missing := sorted(set(self.evaluate.checkpoints) - set(entry.train.rules())):
+                raise ValueError(
+                    f"`evaluate.checkpoints` '{missing[0]}' needs `train.ema`, the decay of the "
+                    "average (such as 0.999)."
+                )
+        named = Counter(self.label_of(attack) for attack in self.attacks())
+        for label, count in named.items():
+            if count > 1:
+                raise ValueError(
+                    f"`evaluate.attacks` has {count} attacks named '{label}' once `eps` is that "
+                    "of `attack` where none is given; keep one."
+                )
+        dedicated = sum(not method.conditioning().lambda_choices for method in self.all_methods())
+        if dedicated < 2 and any(isinstance(a, Transfer) for a in self.evaluate.attacks):
+            raise ValueError(
+                "`evaluate.attacks` 'transfer' needs at least two dedicated models (pgd_at, "
+                f"trades), so that each has another to be attacked from; got {dedicated}."
+            )
+        for method in self.all_methods():
+            self._check_lams(method)
+            asked = method.conditioning()
+            for width in (asked.base_width, *asked.widths):
+                scaled(self.model.first_width, width)
+            if isinstance(method, Oat) and method.dual_bn:
+                self._check_rows(method)
+        if self.tune is not None:
+            check_space(self.tune.space, self.methods, self.train)
+            self._check_searched_lams(self.tune)
+        return self
+
+    def _check_searched_lams(self, tune: Tune) -> None:
+        """Refuse to judge candidates at different λ: of more points, a front has more area."""
+        if self.evaluate.lams is not None:
+            return
+        for name, dimensions in tune.space.items():
+            if "lambda_choices" in dimensions:
+                raise ValueError(
+                    f"`tune.space.{name}.lambda_choices` needs `evaluate.lams`, so that all "
+                    "candidates are judged at the same λ."
+                )
+
+    def _check_rows(self, method: Oat) -> None:
+        """Refuse batches of which one of two batch norms would see a single row."""
+        size = self.train.batch_size
+        zeros = method.sampler().num_zero_rows(size)
+        for rows, where in ((zeros, "= 0"), (size - zeros, "≠ 0")):
+            if rows == 1 and not method.batchwise:
+                raise ValueError(
+                    f"`train.batch_size` {size} leaves {method.name} 1 row with λ {where}, and a "
+                    "batch norm needs 2; raise it, or set `dual_bn: false`."
+                )
+
+    def _check_lams(self, method: Method) -> None:
+        conditioning = method.conditioning()
+        known = conditioning.lambda_choices
+        if not known:
+            return
+        union = " (the union of all λ sets, as `evaluate.lams` is not given)"
+        came = "" if self.evaluate.lams is not None else union
+        for lam in self.lams():
+            listed = any(abs(lam - other) < SAME_LAM for other in known)
+            if conditioning.encoding not in BY_VALUE and not listed:
+                raise ValueError(
+                    f"`evaluate.lams` must be among the `lambda_choices` of {method.name} with the "
+                    f"encoding '{conditioning.encoding}', got {lam:g}{came}."
+                )
+            trained = 0 in known if lam == 0 else any(other != 0 for other in known)
+            if conditioning.dual_bn and not trained:
+                where = "λ = 0" if lam == 0 else "λ above 0"
+                raise ValueError(
+                    f"`evaluate.lams` has {lam:g}{came}, but {method.name} never trains its batch "
+                    f"norm of {where} with the `lambda_choices` {list(known)}."
+                )
+
+    def all_methods(self) -> list[Method]:
+        """Return every method config of the study, lists expanded, in the order of the file."""
+        return [entry.method for entry in self._entries]
+
+    def entries(self) -> list[Entry]:
+        """Return what each trial of a seed trains, lists expanded, in the order of the file."""
+        return list(self._entries)
+
+    @cached_property
+    def _entries(self) -> tuple[Entry, ...]:
+        entries = []
+        for block in self.methods:
+            settings = {} if block.train is None else block.train.given()
+            try:
+                train = dataclasses.replace(self.train, **settings)
+            except ValueError as error:
+                raise ValueError(f"In `train` of {block.name}: {error}") from error
+            need = block.resources or self.resources
+            entries += [Entry(method, train, settings, need) for method in block.expand()]
+        return tuple(entries)
+
+    def lams(self) -> tuple[float, ...]:
+        """Return the λ at which conditional networks are judged, in ascending order."""
+        return self._lams
+
+    @cached_property
+    def _lams(self) -> tuple[float, ...]:
+        if self.evaluate.lams is not None:
+            return tuple(sorted(set(self.evaluate.lams)))
+        choices = [method.conditioning().lambda_choices for method in self.all_methods()]
+        return tuple(sorted({lam for chosen in choices for lam in chosen}))
+
+    def attacks(self) -> list[EvaluationAttack]:
+        """Return the attacks of the evaluation with the study's ``eps`` filled in."""
+        return [
+            dataclasses.replace(a, eps=self.attack.eps if a.eps is None else a.eps)
+            for a in self.evaluate.attacks
+        ]
+
+    def label_of(self, attack: EvaluationAttack) -> str:
+        """Name one of `attacks` for tables, with its radius if that is not the one of training."""
+        odd = "" if attack.eps == self.attack.eps else f"@{attack.eps:.4g}"
+        return attack.label + odd
+
+    def dump(self) -> dict[str, Any]:
+        """Return the resolved study as plain values, such as YAML and JSON hold."""
+        return self.model_dump(mode="json")
+
+    def without_tuning(self) -> dict[str, Any]:
+        """Return `dump` without how the study is tuned, which decides nothing of its trials."""
+        return {key: value for key, value in self.dump().items() if key != "tune"}
+
+
+def _parse_fractions(value: Any) -> Any:
+    if isinstance(value, str) and (match := FRACTION.fullmatch(value)):
+        top, bottom = float(match[1]), float(match[2])
+        return top / bottom if bottom else value
+    if isinstance(value, Mapping):
+        return {key: _parse_fractions(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_parse_fractions(item) for item in value]
+    return value

@@ -1,0 +1,93 @@
+"""Check a search space against the methods and the settings of the study."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from oat.names import unknown
+from oat.recipe import SHARED, TrainConfig
+from studies.study_file.tune_block import TRAIN, Dimension, number_type, swept_key
+
+
+def check_space(
+    space: Mapping[str, Mapping[str, Dimension]],
+    blocks: Sequence[Any],
+    train: TrainConfig,
+) -> None:
+    """Check a search space against the methods and the settings of the study.
+
+    Args:
+        space: By method or `TRAIN`, then by option.
+        blocks: The entries under ``methods``, as `studies.study_file.method_blocks.MethodBlock`.
+        train: The settings of the study.
+
+    Raises:
+        ValueError: A method does not have what is searched, or not such values, or the values of
+            the study itself are not among them.
+    """
+    names = list(dict.fromkeys((TRAIN, *(block.name for block in blocks))))
+    for group, dimensions in space.items():
+        if group not in names:
+            raise ValueError(
+                f"`tune.space.{group}`: the study has no method of this name; the space may hold "
+                f"{', '.join(names)}."
+            )
+        for block in blocks:
+            if group in (TRAIN, block.name):
+                for key, dimension in dimensions.items():
+                    _check_dimension(group, key, dimension, block, train)
+
+
+def _check_dimension(
+    group: str, key: str, dimension: Dimension, block: Any, train: TrainConfig
+) -> None:
+    """Check one dimension for one entry."""
+    where = f"tune.space.{group}.{key}"
+    method = block.expand()[0]
+    config: Any = train if group == TRAIN else method
+    options = [field.name for field in dataclasses.fields(config)]
+    if group == TRAIN and key in SHARED:
+        raise ValueError(
+            f"`{where}` cannot be searched: all models of a study share `train.{key}`, so that "
+            "they can be compared."
+        )
+    if key not in options:
+        owner = "training setting" if group == TRAIN else f"option of {block.name}"
+        known = [option for option in options if group != TRAIN or option not in SHARED]
+        raise ValueError(f"`{where}`: " + unknown(owner, key, known))
+    if dimension.choices is None and number_type(config, key) is None:
+        raise ValueError(f"`{where}` is no number and needs `choices`.")
+    own = {} if block.train is None else block.train.given()
+    for value in dimension.ends():
+        if group == TRAIN:
+            candidate = {"train": {**own, key: value}}
+        else:
+            candidate = {swept_key(block, key): value}
+        try:
+            checked = type(block).model_validate({**block.model_dump(), **candidate})
+            if group == TRAIN:
+                dataclasses.replace(train, **checked.train.given())
+        except ValueError as error:  # pydantic's is one
+            raise ValueError(f"`{where}` may not be {value!r}: {_first_fault(error)}") from error
+    starts = (
+        [own.get(key, getattr(train, key))]
+        if group == TRAIN
+        else [getattr(other, key) for other in block.expand()]
+    )
+    for start in starts:
+        if not dimension.holds(start):
+            shown = list(start) if isinstance(start, tuple) else start
+            raise ValueError(
+                f"`{where}` must hold the study's own value {shown!r}: tuning starts from the "
+                "study as it is, so that what it gains is known."
+            )
+
+
+def _first_fault(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    fault = error.errors()[0]
+    said = fault.get("ctx", {}).get("error")
+    return str(said) if said is not None else f"{fault['msg']}."

@@ -1,0 +1,270 @@
+"""The judging half of a trial: its operating points under each attack, checked for masking."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
+from typing import Any
+
+from oat.adversaries import ATTACKS
+from oat.attacks import Attack, LogitsFn
+from oat.data import Dataset
+from oat.deploy import OperatingPoint, fold
+from oat.evaluation import Judged, evaluate_at
+from oat.execution import numerics
+from oat.masking import check_masking
+from oat.method import Method, training_gradients
+from oat.models import ModelConfig, Network, build, in_situ_cost
+from oat.recipe import TrainConfig, images_seen
+from studies.methods import method_of, tuples, variant
+from studies.storage.folder import Folder
+from studies.storage.opening import open_folder
+from studies.storage.sealed import digest
+from studies.trial.choosing import precision_of
+from studies.trial.records import (
+    JudgingProgress,
+    read_checks,
+    read_points,
+    read_result,
+    read_weights,
+    write_checks,
+    write_points,
+)
+
+Report = Callable[[dict[str, Any]], None]
+Spec = Mapping[str, Any]
+"""A point or a check to make, as `studies.planning.expand` lists them in a job."""
+
+
+def _exact(spec: Spec) -> AbstractContextManager[None]:
+    """Judge in float32 and in a fixed order of additions, unless TF32 is asked for."""
+    return numerics(tf32=spec.get("tf32", False), deterministic=True)
+
+
+def judge(
+    job: Spec, dataset: Dataset, trained: Mapping[str, Any], folder: Folder, report: Report
+) -> None:
+    """Judge what the folder lacks; write each point and each check as it is finished.
+
+    A point that needs other trials' networks is left for a later call if they are not there yet.
+
+    Args:
+        job: See `studies.trial.run.run_trial`.
+        dataset: Its data, on the device to judge on.
+        trained: What the training left in its record.
+        folder: The trial's folder.
+        report: Called after each point with a flat record.
+    """
+    _Judging(job, dataset, trained, folder, report).run()
+
+
+class _Judging:
+    def __init__(
+        self,
+        job: Spec,
+        dataset: Dataset,
+        trained: Mapping[str, Any],
+        folder: Folder,
+        report: Report,
+    ) -> None:
+        self.job, self.dataset, self.trained = job, dataset, trained
+        self.folder, self.report = folder, report
+        self.method = method_of(job["config"])
+        self.rows, self.correct = read_points(folder, trained["training_id"])
+        self.checks = read_checks(folder, trained["training_id"])
+
+    def run(self) -> None:
+        have = {row["point_key"] for row in self.rows}
+        have |= {check["check_key"] for check in self.checks}
+        points = [p for p in self.job["points"] if p["point_key"] not in have]
+        checks = [c for c in self.job["checks"] if c["check_key"] not in have]
+        for rule in dict.fromkeys(spec["checkpoint_rule"] for spec in (*points, *checks)):
+            weights = read_weights(self.folder, self.trained, rule)
+            model = rebuild(self.job["config"], self.method, self.dataset, weights)
+            for point in points:
+                if point["checkpoint_rule"] == rule:
+                    self._point(point, model)
+            for check in checks:
+                if check["checkpoint_rule"] == rule:
+                    self._check(check, model)
+        for name in self.folder.names():
+            if name.startswith(JudgingProgress.PREFIX):  # a kill came between point and removal
+                self.folder.remove(name)
+
+    def _sha256(self, spec: Spec) -> str:
+        return str(self.trained["weights"][spec["checkpoint_rule"]]["sha256"])
+
+    def _twin(self, spec: Spec, made: Sequence[Spec]) -> Spec | None:
+        """Find what was made of the same weights by the same settings: the same numbers."""
+        keys = {self._key(s): s for s in (*self.job["points"], *self.job["checks"])}
+        wanted = self._judgement(spec)
+        for other in made:
+            known = keys.get(self._key(other))
+            if known is not None and self._judgement(known) == wanted:
+                return other
+        return None
+
+    @staticmethod
+    def _key(spec: Spec) -> str:
+        return str(spec["point_key"] if "point_key" in spec else spec["check_key"])
+
+    def _judgement(self, spec: Spec) -> str:
+        own = {"point_key", "check_key", "checkpoint_rule"}
+        if "sources" in spec:  # the rule says which of their weights as well
+            own.remove("checkpoint_rule")
+        what = {key: value for key, value in spec.items() if key not in own}
+        return digest({**what, "weights": self._sha256(spec)})
+
+    def _point(self, point: Spec, model: Network) -> None:
+        key, rule = point["point_key"], point["checkpoint_rule"]
+        twin = self._twin(point, self.rows)
+        if twin is None:
+            surrogates = self._surrogates(point, model)
+            if surrogates is None:
+                return
+            progress = JudgingProgress(self.folder, key, self._judgement(point))
+            attack = ATTACKS[point["attack"]["name"]](**point["attack"])
+            with _exact(point):
+                found = evaluate_at(
+                    model,
+                    OperatingPoint(point["lam"], point["width_mult"]),
+                    getattr(self.dataset, point.get("split", "test")).head(point["images"]),
+                    attack,
+                    batch_size=point["batch_size"],
+                    surrogates=surrogates,
+                    progress=progress,
+                )
+            row = self._row(point, model, found)
+            clean, robust = found.correctness.clean.numpy(), found.correctness.robust.numpy()
+        else:
+            progress = None
+            row = {**twin, "point_key": key, "checkpoint_rule": rule}
+            row["checkpoint_epoch"] = self.trained["weights"][rule]["epoch"]
+            clean, robust = (self.correct[f"{twin['point_key']}.{k}"] for k in ("clean", "robust"))
+        self.rows.append(row)
+        self.correct |= {f"{key}.clean": clean, f"{key}.robust": robust}
+        write_points(self.folder, self.rows, self.correct)
+        if progress is not None:
+            self.folder.remove(progress.name)
+        self.report({"kind": "point", "sa": row["sa"], "ra": row["ra"]})
+
+    def _check(self, check: Spec, model: Network) -> None:
+        where = {k: check[k] for k in ("check_key", "checkpoint_rule")}
+        twin = self._twin(check, self.checks)
+        if twin is None:
+            with _exact(check):
+                found = check_masking(
+                    fold(model, check["lam"], check["width_mult"]),
+                    self.dataset.test.head(check["images"]),
+                    check["eps"],
+                    batch_size=check["batch_size"],
+                )
+            training = {"training_id": self.trained["training_id"]}
+            self.checks.append({**training, **where, **self._place(check), **asdict(found)})
+        else:
+            self.checks.append({**twin, **where})
+        write_checks(self.folder, self.checks)
+
+    def _surrogates(self, point: Spec, model: Network) -> list[LogitsFn] | None:
+        """Return the networks that images are crafted on besides; None if they are not there."""
+        if "other_lams" in point:
+            return [fold(model, lam, point["width_mult"]) for lam in point["other_lams"]]
+        if "sources" not in point:
+            return []
+        folders = [open_folder(self.job["siblings"]).sub(key) for key in point["sources"]]
+        found = [(folder, read_result(folder)) for folder in folders]
+        if any(result is None for _, result in found):
+            return None
+        # a training that diverged will never be there: images come from the others
+        sources = [
+            self._source(folder, result["trained"], point["checkpoint_rule"])
+            for folder, result in found
+            if result is not None and result["status"] == "done"
+        ]
+        return sources or None
+
+    def _source(self, folder: Folder, trained: Mapping[str, Any], rule: str) -> LogitsFn:
+        """Return another trial's deployed network."""
+        config = json.loads(folder.read("config.json"))
+        weights = read_weights(folder, trained, rule)
+        return fold(rebuild(config, method_of(config), self.dataset, weights), None)
+
+    def _row(self, point: Spec, model: Network, found: Judged) -> dict[str, Any]:
+        """Make the flat row of one point; its columns are listed in `studies.results.reading`."""
+        config, attack, method = self.job["config"], found.attack, self.method
+        trained, dataset = self.trained, self.dataset
+        in_situ = in_situ_cost(model, dataset.image_shape, point["width_mult"])
+        return {
+            "point_key": point["point_key"],
+            "run_key": self.job["run_key"],
+            "training_id": trained["training_id"],
+            "method": method.name,
+            "variant": variant(method),
+            **self._place(point),
+            "seed": config["seed"],
+            **({"split": point["split"]} if "split" in point else {}),
+            "attack": point["attack_label"],
+            "attack_settings": point["attack_settings"],
+            "eps": attack.radius(),
+            "step_size": attack.step(),
+            "sa": found.correctness.sa,
+            "ra": found.correctness.ra,
+            "images": len(found.correctness.clean),
+            "warnings": " ".join(found.correctness.warnings),
+            "dataset": config["data"]["name"],
+            "data_fingerprint": dataset.fingerprint,
+            "model": config["model"]["name"],
+            "epochs": config["train"]["epochs"],
+            "precision": precision_of(trained, config["train"]),
+            "budget": self.job["budget"],
+            "checkpoint_rule": point["checkpoint_rule"],
+            "checkpoint_epoch": trained["weights"][point["checkpoint_rule"]]["epoch"],
+            "results_version": config["results_version"],
+            "flops": found.flops,
+            "deployed_bytes": found.deployed_bytes,
+            "in_situ_flops": in_situ.flops,
+            "in_situ_parameters": in_situ.parameters,
+            "network_bytes": trained["network_bytes"],
+            "parameters": trained["parameters"],
+            "train_device_seconds": trained["device_seconds"],
+            "train_units": trained["train_units"],
+            "train_gradients": self._gradients(),
+        }
+
+    def _place(self, spec: Spec) -> dict[str, Any]:
+        """Return where a point or check lies: a dedicated method has its value in its config."""
+        lam = spec["lam"]
+        return {
+            "lam": lam if lam is not None else getattr(self.method, "lam", None),
+            "beta": getattr(self.method, "beta", None),
+            "width_mult": self.method.conditioning().base_width * spec["width_mult"],
+        }
+
+    def _gradients(self) -> float:
+        """Return the gradient evaluations of the training: of so many images, at any width.
+
+        The passes for the statistics of averaged weights make attacks, but no step.
+        """
+        config, attack = self.job["config"], Attack(**self.job["config"]["attack"])
+        train, count = TrainConfig(**tuples(config["train"])), len(self.dataset.train)
+        size = min(train.batch_size, count)
+        stepped = images_seen(replace(train, ema=None), count)
+        attacked = sum(work.attacked for work in self.method.work(attack, size).values())
+        return (
+            stepped * training_gradients(self.method, attack, size)
+            + (images_seen(train, count) - stepped) * attacked
+        )
+
+
+def rebuild(config: Mapping[str, Any], method: Method, dataset: Dataset, weights: bytes) -> Network:
+    """Rebuild a trained network, on the device of the data."""
+    from safetensors.torch import load as load_tensors
+
+    model = build(
+        ModelConfig(**config["model"]),
+        in_channels=dataset.image_shape[0],
+        num_classes=dataset.num_classes,
+        conditioning=method.conditioning(),
+    )
+    model.load_state_dict(load_tensors(weights))
+    return model.to(dataset.train.images.device)

@@ -1,0 +1,256 @@
+"""One trial: train one model, judge it at its operating points, store all of it.
+
+Knows nothing of Ray or MLflow, and runs where only torch and numpy are installed. What a trial
+has done stands in its folder, so calling it again after anything goes on from there.
+"""
+
+import hashlib
+import json
+import random
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from oat.data import DataConfig, DataError, Dataset, load
+from oat.memory import keep_freed_memory
+from oat.models import count_parameters, stored_bytes
+from oat.training import DivergenceError, Training
+from studies.storage.folder import Folder
+from studies.storage.sealed import ResultError, write_lines, write_result
+from studies.trial.checkpoints import Checkpoints
+from studies.trial.choosing import as_record, how_to_run, probe_of
+from studies.trial.claims import SupersededError
+from studies.trial.judging import Report, judge
+from studies.trial.provenance import device_name, git_revision, write_provenance
+from studies.trial.records import read_result, read_trained, read_weights, weights_file
+
+FailureKind = Literal["lost", "out_of_memory", "storage", "data", "error"]
+
+NO_MEMORY = ("can't allocate memory", "out of memory", "Cannot allocate memory")
+"""What torch's CPU allocator, CUDA's libraries and the kernel say, in errors of any class."""
+
+
+def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[str, Any]:
+    """Bring a trial to its end, from wherever its folder stands.
+
+    Args:
+        job: What `studies.planning.expand` made: ``run_key``, ``config`` (all that decides the
+            weights), ``budget`` (a digest of what methods must share to be compared), ``points``
+            (operating points to judge), ``checks`` (those to check for masked gradients),
+            ``siblings`` (the folder of all trials), ``choices`` (where the study keeps what holds
+            for all of them), ``data`` (root, download), ``resources``.
+        folder: The trial's own folder.
+        report: Called after each epoch and each point with a flat record.
+
+    Returns:
+        What was written: ``result.json`` with ``status`` ``done`` or ``diverged``, or
+        ``failure.json`` with ``failed``. Every error of the trial's own making is recorded
+        there and not raised, with its ``kind`` (see `failure_kind`); a finished result is never
+        overwritten by a failure.
+
+    Raises:
+        torch.AcceleratorError: The process has lost its device; another one must try again.
+        SupersededError: Another worker goes on with the trial.
+        OSError: Storage does not even take the record of a failure.
+    """
+    started = time.time()
+    name = "result.json"
+    try:
+        _settle(job)
+        outcome = _train_and_judge(job, folder, report, started)
+    except DivergenceError as error:
+        outcome = {
+            "status": "diverged",
+            "epoch": error.epoch,
+            "device_seconds": error.device_seconds,
+            "error": str(error),
+        }
+    except SupersededError:
+        raise
+    except Exception as error:
+        kind = failure_kind(error)
+        if kind == "lost":
+            raise
+        name = "failure.json"
+        outcome = {
+            "status": "failed",
+            "kind": kind,
+            "error": f"{type(error).__name__}: {error}",
+            "traceback": "".join(traceback.format_exception(error)),
+        }
+    outcome = {"run_key": job["run_key"], **outcome}
+    write_result(folder, name, outcome)
+    if name == "result.json":
+        for passing in ("failure.json", "trained.json"):
+            folder.remove(passing)
+        Checkpoints(folder).remove()
+    return outcome
+
+
+def failure_kind(error: Exception) -> FailureKind:
+    """Tell what may cure an error.
+
+    Returns:
+        ``lost`` (the process has lost its device: another process), ``out_of_memory`` (more room),
+        ``storage`` (room or reach), ``data`` (the user), or ``error`` (us).
+    """
+    said = str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        words in said for words in NO_MEMORY
+    ):
+        return "out_of_memory"
+    if isinstance(error, torch.AcceleratorError):
+        return "lost"
+    if isinstance(error, DataError):
+        return "data"
+    return "storage" if isinstance(error, OSError) else "error"
+
+
+def _settle(job: Mapping[str, Any]) -> None:
+    """Leave nothing of an earlier trial in this process: seeds, threads, GPU memory."""
+    git_revision()  # kept from here on: the source may change on disk while the process runs
+    seed = job["config"]["seed"]
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.set_num_threads(int(job["resources"]["cpu"]))
+    if _device(job).type == "cpu":
+        keep_freed_memory()
+    else:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.set_per_process_memory_fraction(min(1.0, job["resources"]["gpu"]))
+
+
+def _device(job: Mapping[str, Any]) -> torch.device:
+    """Return where the trial computes: a request for a GPU may be a rehearsal on CPUs."""
+    need = job["resources"]
+    return torch.device("cuda" if need["gpu"] > 0 and need["device"] == "auto" else "cpu")
+
+
+def load_once(data: DataConfig) -> Dataset:
+    """Read the data set; what must be fetched is fetched by one process of a node at a time.
+
+    Raises:
+        DataError: The data are missing, or unfit.
+    """
+    if not data.download:
+        return load(data)
+    from filelock import FileLock
+
+    root = Path(data.root)
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".fetching.lock"):
+        return load(data)
+
+
+def _train_and_judge(
+    job: Mapping[str, Any], folder: Folder, report: Report, started: float
+) -> dict[str, Any]:
+    config = job["config"]
+    device = _device(job)
+    data = DataConfig(**config["data"], **job["data"])
+    dataset = load_once(data).to(device)
+    try:
+        trained = _already_trained(folder)
+    except ResultError:
+        for damaged in folder.names():
+            folder.remove(damaged)
+        trained = None
+    folder.write("config.json", json.dumps(config, indent=1).encode())
+    if trained is None:
+        trained = _train(job, dataset, folder, report)
+        write_provenance(folder, dataset, device, started, trained["execution"])
+        write_result(folder, "trained.json", trained)
+    judge(job, dataset, trained, folder, report)
+    return {"status": "done", "trained": trained}
+
+
+def _already_trained(folder: Folder) -> dict[str, Any] | None:
+    """Return what is known of a finished training; None where there is none.
+
+    Raises:
+        ResultError: Its record or its weights are not those that were written.
+    """
+    earlier = read_result(folder)
+    if earlier is None:
+        trained = read_trained(folder)
+    else:
+        trained = earlier["trained"] if earlier["status"] == "done" else None
+    if trained is not None:
+        for rule in trained["weights"]:
+            read_weights(folder, trained, rule)
+    return trained
+
+
+def _train(
+    job: Mapping[str, Any], dataset: Dataset, folder: Folder, report: Report
+) -> dict[str, Any]:
+    """Train, from the checkpoint if there is one, and write the weights of every rule."""
+    checkpoints, device = Checkpoints(folder), dataset.train.images.device
+    state, probe = checkpoints.newest(device), probe_of(job, dataset)
+    execution = how_to_run(job, dataset, probe, state)
+    make = partial(probe.make, execution)
+    training, training_id, history = _resume(make, state, checkpoints, folder)
+    if history:  # a kill may have come between a checkpoint and its line
+        write_lines(folder, "epochs.jsonl", history)
+    how = {"execution": as_record(execution), "device": device_name(device)}
+    for record in training.epochs():
+        history.append(asdict(record))
+        own = {**how, "training_id": training_id, "history": history}
+        saved = checkpoints.save_if_due(
+            lambda own=own: {**training.state_dict(), **own},  # type: ignore[misc]
+            last=record.epoch == probe.train.epochs,
+        )
+        write_lines(folder, "epochs.jsonl", history)
+        said = {"epochs": probe.train.epochs, "execution": execution.sentence(), **asdict(record)}
+        report({"kind": "epoch", "saved": saved, **said})
+    weights = {}
+    for rule, kept in training.kept().items():
+        data_of = _model_bytes(kept.state)
+        folder.write(weights_file(rule), data_of)
+        sha256 = hashlib.sha256(data_of).hexdigest()
+        weights[rule] = {"epoch": kept.epoch, "sha256": sha256, "bytes": len(data_of)}
+    return {
+        "training_id": training_id,
+        "weights": weights,
+        "device_seconds": training.device_seconds,
+        "train_units": probe.units,
+        "parameters": count_parameters(training.model),
+        "network_bytes": stored_bytes(training.model),
+        "execution": how["execution"],
+    }
+
+
+def _resume(
+    make: Callable[[], Training],
+    state: Mapping[str, Any] | None,
+    checkpoints: Checkpoints,
+    folder: Folder,
+) -> tuple[Training, str, list[dict[str, Any]]]:
+    """Return a training as the last checkpoint left it, or a new one; its id, its epochs so far."""
+    training = make()
+    if state is None:
+        return training, uuid.uuid4().hex[:12], []
+    try:
+        training.load_state_dict(dict(state))
+        return training, state["training_id"], state["history"]
+    except (KeyError, ValueError, RuntimeError) as error:
+        # of other code: say so in the folder, and start anew
+        folder.write("checkpoint.error", f"{type(error).__name__}: {error}".encode())
+        checkpoints.remove()
+    return make(), uuid.uuid4().hex[:12], []
+
+
+def _model_bytes(state: Mapping[str, torch.Tensor]) -> bytes:
+    from safetensors.torch import save
+
+    return save({k: v.detach().cpu().contiguous() for k, v in state.items()})
