@@ -15,7 +15,7 @@ from studies.planning.expand import make_plan
 from studies.planning.plan import PlannedTrial
 from studies.results.points import COLUMNS, DERIVED
 from studies.storage.folder import Folder
-from studies.storage.sealed import write_result
+from studies.storage.sealed import write_sealed
 from studies.study_file.loading import load_study
 from studies.study_file.study import Study
 from studies.trial.records import write_checks, write_points
@@ -121,7 +121,7 @@ def _write(
         "parameters": 5000,
         "network_bytes": 20000,
     }
-    write_result(
+    write_sealed(
         place, "result.json", {"run_key": trial.run_key, "status": "done", "trained": trained}
     )
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the table
+    from studies.commands.compare import compare as compare
     from studies.commands.jobs import job as job
     from studies.commands.jobs import logs as logs
     from studies.commands.jobs import submit as submit
@@ -21,28 +22,29 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the 
     from studies.commands.tracking import sync as sync
     from studies.commands.tracking import ui as ui
     from studies.commands.tune import tune as tune
-    from studies.comparison.comparing import compare as compare
     from studies.study_file.commented import init as init
     from studies.study_file.json_schema import schema as schema
     from studies.study_file.loading import load_study as load_study
+    from studies.study_file.loading import validate as validate
 
 HOMES = {
     "init": "study_file.commented",
     "schema": "study_file.json_schema",
+    "validate": "study_file.loading",
     "load_study": "study_file.loading",
+    "preflight": "commands.preflight",
     "plan": "commands.status",
     "run": "commands.run",
     "tune": "commands.tune",
-    "preflight": "commands.preflight",
-    "status": "commands.status",
+    "submit": "commands.jobs",
+    "job": "commands.jobs",
     "logs": "commands.jobs",
-    "compare": "comparison.comparing",
+    "status": "commands.status",
+    "points": "commands.status",
+    "compare": "commands.compare",
     "runs": "commands.tracking",
     "sync": "commands.tracking",
     "ui": "commands.tracking",
-    "points": "commands.status",
-    "submit": "commands.jobs",
-    "job": "commands.jobs",
 }
 """The module below `studies` that defines each function."""
 

@@ -21,6 +21,10 @@ class ComparisonError(UserError):
     """The points cannot be compared."""
 
 
+class QueryError(UserError):
+    """A condition or a column that is asked for does not exist, or cannot be understood."""
+
+
 class JobError(UserError):
     """The job server of a cluster does not answer, refuses, or knows no such job."""
 

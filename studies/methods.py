@@ -18,7 +18,7 @@ ONCE = ("oat", "oats")
 VALUES = {"lam": "λ", "beta": "β"}
 """The trade-off value of a dedicated method, and its sign."""
 
-PLACE = (*VALUES, "width_mult")
+VALUES_AND_WIDTH = (*VALUES, "width_mult")
 """Fields that place a dedicated model on the front; all others make another variant."""
 
 
@@ -42,7 +42,7 @@ def variant(method: Method) -> str:
     odd = [
         f"{field.name}={getattr(method, field.name)}".replace(" ", "")
         for field in fields(method)  # type: ignore[arg-type]
-        if field.name not in PLACE and getattr(method, field.name) != field.default
+        if field.name not in VALUES_AND_WIDTH and getattr(method, field.name) != field.default
     ]
     return " ".join([method.name, *odd])
 

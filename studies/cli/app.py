@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from studies.cli.compare import compare
+from studies.cli.jobs import job, logs, submit
 from studies.cli.printing import err
-from studies.cli.run import logs, plan, preflight, run, status
+from studies.cli.run import plan, points, preflight, run, status
 from studies.cli.study_file import init, schema, validate
 from studies.cli.tracking import runs, sync, ui
 from studies.cli.tune import tune
+from studies.console import say
 from studies.errors import UserError
 
 app = typer.Typer(
@@ -45,12 +47,15 @@ for command in (
     init,
     schema,
     validate,
+    preflight,
     plan,
     run,
     tune,
-    preflight,
-    status,
+    submit,
+    job,
     logs,
+    status,
+    points,
     compare,
     runs,
     sync,
@@ -74,5 +79,5 @@ def main() -> None:
                 err.print("Stopped. The same command goes on from the last checkpoints.")
         raise
     except UserError as error:
-        err.print(str(error), highlight=False, markup=False, soft_wrap=True)
+        say(err, str(error))
         raise SystemExit(2) from None

@@ -18,13 +18,20 @@ TrackingUri = Annotated[
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster, such as `auto`; default this machine.")
 ]
+JobServer = Annotated[
+    str, typer.Option("--job-server", help="Job server of a cluster, such as http://HEAD:8265.")
+]
+Columns = Annotated[str | None, typer.Option(help="Columns, separated by commas.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class Format(StrEnum):
-    """How `oat runs` prints."""
+    """How `oat runs` and `oat points` print."""
 
     table = "table"
     csv = "csv"
     json = "json"
     parquet = "parquet"
+
+
+AsFormat = Annotated[Format, typer.Option("--format", help="How to print.")]

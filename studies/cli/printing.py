@@ -9,6 +9,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from studies.cli.options import Format
+
 out, err = Console(), Console(stderr=True)
 if not out.is_terminal:
     out = Console(width=120)  # a file or a pipe has no width of its own
@@ -45,9 +47,9 @@ def comparison_record(result: Any) -> dict[str, Any]:
 
 def print_comparison(result: Any) -> None:
     """Print the tables and sentences of a comparison, laid out for the terminal."""
-    from studies.report.terminal import terminal
+    from studies.report.terminal import terminal_parts
 
-    for part in terminal(result, out.width):
+    for part in terminal_parts(result, out.width):
         if isinstance(part, str):
             print(part)
         else:
@@ -61,3 +63,35 @@ def print_frame(frame: pd.DataFrame) -> None:
         table.add_row(*("" if pd.isna(v) else str(v) for v in row))
     out.print(table)
     print(f"{len(frame)} rows")
+
+
+def column_names(columns: str | None) -> list[str] | None:
+    """Return the names of a list that is separated by commas; None stays None."""
+    return [name.strip() for name in columns.split(",")] if columns else None
+
+
+def print_points(table: pd.DataFrame, columns: str | None, as_format: Format) -> None:
+    """Print points in a format; without columns a table shows those that tell points apart."""
+    match as_format:
+        case Format.csv:
+            table.to_csv(sys.stdout, index=False)
+        case Format.json:
+            print(table.to_json(orient="records", indent=1))
+        case Format.parquet:
+            table.to_parquet(sys.stdout.buffer, index=False)
+        case Format.table:
+            print_frame((table if columns else _brief(table)).round(4))
+
+
+def _brief(table: pd.DataFrame) -> pd.DataFrame:
+    """Choose the columns that tell points apart, and RA under attacks beyond a row's own."""
+    from studies.results.points import COLUMNS, attack_column
+
+    names = ["variant", "lam", "beta", "width_mult", "seed", "checkpoint_rule", "attack"]
+    own = table["attack"].map(attack_column)
+    others = [
+        name
+        for name in table.columns
+        if name not in COLUMNS and (table[name].notna() & (own != name)).any()
+    ]
+    return table[[*names, "sa", "ra", *others]]

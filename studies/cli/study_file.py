@@ -27,9 +27,8 @@ def schema() -> None:
 def validate(study: StudyArgument, overrides: Overrides = None) -> None:
     """Check a study file without running anything; exit code 2 if it is faulty."""
     from studies.planning.judgements import count_points
-    from studies.study_file.loading import load_study
 
-    found = load_study(study, overrides or ())
+    found = studies.validate(study, overrides or ())
     methods = Counter(method.name for method in found.all_methods())
     counts = ", ".join(f"{count} {name}" for name, count in methods.items())
     seeds = f"{len(found.seeds)} seed{'s' if len(found.seeds) > 1 else ''}"

@@ -1,18 +1,25 @@
 """`oat runs`, `oat sync` and `oat ui`: a study in MLflow."""
 
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
-import pandas as pd
 import typer
 
 import studies
-from studies.cli.options import Format, Overrides, Storage, StudyArgument, TrackingUri
-from studies.cli.printing import err, print_frame
+from studies.cli.options import (
+    AsFormat,
+    Columns,
+    Format,
+    Overrides,
+    Storage,
+    StudyArgument,
+    TrackingUri,
+)
+from studies.cli.printing import column_names, err, print_points
+from studies.storage.addresses import DEFAULT_STORAGE
 
 
 def runs(
@@ -21,52 +28,31 @@ def runs(
         str | None,
         typer.Option(help="Condition, such as \"method == 'oat' and ra_pgd20 > 0.4\"."),
     ] = None,
-    columns: Annotated[str | None, typer.Option(help="Columns, separated by commas.")] = None,
-    as_format: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
-    storage: Storage = "./outputs",
+    columns: Columns = None,
+    as_format: AsFormat = Format.table,
+    storage: Storage = DEFAULT_STORAGE,
     tracking_uri: TrackingUri = None,
     tuning: Annotated[
         bool, typer.Option("--tuning", help="Points of tuning, on held-out images.")
     ] = False,
+    overrides: Overrides = None,
 ) -> None:
     """Query the points of a study in MLflow."""
-    chosen = [c.strip() for c in columns.split(",")] if columns else None
     table = studies.runs(
         study,
         where=where,
-        columns=chosen,
+        columns=column_names(columns),
         storage=storage,
         tracking_uri=tracking_uri,
         tuning=tuning,
+        overrides=overrides or (),
     )
-    match as_format:
-        case Format.csv:
-            table.to_csv(sys.stdout, index=False)
-        case Format.json:
-            print(table.to_json(orient="records", indent=1))
-        case Format.parquet:
-            table.to_parquet(sys.stdout.buffer, index=False)
-        case Format.table:
-            print_frame((table if chosen else _brief(table)).round(4))
-
-
-def _brief(table: pd.DataFrame) -> pd.DataFrame:
-    """Choose the columns that tell points apart, and RA under attacks beyond a row's own."""
-    from studies.results.points import COLUMNS, attack_column
-
-    names = ["variant", "lam", "beta", "width_mult", "seed", "checkpoint_rule", "attack"]
-    own = table["attack"].map(attack_column)
-    others = [
-        name
-        for name in table.columns
-        if name not in COLUMNS and (table[name].notna() & (own != name)).any()
-    ]
-    return table[[*names, "sa", "ra", *others]]
+    print_points(table, columns, as_format)
 
 
 def sync(
     study: StudyArgument,
-    storage: Storage = "./outputs",
+    storage: Storage = DEFAULT_STORAGE,
     tracking_uri: TrackingUri = None,
     overrides: Overrides = None,
 ) -> None:
@@ -79,12 +65,13 @@ def sync(
 
 def ui(
     study: StudyArgument,
-    storage: Storage = "./outputs",
+    storage: Storage = DEFAULT_STORAGE,
     tracking_uri: TrackingUri = None,
     host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")
     ] = 5000,
+    overrides: Overrides = None,
 ) -> None:
     """Start MLflow's own page on the study's store and print its address; Ctrl-C ends it."""
     stop = threading.Event()
@@ -96,6 +83,7 @@ def ui(
             tracking_uri=tracking_uri,
             host=host,
             port=port,
+            overrides=overrides or (),
             stop=stop,
             console=err,
         ) as page,

@@ -10,11 +10,13 @@ from rich.table import Table
 import studies
 from studies.cli.options import Address, Json, Overrides, Storage, StudyArgument, TrackingUri
 from studies.cli.printing import err, out
+from studies.console import say
+from studies.storage.addresses import DEFAULT_STORAGE
 
 
 def tune(
     study: StudyArgument,
-    storage: Storage = "./outputs",
+    storage: Storage = DEFAULT_STORAGE,
     address: Address = None,
     tracking_uri: TrackingUri = None,
     optuna_storage: Annotated[
@@ -55,6 +57,6 @@ def tune(
         print(f"Optuna    {outcome.storage}")
         print(f"Next      {shlex.join(['oat', 'run', outcome.tuned, '--storage', storage])}")
     for note in outcome.notes:
-        err.print(note, highlight=False, markup=False, soft_wrap=True)
+        say(err, note)
     if not outcome.complete:
         raise typer.Exit(1)

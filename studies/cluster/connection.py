@@ -68,8 +68,8 @@ def _check_address(address: str | None) -> None:
     """
     if (address or "").startswith(("http://", "https://")):
         raise StudyError(
-            f"`--address` '{address}' is that of a job server, which takes a study with "
-            "`--detach`; to run it from here, give the cluster's HOST:6379, or `auto` on a node."
+            f"`--address` '{address}' is that of a job server, which takes a study from "
+            "`oat submit`; to run it from here, give the cluster's HOST:6379, or `auto` on a node."
         )
     host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():

@@ -1,6 +1,5 @@
 """What must hold before a study is submitted as a job: it can travel, and a job server answers."""
 
-import re
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
@@ -8,11 +7,10 @@ from urllib.parse import parse_qsl, urlsplit
 from urllib.request import urlopen
 
 from studies.errors import JobError
+from studies.storage.addresses import SECRET
 from studies.study_file.study import Study
 
 KNOCK_SECONDS = 10
-
-SECRET = re.compile(r"pass|secret|token|key|credential", re.IGNORECASE)
 
 
 def check_travels(study: Study, storage: str, tracking_uri: str | None) -> None:
@@ -65,10 +63,10 @@ def checked_address(address: str) -> str:
         fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         fits = False
-    _check_no_credential("--address", address)
+    _check_no_credential("--job-server", address)
     if not fits:
         raise JobError(
-            "`--address` must be that of the cluster's job server, such as 'http://HEAD:8265', "
+            "`--job-server` must be the URL of a cluster's job server, such as 'http://HEAD:8265', "
             f"got '{address}'."
         )
     return address.rstrip("/")
@@ -94,7 +92,7 @@ def knock_at_server(address: str) -> None:
     except (OSError, HTTPException) as error:
         said = getattr(error, "reason", None) or type(error).__name__
         raise JobError(
-            f"No job server answers at `--address` '{address}' ({said}); it is the dashboard of "
+            f"No job server answers at `--job-server` '{address}' ({said}); it is the dashboard of "
             "the cluster's head, which needs `ray[default]` (`ray[tune]` alone has none) and a "
             "`--dashboard-host` that can be reached from here."
         ) from error

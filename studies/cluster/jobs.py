@@ -34,7 +34,7 @@ for _noisy in (
 STUDY_FILE = "study.yaml"
 """The resolved study in the job's folder."""
 
-STUDY, STORAGE = "oat.study", "oat.storage"
+STUDY_KEY, STORAGE_KEY = "oat.study", "oat.storage"
 """Keys of a job's metadata, by which it is found again."""
 
 LIVE = frozenset({"PENDING", "RUNNING"})
@@ -51,7 +51,7 @@ class Job:
         id: Ray's submission id.
         study: Name of the study.
         storage: Where its results are.
-        address: The job server.
+        job_server: URL of the job server.
         status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
         since: When it was submitted or, once it has ended, when it did; by the cluster's clock.
         message: What Ray says of it, in one line.
@@ -60,7 +60,7 @@ class Job:
     id: str
     study: str
     storage: str
-    address: str
+    job_server: str
     status: str
     since: datetime
     message: str
@@ -144,7 +144,7 @@ class JobServer:
                 submitted = self._client.submit_job(
                     entrypoint=entry_point(storage, tracking_uri),
                     runtime_env={"working_dir": folder},
-                    metadata={STUDY: study.name, STORAGE: _canonical(storage)},
+                    metadata={STUDY_KEY: study.name, STORAGE_KEY: _canonical(storage)},
                 )
                 details = self._client.get_job_info(submitted)
         return self._job(details)
@@ -162,8 +162,8 @@ class JobServer:
             details
             for details in listed
             if details.submission_id is not None
-            and (details.metadata or {}).get(STUDY) == study
-            and (storage is None or details.metadata.get(STORAGE) == _canonical(storage))
+            and (details.metadata or {}).get(STUDY_KEY) == study
+            and (storage is None or details.metadata.get(STORAGE_KEY) == _canonical(storage))
         ]
         own.sort(key=lambda details: details.start_time or 0, reverse=True)
         return [self._job(details) for details in own]
@@ -183,7 +183,7 @@ class JobServer:
             there = "" if storage is None else f" with the storage '{storage}'"
             raise JobError(
                 f"The job server at {self.address} knows no job of study '{study}'{there}; "
-                "`oat run --detach` submits one. A head that was started anew has forgotten its "
+                "`oat submit` submits one. A head that was started anew has forgotten its "
                 "jobs; `oat status` reads the results."
             )
         return Log(self, job, follow)
@@ -217,9 +217,9 @@ class JobServer:
         message, *_ = (details.message or "").splitlines() or [""]
         return Job(
             id=details.submission_id,
-            study=details.metadata[STUDY],
-            storage=details.metadata[STORAGE],
-            address=self.address,
+            study=details.metadata[STUDY_KEY],
+            storage=details.metadata[STORAGE_KEY],
+            job_server=self.address,
             status=details.status.value,
             since=datetime.fromtimestamp(milliseconds / 1000, UTC),
             # the last lines of the log follow in Ray's message

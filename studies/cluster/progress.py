@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from studies.cluster.retries import how_lost, run_key_of
+from studies.console import say
 from studies.naming import duration
 from studies.planning.plan import Plan, PlannedTrial
 
@@ -106,9 +107,9 @@ class Progress(Callback):  # type: ignore[misc]
             0.0 if trial.state == "evaluate" else trial.units,
             trial.judge_units,
             len(trial.job["points"]),
-            "waiting" if trial.to_run else trial.state,
+            "waiting" if trial.needs_run else trial.state,
         )
-        if trial.to_run:
+        if trial.needs_run:
             self._left.add(trial.run_key)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -155,7 +156,7 @@ class Progress(Callback):  # type: ignore[misc]
         """Say how trials are executed, once for all that are executed so."""
         if sentence not in self._told:
             self._told.add(sentence)
-            self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+            say(self._console, sentence)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Take the end of a trial, good or bad."""
@@ -189,12 +190,7 @@ class Progress(Callback):  # type: ignore[misc]
     def _say(self, line: str) -> None:
         self._spoke = time.monotonic()
         ended = sum(self._rows[key].ended for key in self._left)
-        self._console.print(
-            f"[{self._count(ended)}] {line}{self._time_left()}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        say(self._console, f"[{self._count(ended)}] {line}{self._time_left()}")
 
     def _count(self, ended: int) -> str:
         return f"{self._search} {ended}" if self._search else f"{ended}/{len(self._left)}"

@@ -1,32 +1,138 @@
 """Compare studies and write the report: `studies.compare`, and the last step of `studies.run`."""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 import pandas as pd
 
+from studies.commands.status import points as points_of
+from studies.comparison import comparing
 from studies.comparison.answer import Comparison
-from studies.comparison.comparing import compare_all
+from studies.comparison.comparing import MARGIN, compare_all
+from studies.driver.places import study_folder
 from studies.errors import ComparisonError
+from studies.planning.expand import make_plan
 from studies.planning.plan import Plan
+from studies.storage.addresses import DEFAULT_STORAGE
 from studies.storage.folder import Folder
+from studies.storage.opening import open_folder
+from studies.study_file.loading import Source, load_study
+from studies.study_file.study import Study
+from studies.tuning.gains import with_gains
+
+
+def compare(
+    studies: Source | Sequence[Source] | pd.DataFrame,
+    *,
+    storage: str | Path = DEFAULT_STORAGE,
+    overrides: Sequence[str] = (),
+    out: str | Path | None = None,
+    attack: str | None = None,
+    checkpoint: str | None = None,
+    margin: float = MARGIN,
+    force: bool = False,
+    command: str = "",
+) -> Comparison:
+    """Compare one network for every trade-off with one retrained for each.
+
+    Args:
+        studies: One study, or several whose points are put together: presets' names, YAML files,
+            mappings or studies. Or a frame of points, as `studies.points` returns it.
+        storage: Folder or URI of all studies' results.
+        overrides: ``path.to.key=value`` each.
+        out: Folder or URI for the report: page, figures and tables. None writes nothing.
+        attack: Which attack's RA to use; None is the strongest at the radius of training that
+            judged the most operating points on the most test images.
+        checkpoint: Which weights to compare; None is the first rule of the first study. Of a frame:
+            the last where all models were judged with those.
+        margin: How much worse, as a fraction, still counts as free.
+        force: Compare points of different settings all the same.
+        command: What the report names as the command that made it; empty is "from Python".
+
+    Raises:
+        ComparisonError: There are no points, they come from different settings, or a report is
+            asked for of a frame, which does not say where its points come from.
+        StudyError: A study is faulty.
+    """
+    if isinstance(studies, pd.DataFrame):
+        if out is not None:
+            raise ComparisonError(
+                "`out` needs a study, whose trials the report names; a frame of points has none."
+            )
+        return comparing.compare(
+            studies, attack=attack, checkpoint=checkpoint, margin=margin, force=force
+        )
+    named: Sequence[Source] = (
+        [studies] if isinstance(studies, str | Path | Mapping | Study) else studies
+    )
+    resolved = [load_study(study, overrides) for study in named]
+    frames = [points_of(study, storage=storage) for study in resolved]
+    points = pd.concat(frames, ignore_index=True).drop_duplicates("point_key", ignore_index=True)
+    plans = [make_plan(study, study_folder(study, storage)) for study in resolved]
+    folder = study_folder(resolved[0], storage)
+    result, others = _compare_plans(
+        plans, points, folder, attack=attack, checkpoint=checkpoint, margin=margin, force=force
+    )
+    if out is not None:
+        _write_report(result, others, plans[0], folder, open_folder(out), command)
+    return result
 
 
 def compare_and_report(
     current: Plan, table: pd.DataFrame, folder: Folder, command: str
 ) -> tuple[Comparison | None, dict[str, str], list[str]]:
-    """Compare, and write the report into the study's folder; say so where that cannot be done."""
-    from studies.report.files import render
-    from studies.report.origin import gather
-    from studies.tuning.gains import with_gains
+    """Compare a study's points, and write the report into its folder.
 
+    Returns:
+        The comparison, the URIs of the report's files by their names, and a note where there is
+        nothing to compare.
+    """
     if table.empty:
         return None, {}, []
-    rule = current.study.evaluate.checkpoints[0]
     try:
-        comparison, others = compare_all(table, checkpoint=rule, unfinished=current.unfinished())
+        comparison, others = _compare_plans([current], table, folder)
     except ComparisonError as error:
         return None, {}, [str(error)]
-    comparison = with_gains(comparison, current.study, folder)
     place = folder.sub("report")
-    files = render(comparison, gather(current, folder, command), others)
+    return comparison, _write_report(comparison, others, current, folder, place, command), []
+
+
+def _compare_plans(
+    plans: Sequence[Plan],
+    points: pd.DataFrame,
+    folder: Folder,
+    *,
+    attack: str | None = None,
+    checkpoint: str | None = None,
+    margin: float = MARGIN,
+    force: bool = False,
+) -> tuple[Comparison, list[Comparison]]:
+    """Compare under the attack and under each other one; the first plan is that of the folder."""
+    main = plans[0].study
+    result, others = compare_all(
+        points,
+        attack=attack,
+        checkpoint=checkpoint or main.evaluate.checkpoints[0],
+        margin=margin,
+        force=force,
+        unfinished=[trial for plan in plans for trial in plan.unfinished()],
+    )
+    return with_gains(result, main, folder), others
+
+
+def _write_report(
+    comparison: Comparison,
+    others: Sequence[Comparison],
+    plan: Plan,
+    folder: Folder,
+    place: Folder,
+    command: str,
+) -> dict[str, str]:
+    """Write the report into a place; return the URIs of its files by their names."""
+    from studies.report.files import render
+    from studies.report.origin import gather
+
+    files = render(comparison, gather(plan, folder, command), others)
     for name, data in files.items():
         place.write(name, data)
-    return comparison, {name: place.sub(name).uri for name in files}, []
+    return {name: place.sub(name).uri for name in files}

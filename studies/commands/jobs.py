@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 def submit(
     study: Source,
     *,
-    address: str,
-    storage: str,
+    job_server: str,
+    storage: str | Path,
     tracking_uri: str | None = None,
     overrides: Sequence[str] = (),
 ) -> "Job":
-    """Submit a study to a cluster as a job and return at once: `run`, detached.
+    """Submit a study to a cluster as a job that calls `run` there; return at once.
 
     The study is checked here; the resolved one is sent, and the job has the environment of the
     cluster, credentials included.
 
     Args:
         study: The study. Its ``data.root`` is a folder of the cluster's nodes.
-        address: The cluster's job server, such as ``http://HEAD:8265``.
+        job_server: URL of the cluster's job server, such as ``http://HEAD:8265``.
         storage: Absolute path or URI that every node of the cluster reaches.
         tracking_uri: MLflow as the cluster reaches it, without credentials; None leaves it to
             ``MLFLOW_TRACKING_URI`` there.
@@ -39,14 +39,14 @@ def submit(
     from studies.cluster.jobs import JobServer
 
     resolved = load_study(study, overrides)
-    check_travels(resolved, storage, tracking_uri)
-    return JobServer(address).submit(resolved, storage, tracking_uri)
+    check_travels(resolved, str(storage), tracking_uri)
+    return JobServer(job_server).submit(resolved, str(storage), tracking_uri)
 
 
 def job(
     study: Source,
     *,
-    address: str,
+    job_server: str,
     storage: str | Path | None = None,
     overrides: Sequence[str] = (),
 ) -> "Job | None":
@@ -54,7 +54,7 @@ def job(
 
     Args:
         study: The study.
-        address: The cluster's job server.
+        job_server: URL of the cluster's job server.
         storage: Only jobs with this storage; None is any.
         overrides: ``path.to.key=value`` each.
 
@@ -64,13 +64,13 @@ def job(
     from studies.cluster.jobs import JobServer
 
     name = load_study(study, overrides).name
-    return JobServer(address).newest(name, None if storage is None else str(storage))
+    return JobServer(job_server).newest(name, None if storage is None else str(storage))
 
 
 def logs(
     study: Source,
     *,
-    address: str,
+    job_server: str,
     storage: str | Path | None = None,
     follow: bool = False,
     overrides: Sequence[str] = (),
@@ -79,7 +79,7 @@ def logs(
 
     Args:
         study: The study.
-        address: The cluster's job server.
+        job_server: URL of the cluster's job server.
         storage: Only jobs with this storage; None is any.
         follow: Whether the log ends with the job, not with what there is now.
         overrides: ``path.to.key=value`` each.
@@ -93,5 +93,5 @@ def logs(
     from studies.cluster.jobs import JobServer
 
     name = load_study(study, overrides).name
-    server = JobServer(address)
+    server = JobServer(job_server)
     return server.log(name, None if storage is None else str(storage), follow=follow)

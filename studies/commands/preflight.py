@@ -6,14 +6,15 @@ from pathlib import Path
 
 from studies.driver.checks import Check, check_evaluation, check_here
 from studies.driver.nodes import check_cluster, check_nodes
-from studies.driver.places import STORAGE, study_folder, tracking_place
+from studies.driver.places import study_folder, tracking_place
+from studies.storage.addresses import DEFAULT_STORAGE
 from studies.study_file.loading import Source, load_study
 
 
 def preflight(
     study: Source,
     *,
-    storage: str | Path = STORAGE,
+    storage: str | Path = DEFAULT_STORAGE,
     address: str | None = None,
     tracking_uri: str | None = None,
     overrides: Sequence[str] = (),

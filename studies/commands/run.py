@@ -18,12 +18,14 @@ from rich.console import Console
 from oat.adversaries import Transfer
 from studies.commands.compare import compare_and_report
 from studies.comparison.answer import Comparison
-from studies.driver.following import join_cluster, open_tracker, refusal, run_followed
+from studies.console import say
+from studies.driver.following import join_cluster, open_tracker, run_followed, try_mlflow
 from studies.driver.lease import only_driver
-from studies.driver.places import STORAGE, study_folder, tracking_place
+from studies.driver.places import study_folder, tracking_place
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan, PlannedTrial, asking_as
 from studies.results.reading import study_points
+from studies.storage.addresses import DEFAULT_STORAGE
 from studies.storage.folder import Folder
 from studies.study_file.loading import Source, load_study
 from studies.study_file.study import Study
@@ -41,7 +43,7 @@ class RunOutcome:
         points: All points of the study.
         comparison: Free against retrained; None if there is nothing to compare.
         report: URIs of what was written, by file name.
-        trained: How many trials this run worked on.
+        worked_on: How many trials this run worked on.
         notes: What the user must know.
     """
 
@@ -49,7 +51,7 @@ class RunOutcome:
     points: pd.DataFrame
     comparison: Comparison | None
     report: dict[str, str]
-    trained: int
+    worked_on: int
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -61,7 +63,7 @@ class RunOutcome:
 def run(
     study: Source,
     *,
-    storage: str | Path = STORAGE,
+    storage: str | Path = DEFAULT_STORAGE,
     address: str | None = None,
     tracking_uri: str | None = None,
     overrides: Sequence[str] = (),
@@ -112,7 +114,7 @@ def run(
             after = _with_reasons(make_plan(resolved, folder), gave_up)
         table = study_points(after, folder)
         # MLflow comes first: the report links to its runs
-        refused = refusal(lambda: tracker.catch_up(after, folder))
+        refused = try_mlflow(lambda: tracker.sync(after, folder))
         comparison, report, notes = compare_and_report(after, table, folder, command)
         refused = refused or _keep_report(tracker, after, folder, table, report)
         worked_on = len(before.to_run())
@@ -169,7 +171,7 @@ def _keep_report(
         for name in report:
             (Path(scratch) / name).write_bytes(folder.read(f"report/{name}"))
         artifacts = scratch if report else None
-        return refusal(lambda: tracker.close(current, folder, table, artifacts))
+        return try_mlflow(lambda: tracker.close(current, folder, table, artifacts))
 
 
 def _announce(current: Plan, console: Console) -> None:
@@ -181,10 +183,10 @@ def _announce(current: Plan, console: Console) -> None:
         said += "; nothing to train"
     elif resumed:
         said += f", {resumed} go on from a checkpoint"
-    console.print(f"{said}.", highlight=False)
+    say(console, f"{said}.")
     if current.foreign:
-        console.print(
+        say(
+            console,
             f"{len(current.foreign)} finished trials in storage no longer belong to this study "
             "(other settings); they are kept.",
-            highlight=False,
         )

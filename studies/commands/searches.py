@@ -8,10 +8,12 @@ import optuna
 from optuna.trial import TrialState
 from rich.console import Console
 
+from studies.console import say
+from studies.driver.following import followed
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan
 from studies.storage.folder import Folder
-from studies.tuning.candidates import Tuned
+from studies.tuning.candidates import Tunable
 from studies.tuning.ledger import mark_died, settle, take_up
 from studies.tuning.search import MethodSearch
 
@@ -28,32 +30,22 @@ class Searches:
         self._current, self._folder, self._tracker = current, folder, tracker
         self._console, self._local = console, local
 
-    def run(self, tuned: Tuned, search: optuna.Study, database: optuna.storages.BaseStorage) -> str:
+    def run(
+        self, tuned: Tunable, search: optuna.Study, database: optuna.storages.BaseStorage
+    ) -> str:
         """Search until the budget is spent; return why it ended."""
-        from studies.cluster.progress import Progress
-        from studies.tracking.background import BackgroundSync
-
         empty = Plan(
             self._current.study, (), (), self._current.seconds_per_unit, self._current.measured
         )
-        follower = BackgroundSync(self._tracker, empty, self._folder)
-        follower.start()
-        try:
-            with Progress(empty, self._console, follower.changed, tuned.name) as progress:
-
-                def begun(trial: Any) -> None:
-                    follower.add(trial)
-                    progress.add(trial)
-
-                if tuned.dimensions:
-                    return self._search(tuned, search, database, [progress], begun)
-                return self._once(tuned, search, [progress], begun)
-        finally:
-            follower.close()
+        around = followed(empty, self._folder, self._tracker, self._console, tuned.name)
+        with around as (progress, begun):
+            if tuned.dimensions:
+                return self._search(tuned, search, database, [progress], begun)
+            return self._once(tuned, search, [progress], begun)
 
     def _search(
         self,
-        tuned: Tuned,
+        tuned: Tunable,
         search: optuna.Study,
         database: optuna.storages.BaseStorage,
         callbacks: list[Any],
@@ -68,7 +60,10 @@ class Searches:
         left = take_up(search, tuned)
         if left.died:
             trials = f"{left.died} trial{'s' if left.died > 1 else ''}"
-            self._say(f"{tuned.name}: {trials} died with an earlier run; their candidates go on.")
+            say(
+                self._console,
+                f"{tuned.name}: {trials} died with an earlier run; their candidates go on.",
+            )
         first = make_plan(tuned.candidate(tuned.starts()[0]), self._folder, "val").trials[0]
         made: list[MethodSearch] = []
 
@@ -104,7 +99,7 @@ class Searches:
 
     def _once(
         self,
-        tuned: Tuned,
+        tuned: Tunable,
         search: optuna.Study,
         callbacks: list[Any],
         begun: Callable[[Any], None],
@@ -112,7 +107,7 @@ class Searches:
         """Train a method that has nothing to tune, once."""
         from studies.cluster.launching import launch
 
-        self._say(f"{tuned.name} has nothing to tune; it is trained once.")
+        say(self._console, f"{tuned.name} has nothing to tune; it is trained once.")
         ended = "there is nothing to tune: trained once"
         if any(trial.state == TrialState.COMPLETE for trial in search.trials):
             return ended
@@ -132,10 +127,7 @@ class Searches:
             asked.set_user_attr(name, value)
         begun(trial)
         lost = {}
-        if trial.to_run:
+        if trial.needs_run:
             lost = launch(planned, self._folder, callbacks, reuse_workers=self._local)
         settle(search, asked.number, trial, self._folder, lost.get(trial.run_key))
         return ended
-
-    def _say(self, sentence: str) -> None:
-        self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)

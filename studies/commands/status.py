@@ -6,11 +6,13 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from studies.driver.places import STORAGE, study_folder
-from studies.errors import StudyError
+from oat.names import unknown
+from studies.driver.places import study_folder
+from studies.errors import QueryError, StudyError
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan
 from studies.results.reading import study_points
+from studies.storage.addresses import DEFAULT_STORAGE
 from studies.study_file.loading import Source, load_study
 from studies.trial.records import read_epochs
 
@@ -18,7 +20,7 @@ from studies.trial.records import read_epochs
 def plan(
     study: Source,
     *,
-    storage: str | Path = STORAGE,
+    storage: str | Path = DEFAULT_STORAGE,
     overrides: Sequence[str] = (),
     probe: bool = False,
     address: str | None = None,
@@ -55,7 +57,7 @@ def plan(
 
 
 def status(
-    study: Source, *, storage: str | Path = STORAGE, overrides: Sequence[str] = ()
+    study: Source, *, storage: str | Path = DEFAULT_STORAGE, overrides: Sequence[str] = ()
 ) -> pd.DataFrame:
     """Return a row for each trial: label, seed, state, epoch, validation SA and RA, run key.
 
@@ -85,9 +87,36 @@ def status(
 
 
 def points(
-    study: Source, *, storage: str | Path = STORAGE, overrides: Sequence[str] = ()
+    study: Source,
+    *,
+    columns: Sequence[str] | None = None,
+    storage: str | Path = DEFAULT_STORAGE,
+    overrides: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Return the points of a study from storage; see `studies.results.points.COLUMNS`."""
+    """Return the points of a study from storage, a row for each.
+
+    Args:
+        study: A preset's name, a YAML file, a mapping, or a study.
+        columns: Columns to return, in order; None is all of `studies.results.points.COLUMNS`.
+        storage: Folder or URI of all studies' results.
+        overrides: ``path.to.key=value`` each.
+
+    Raises:
+        QueryError: There is no such column.
+    """
     resolved = load_study(study, overrides)
     folder = study_folder(resolved, storage)
-    return study_points(make_plan(resolved, folder), folder)
+    table = study_points(make_plan(resolved, folder), folder)
+    return table if columns is None else chosen_columns(table, columns)
+
+
+def chosen_columns(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return some columns of a frame, in the order that is asked for.
+
+    Raises:
+        QueryError: There is no such column.
+    """
+    for column in columns:
+        if column not in table:
+            raise QueryError(unknown("column", column, list(table)))
+    return table[list(columns)]

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from oat.names import unknown
 from studies.driver.lease import only_driver
-from studies.driver.places import STORAGE, study_folder, tracking_place
-from studies.errors import StudyError, TuningError
+from studies.driver.places import study_folder, tracking_place
+from studies.errors import QueryError, TuningError
 from studies.planning.expand import make_plan
 from studies.results.reading import study_points
+from studies.storage.addresses import DEFAULT_STORAGE
 from studies.study_file.loading import Source, load_study
 from studies.tracking.conditions import parse_condition
 
@@ -27,9 +28,10 @@ def runs(
     *,
     where: str | None = None,
     columns: Sequence[str] | None = None,
-    storage: str | Path = STORAGE,
+    storage: str | Path = DEFAULT_STORAGE,
     tracking_uri: str | None = None,
     tuning: bool = False,
+    overrides: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Query the points of a study in MLflow.
 
@@ -45,9 +47,10 @@ def runs(
         storage: Where the default database lies.
         tracking_uri: MLflow; see `tracking_place`.
         tuning: Whether to return the points of tuning, on held-out images, instead.
+        overrides: ``path.to.key=value`` each.
 
     Raises:
-        StudyError: The condition or a column is faulty.
+        QueryError: The condition or a column is faulty.
         TrackingError: MLflow does not answer.
     """
     from studies.tracking.reaching import check_server
@@ -55,11 +58,11 @@ def runs(
 
     uri, artifacts = tracking_place(storage, tracking_uri)
     check_server(uri)
-    tracker = Tracker(uri, load_study(study).name, artifacts)
+    tracker = Tracker(uri, load_study(study, overrides).name, artifacts)
     known = tracker.columns()
     for column in columns or ():
         if column not in known:
-            raise StudyError(unknown("column", column, known))
+            raise QueryError(unknown("column", column, known))
     kind = "validation" if tuning else "point"
     if where is None:
         table = tracker.points(kind=kind)
@@ -72,7 +75,7 @@ def runs(
 def sync(
     study: Source,
     *,
-    storage: str | Path = STORAGE,
+    storage: str | Path = DEFAULT_STORAGE,
     tracking_uri: str | None = None,
     overrides: Sequence[str] = (),
 ) -> int:
@@ -106,7 +109,8 @@ def sync(
         except ResultError as error:
             damaged = error
         # last, as the study's own trials say whether it is finished
-        tracker.finish(current, folder, study_points(current, folder))
+        tracker.sync(current, folder)
+        tracker.close(current, folder, study_points(current, folder))
         if damaged is not None:
             raise TuningError(str(damaged)) from damaged
         return len(tracker.points())
@@ -116,10 +120,11 @@ def sync(
 def ui(
     study: Source,
     *,
-    storage: str | Path = STORAGE,
+    storage: str | Path = DEFAULT_STORAGE,
     tracking_uri: str | None = None,
     host: str = "127.0.0.1",
     port: int = 5000,
+    overrides: Sequence[str] = (),
     stop: threading.Event | None = None,
     console: Console | None = None,
 ) -> Iterator["MlflowPage"]:
@@ -133,6 +138,7 @@ def ui(
         tracking_uri: MLflow; see `tracking_place`.
         host: Name or address to listen on.
         port: 0 for any that is free.
+        overrides: ``path.to.key=value`` each.
         stop: Set it from elsewhere to give up a start that is still under way.
         console: Where it is said that a page is started; None is standard error.
 
@@ -144,7 +150,7 @@ def ui(
     from studies.tracking.mlflow_page import mlflow_page
 
     uri, _ = tracking_place(storage, tracking_uri, make=False)
-    experiment = find_experiment(uri, load_study(study).name)
+    experiment = find_experiment(uri, load_study(study, overrides).name)
     with mlflow_page(
         uri,
         experiment,

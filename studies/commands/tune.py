@@ -18,22 +18,22 @@ import yaml
 from rich.console import Console
 
 from studies.commands.searches import Searches
-from studies.driver.following import join_cluster, open_tracker, refusal
+from studies.driver.following import join_cluster, open_tracker, try_mlflow
 from studies.driver.lease import only_driver
-from studies.driver.places import STORAGE, home_of, study_folder, tracking_place
+from studies.driver.places import home_of, study_folder, tracking_place
 from studies.errors import TuningError
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan
-from studies.storage.addresses import without_credentials
+from studies.storage.addresses import DEFAULT_STORAGE, without_credentials
 from studies.storage.folder import Folder
 from studies.study_file.loading import Source, load_study
 from studies.study_file.study import Study
-from studies.tuning.candidates import Tuned, tuned_methods
+from studies.tuning.candidates import Tunable, tuned_methods
 from studies.tuning.database import open_search, optuna_faults
 from studies.tuning.ledger import read_search
 from studies.tuning.record import (
-    RECORD,
-    TUNED,
+    TUNING_FILE,
+    WINNERS_FILE,
     keep,
     read_record,
     searches_of,
@@ -91,7 +91,7 @@ class TuneOutcome:
 def tune(
     study: Source,
     *,
-    storage: str | Path = STORAGE,
+    storage: str | Path = DEFAULT_STORAGE,
     address: str | None = None,
     tracking_uri: str | None = None,
     optuna_storage: str | None = None,
@@ -148,11 +148,11 @@ def tune(
                 keep(resolved, folder, found)
         record = read_record(folder)
         outcome = _finish(resolved, folder, record, url)
-        notes = refusal(lambda: tracker.keep_tuning(folder, tuning_plan(before, folder)))
+        notes = try_mlflow(lambda: tracker.keep_tuning(folder, tuning_plan(before, folder)))
         return TuneOutcome(outcome.searches, outcome.tuned, outcome.storage, outcome.notes + notes)
 
 
-def check_budget(methods: Sequence[Tuned], current: Plan) -> None:
+def check_budget(methods: Sequence[Tunable], current: Plan) -> None:
     """Refuse a budget of which a method cannot train once.
 
     Raises:
@@ -177,9 +177,9 @@ def _finish(study: Study, folder: Folder, record: dict[str, Any] | None, url: st
     assert study.tune is not None
     head = (
         f"# The winners of `oat tune`: {study.tune.budget} of training for each method, rule "
-        f"'{study.tune.select.rule}'\n# on held-out images; {RECORD} beside this file has every "
-        "trial. `oat run` takes this file as it is.\n"
+        f"'{study.tune.select.rule}'\n# on held-out images; {TUNING_FILE} beside this file has "
+        "every trial. `oat run` takes this file as it is.\n"
     )
     text = head + yaml.safe_dump(made, sort_keys=False, allow_unicode=True)
-    folder.write(TUNED, text.encode())
-    return TuneOutcome(searches, folder.sub(TUNED).uri, without_credentials(url), notes)
+    folder.write(WINNERS_FILE, text.encode())
+    return TuneOutcome(searches, folder.sub(WINNERS_FILE).uri, without_credentials(url), notes)

@@ -15,7 +15,7 @@ ALL_WIDTHS = "all widths"
 Pairs = Sequence[tuple[int, int]]
 
 SUMMARIES = ("gap", "gap_at", "covered", "break_even")
-PRICE = {
+PRICE_COLUMNS = {
     "device_seconds": "train_device_seconds",
     "train_units": "train_units",
     "train_gradients": "train_gradients",
@@ -107,7 +107,7 @@ def _front(draws: Resampled, members: Members, prices: "_Prices") -> dict[str, A
     cells = draws.cells.iloc[members]
     values = cells[["sa", "ra"]].to_numpy()
     networks = prices.of(members)
-    price = {name: networks[column].sum(skipna=False) for name, column in PRICE.items()}
+    price = {name: networks[column].sum(skipna=False) for name, column in PRICE_COLUMNS.items()}
     return {
         "models": len(networks),
         "operating_points": len(members),
@@ -133,7 +133,7 @@ class _Prices:
             runs = self._points.merge(places, on=["variant", "width_mult"])
             own = ["variant"] if self._draws.once[members[0]] else CELL
             grouped = runs.drop_duplicates("run_key").groupby(own, dropna=False)
-            self._known[key] = grouped[list(PRICE.values())].mean()
+            self._known[key] = grouped[list(PRICE_COLUMNS.values())].mean()
         return self._known[key]
 
 

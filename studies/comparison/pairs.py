@@ -21,7 +21,7 @@ DIFFERENCES = [f"{name}{end}" for name in ("d_sa", "d_ra") for end in ("", "_low
 """Columns of differences in SA and RA, as fractions, with the ends of their intervals."""
 
 
-def judge(sa: Interval, ra: Interval, margin: float) -> str:
+def verdict_of(sa: Interval, ra: Interval, margin: float) -> str:
     """Give the verdict on one pair of differences, OAT minus dedicated.
 
     ``better`` if both intervals lie above 0; ``free`` if both lie above ``-margin``; ``not
@@ -83,7 +83,7 @@ def pair_table(pairs: list[tuple[int, int]], draws: Resampled, margin: float) ->
                 "ra_oat": ours["ra"],
                 "ra_dedicated": dedicated["ra"],
                 **_columns("d_ra", ra),
-                "verdict": judge(sa, ra, margin),
+                "verdict": verdict_of(sa, ra, margin),
                 "seeds": dedicated["seeds"],
                 "seconds_oat": ours["train_device_seconds"],
                 "seconds_dedicated": dedicated["train_device_seconds"],

@@ -1,17 +1,19 @@
 """Around what runs on Ray: the connection, and MLflow and progress that follow it."""
 
-from collections.abc import Callable
-from contextlib import ExitStack, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from studies.console import say
 from studies.errors import TrackingError
-from studies.planning.plan import Plan
+from studies.planning.plan import Plan, PlannedTrial
 from studies.storage.folder import Folder
 from studies.study_file.study import Study
 
 if TYPE_CHECKING:
+    from studies.cluster.progress import Progress
     from studies.tracking.tracker import Tracker
 
 
@@ -41,7 +43,7 @@ def join_cluster(
         demand(checks)
     for check in checks:
         if check.warning:
-            console.print(check.said, highlight=False)
+            say(console, check.said)
 
 
 def open_tracker(uri: str, study: str, artifacts: str | None) -> "Tracker":
@@ -53,24 +55,50 @@ def open_tracker(uri: str, study: str, artifacts: str | None) -> "Tracker":
     return tracker
 
 
-def run_followed(
-    current: Plan, folder: Folder, tracker: "Tracker", console: Console, reuse: bool
-) -> dict[str, str]:
-    """Run what is left under Ray while MLflow follows; return what was given up, and why."""
-    from studies.cluster.launching import launch
+@contextmanager
+def followed(
+    current: Plan, folder: Folder, tracker: "Tracker", console: Console, title: str = ""
+) -> Iterator[tuple["Progress", Callable[[PlannedTrial], None]]]:
+    """Let the console and MLflow follow what runs on Ray until the block is left.
+
+    Args:
+        current: The trials that are known when it begins.
+        folder: The study's folder.
+        tracker: Of its experiment.
+        console: Where progress goes.
+        title: What runs; empty is the study.
+
+    Yields:
+        A callback for Tune, and what is to be called with each trial that the plan does not have.
+    """
     from studies.cluster.progress import Progress
     from studies.tracking.background import BackgroundSync
 
     follower = BackgroundSync(tracker, current, folder)
     follower.start()
     try:
-        with Progress(current, console, follower.changed) as progress:
-            return launch(current, folder, [progress], reuse_workers=reuse)
+        with Progress(current, console, follower.changed, title) as progress:
+
+            def begun(trial: PlannedTrial) -> None:
+                follower.add(trial)
+                progress.add(trial)
+
+            yield progress, begun
     finally:
         follower.close()
 
 
-def refusal(call: Callable[[], None]) -> list[str]:
+def run_followed(
+    current: Plan, folder: Folder, tracker: "Tracker", console: Console, reuse: bool
+) -> dict[str, str]:
+    """Run what is left under Ray while MLflow follows; return what was given up, and why."""
+    from studies.cluster.launching import launch
+
+    with followed(current, folder, tracker, console) as (progress, _):
+        return launch(current, folder, [progress], reuse_workers=reuse)
+
+
+def try_mlflow(call: Callable[[], None]) -> list[str]:
     """Call MLflow; a server that is gone costs a note, no result."""
     try:
         call()

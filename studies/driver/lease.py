@@ -16,11 +16,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from studies.console import say
 from studies.errors import StudyError
 from studies.storage.folder import Folder
 from studies.storage.local import LocalFolder
@@ -46,13 +48,10 @@ def only_driver(study: Study, folder: Folder, console: Console) -> Iterator[None
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    def say(sentence: str) -> None:
-        console.print(sentence, highlight=False)
-
     # not SIGINT, which a shell's background processes ignore; nor SIGUSR1, which is Tune's
     before = signal.signal(signal.SIGUSR2, stop) if main else None
     try:
-        with Lease(folder, study.name, lost=lost, waiting=say):
+        with Lease(folder, study.name, lost=lost, waiting=partial(say, console)):
             yield
             if taken.is_set():
                 raise KeyboardInterrupt

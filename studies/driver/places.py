@@ -4,11 +4,10 @@ import os
 from pathlib import Path
 
 from studies.errors import StorageError
+from studies.storage.addresses import DEFAULT_STORAGE
 from studies.storage.folder import Folder
 from studies.storage.opening import open_folder
 from studies.study_file.study import Study
-
-STORAGE = "./outputs"
 
 
 def study_folder(study: Study, storage: str | Path) -> Folder:
@@ -49,7 +48,7 @@ def home_of(storage: str | Path, *, make: bool = True) -> Path:
     Raises:
         StorageError: It cannot be made.
     """
-    home = Path(STORAGE if "://" in str(storage) else storage).absolute()
+    home = Path(DEFAULT_STORAGE if "://" in str(storage) else storage).absolute()
     try:
         if make:
             home.mkdir(parents=True, exist_ok=True)

@@ -11,17 +11,18 @@ from typing import Any
 from rich.console import Console
 
 from studies.cluster.capacity import Request, check_has_gpu, fits, node_sizes, request_of
+from studies.console import say
 from studies.errors import StudyError
 from studies.measuring.probing import Job
 from studies.measuring.throughput import WINDOW_SECONDS, Measured, Packing, job_device, measure
 from studies.planning.plan import Plan, PlannedTrial
 from studies.storage.folder import Folder
-from studies.storage.sealed import ResultError, digest, unseal, write_result
+from studies.storage.sealed import ResultError, digest, unseal, write_sealed
 from studies.study_file.loading import load_study
 from studies.study_file.method_blocks import AUTO
 from studies.study_file.study import Study
 
-RECORD = "packing.json"
+PACKING_FILE = "packing.json"
 """File of the study's folder with what was measured."""
 
 
@@ -62,7 +63,7 @@ def look_up_or_measure(
 def read_packings(folder: Folder) -> dict[str, Any]:
     """Return what was measured for a study, by key; nothing if the record is damaged."""
     try:
-        return dict(unseal(folder.read(RECORD))["packings"])
+        return dict(unseal(folder.read(PACKING_FILE))["packings"])
     except (FileNotFoundError, ResultError):
         return {}
 
@@ -102,9 +103,7 @@ def choose_share(
     task = ray.remote(num_cpus=request["CPU"], num_gpus=1, max_retries=0)(look_up_or_measure)
     known = read_packings(folder)
     most = _most(request, sizes)
-    console.print(
-        "`resources.gpu` is 'auto': looking how many trials a GPU serves best.", highlight=False
-    )
+    say(console, "`resources.gpu` is 'auto': looking how many trials a GPU serves best.")
     try:
         key, record = ray.get(task.remote(dict(dearest.job), most, seconds, known))
     except ray.exceptions.RayError as error:
@@ -115,9 +114,9 @@ def choose_share(
     if "error" in record:
         raise StudyError(record["error"])
     packing = packing_of(record)
-    write_result(folder, RECORD, {"packings": {**known, key: record}})
+    write_sealed(folder, PACKING_FILE, {"packings": {**known, key: record}})
     when = "measured earlier" if key in known else "measured"
-    console.print(f"{when}: {packing}.", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"{when}: {packing}.")
     return 1 / packing.trials
 
 

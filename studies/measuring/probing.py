@@ -13,6 +13,7 @@ from oat.models import ModelConfig, relative_flops
 from oat.probe import seconds_of_validation, seconds_per_pass, seconds_per_step
 from oat.recipe import images_seen
 from oat.training import Training
+from studies.console import say
 from studies.errors import StudyError
 from studies.planning.costs import validations
 from studies.planning.estimates import keep_probes, on_gpu
@@ -118,10 +119,7 @@ def probe(current: Plan, folder: Folder, address: str | None, console: Console) 
         elif kinds:
             _join(current, address, stack)
         for i, trial in enumerate(kinds.values(), start=1):
-            console.print(
-                f"Probing {i} of {len(kinds)}: {trial.label}",
-                highlight=False, markup=False, soft_wrap=True,
-            )  # fmt: skip
+            say(console, f"Probing {i} of {len(kinds)}: {trial.label}")  # fmt: skip
             found = probe_job(trial.job, trial.kind) if address is None else _probe_there(trial)
             if "error" in found:
                 raise StudyError(found["error"])

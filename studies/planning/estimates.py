@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from oat.models import ModelConfig, forward_flops
 from studies.storage.folder import Folder
-from studies.storage.sealed import ResultError, unseal, write_result
+from studies.storage.sealed import ResultError, unseal, write_sealed
 from studies.study_file.method_blocks import Resources
 
 Basis = Literal["measured", "probed", "measured on others", "assumed"]
@@ -162,7 +162,7 @@ def keep_probes(folder: Folder, probes: Sequence[Mapping[str, Any]]) -> None:
     for probe in probes:
         kept.pop(_key(probe), None)  # to the end: the newest is last
         kept[_key(probe)] = dict(probe)
-    write_result(folder, PROBES, {"probes": list(kept.values())})
+    write_sealed(folder, PROBES, {"probes": list(kept.values())})
 
 
 def _key(probe: Mapping[str, Any]) -> tuple[str, str, int]:

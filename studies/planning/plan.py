@@ -46,7 +46,7 @@ class PlannedTrial:
     estimate: Estimate | None = None
 
     @property
-    def to_run(self) -> bool:
+    def needs_run(self) -> bool:
         """Whether a run has something to do for it."""
         return self.state in TO_RUN
 
@@ -80,7 +80,7 @@ class Plan:
 
     def to_run(self) -> list[PlannedTrial]:
         """Return what is left to do, the longest first."""
-        left = [trial for trial in self.trials if trial.to_run]
+        left = [trial for trial in self.trials if trial.needs_run]
         return sorted(left, key=lambda trial: -self.seconds_left(trial))
 
     def estimate(self, trial: PlannedTrial) -> Estimate:
@@ -96,7 +96,7 @@ class Plan:
 
     def seconds_left(self, trial: PlannedTrial, bound: Bound = "middle") -> float:
         """Estimate the time of what a run has still to do for a trial; an end of its range."""
-        if not trial.to_run:
+        if not trial.needs_run:
             return 0.0
         found = self.estimate(trial)
         trained = trial.state == "evaluate"

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from studies.comparison.answer import Comparison
 from studies.report.figures import paper_figure, picture, price_figure
-from studies.report.latex import latex
-from studies.report.markdown import markdown
+from studies.report.latex import latex_table
+from studies.report.markdown import markdown_tables
 from studies.report.origin import Origin
-from studies.report.page import page
+from studies.report.page import render_page
 from studies.report.rows import frames
 
 
@@ -32,13 +32,13 @@ def render(
         "price": price_figure(comparison, title),
     }
     return {
-        "index.html": page(comparison, origin, others).encode(),
+        "index.html": render_page(comparison, origin, others).encode(),
         **{
             f"{name}.{kind}": picture(figure, kind)
             for name, figure in figures.items()
             for kind in ("png", "svg")
         },
-        "table.md": markdown(comparison, others).encode(),
-        "table.tex": latex(comparison).encode(),
+        "table.md": markdown_tables(comparison, others).encode(),
+        "table.tex": latex_table(comparison).encode(),
         **{f"{name}.csv": t.to_csv(index=False).encode() for name, t in frames(comparison).items()},
     }

@@ -27,7 +27,7 @@ TEX = {
 """What LaTeX would read as something else, or lacks in its text fonts."""
 
 
-def latex(comparison: Comparison) -> str:
+def latex_table(comparison: Comparison) -> str:
     """Write the free-vs-retrained table as a ``tabular`` of LaTeX."""
     body = [[tex(cell) for cell in row.values()] for row in rows(comparison)]
     lines = [list(map(tex, HEADINGS.values())), *body]

@@ -6,7 +6,7 @@ from studies.comparison.answer import Comparison
 from studies.report.rows import HEADINGS, Row, front_rows, gain_rows, heading_of, rows, variant_rows
 
 
-def markdown(comparison: Comparison, others: Iterable[Comparison] = ()) -> str:
+def markdown_tables(comparison: Comparison, others: Iterable[Comparison] = ()) -> str:
     """Write all tables, the answer and the notes as Markdown.
 
     Args:

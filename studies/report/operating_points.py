@@ -16,7 +16,7 @@ def interval(row: Mapping[Any, Any], name: str) -> str:
     return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
 
 
-def operating_points(comparison: Comparison, origin: Origin) -> list[dict[str, Any]]:
+def slider_points(comparison: Comparison, origin: Origin) -> list[dict[str, Any]]:
     """Return what the page says of each cell, in the order of the front's marks.
 
     Each has numbers for the script, ``facts`` (labels and texts), ``runs`` (texts, and addresses

@@ -12,13 +12,13 @@ from plotly.offline import get_plotlyjs
 from studies.comparison.answer import Comparison
 from studies.naming import name_point
 from studies.report import charts
-from studies.report.operating_points import operating_points
+from studies.report.operating_points import slider_points
 from studies.report.origin import Origin
-from studies.report.provenance import gaps, provenance, trial_rows
+from studies.report.provenance import gaps, provenance_rows, trial_rows
 from studies.report.rows import (
+    COST_HEADINGS,
     GAINED,
     HEADINGS,
-    PRICE,
     Cell,
     Row,
     front_rows,
@@ -47,7 +47,7 @@ CHECKS = {
 """Columns of `Comparison.masking` that the page shows, fractions, and their headings."""
 
 
-def page(comparison: Comparison, origin: Origin, others: Iterable[Comparison] = ()) -> str:
+def render_page(comparison: Comparison, origin: Origin, others: Iterable[Comparison] = ()) -> str:
     """Write the HTML page: one file, no address outside loaded, everything escaped.
 
     Args:
@@ -63,7 +63,7 @@ def page(comparison: Comparison, origin: Origin, others: Iterable[Comparison] = 
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    points = operating_points(comparison, origin)
+    points = slider_points(comparison, origin)
     loss, accuracy = charts.training(comparison, origin)
     fronts = front_rows(comparison)
     figures = {
@@ -81,13 +81,13 @@ def page(comparison: Comparison, origin: Origin, others: Iterable[Comparison] = 
         rows=rows(comparison),
         others=[(heading_of(other), other.answer(), rows(other)) for other in others],
         variants=variant_rows(comparison),
-        fronts=[{k: cell for k, cell in row.items() if k not in PRICE} for row in fronts],
-        prices=[{k: row[k] for k in ("front", *PRICE) if k in row} for row in fronts],
+        fronts=[{k: cell for k, cell in row.items() if k not in COST_HEADINGS} for row in fronts],
+        prices=[{k: row[k] for k in ("front", *COST_HEADINGS) if k in row} for row in fronts],
         masking=masking_verdict(comparison.masking),
         checks=[_masking_row(row) for row in comparison.masking.to_dict("records")],
         once=any(point["once"] for point in points),
         trials=trial_rows(origin),
-        facts=provenance(origin),
+        facts=provenance_rows(origin),
         gaps=gaps(comparison, origin),
         links=origin.links,
         gained=gain_rows(comparison.gains.table) if comparison.gains else [],

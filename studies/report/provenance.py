@@ -49,7 +49,7 @@ def _versions(record: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in found.items() if version)
 
 
-def provenance(origin: Origin) -> list[tuple[str, str]]:
+def provenance_rows(origin: Origin) -> list[tuple[str, str]]:
     """Return what all trials have in common, and in what they differ: labels and texts."""
     study, records = origin.plan.study, origin.provenance.values()
     settings = study.dump()

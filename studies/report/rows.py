@@ -23,7 +23,7 @@ HEADINGS = {
     "cost": "training",
 }
 
-PRICE = (
+COST_HEADINGS = (
     "models",
     "training time",
     "forward passes",

@@ -17,7 +17,7 @@ IN_TERMINAL = ("front", "models", "operating points", "hypervolume", "training t
 """Columns of the table of fronts that a terminal shows."""
 
 
-def terminal(comparison: Comparison, width: int) -> Iterator[Table | str]:
+def terminal_parts(comparison: Comparison, width: int) -> Iterator[Table | str]:
     """Yield what a terminal of so many columns shows of a comparison, in order."""
     if len(comparison.table):
         tables = list(comparison.table.groupby("once", sort=False))

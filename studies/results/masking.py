@@ -59,7 +59,7 @@ EVERY_LAM = "-every-lam"
 
 NOT_CHECKED = "not checked"
 NO_FLAG = "none"
-PLACE = ("checkpoint_rule", "lam", "width_mult")
+SAME_POINT = ("checkpoint_rule", "lam", "width_mult")
 
 Row = Mapping[str, Any]
 
@@ -78,11 +78,13 @@ def masking_columns(
         By point key: ``masking``, which is ``none``, ``not checked`` or the signs found, the
         attacks' own warnings among them; and `CHECK_COLUMNS`.
     """
-    by_place = {_place(check): check for check in checks}
+    by_place = {_operating_point(check): check for check in checks}
     columns = {}
     for row in rows:
         there = [r for r in rows if _same_images(r, row) and r["eps"] == row["eps"]]
-        check = None if "split" in row else by_place.get(_place(row))  # made on test images
+        check = (
+            None if "split" in row else by_place.get(_operating_point(row))
+        )  # made on test images
         numbers = {f"check_{name}": check[name] if check else math.nan for name in CHECKED}
         numbers["check_gap_autoattack"] = _gap(there, correct, ("autoattack",))
         numbers["check_gap_black_box"] = _gap(there, correct, ("square", "transfer"))
@@ -91,12 +93,14 @@ def masking_columns(
     return columns
 
 
-def _place(row: Row) -> tuple[Any, ...]:
-    return tuple(row[name] for name in PLACE)
+def _operating_point(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in SAME_POINT)
 
 
 def _same_images(one: Row, other: Row) -> bool:
-    return _place(one) == _place(other) and one.get("split") == other.get("split")
+    return _operating_point(one) == _operating_point(other) and one.get("split") == other.get(
+        "split"
+    )
 
 
 def _gap(there: Sequence[Row], correct: Correct, kinds: tuple[str, ...]) -> float:

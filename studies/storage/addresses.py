@@ -3,7 +3,10 @@
 import re
 from urllib.parse import parse_qsl, quote
 
-SECRET = re.compile("pass|secret|token|key|sas", re.IGNORECASE)
+DEFAULT_STORAGE = "./outputs"
+"""Folder of results where none is named."""
+
+SECRET = re.compile("pass|secret|token|key|credential|sas", re.IGNORECASE)
 """What the name of a parameter holds that carries a secret."""
 
 LOGIN = re.compile(r"[^/?#@]*:(?!\d+(?:[/?#]|$))[^@]*@")

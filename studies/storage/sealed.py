@@ -47,6 +47,6 @@ def write_lines(folder: Folder, name: str, rows: list[dict[str, Any]]) -> None:
     folder.write(name, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
-def write_result(folder: Folder, name: str, record: Mapping[str, Any]) -> None:
+def write_sealed(folder: Folder, name: str, record: Mapping[str, Any]) -> None:
     """Write a sealed record, such as ``result.json``."""
     folder.write(name, json.dumps(seal(record), indent=1).encode())

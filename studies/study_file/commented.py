@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel
 
 from studies.errors import StudyError
-from studies.study_file.keys import REQUIRED, Key, keys, summary
+from studies.study_file.keys import REQUIRED, Key, keys_of, summary
 from studies.study_file.loading import Source, load_study
 from studies.study_file.study import Study
 
@@ -50,14 +50,14 @@ class _Line:
         return self.indent + len(self.mark) + len(self.setting)
 
 
-def commented(study: Study) -> str:
+def commented_file(study: Study) -> str:
     """Write a study as a file that loads as the same study.
 
     Taking away the ``#`` before any one key changes nothing: it stands at its default. Methods and
     attacks that the study lacks stand as examples, each of which adds one.
     """
     parts = [HEADER]
-    for key in keys(Study):
+    for key in keys_of(Study):
         lines = list(_Writer(study).key(key, getattr(study, key.name), (key.name,)))
         above: list[str] = []
         if len(lines) > 1:  # what a block is stands above it
@@ -95,13 +95,13 @@ class _Writer:
             yield from _nested(value, below)
         else:
             if key.block is not None and text:
-                text += f" Keys: {', '.join(one.name for one in keys(key.block))}."
+                text += f" Keys: {', '.join(one.name for one in keys_of(key.block))}."
             yield _Line(indent, f"{key.name}: {written(value)}", text, self._mark(key, value))
 
     def block(self, value: Any, path: tuple[str | int, ...], indent: int) -> Iterator[_Line]:
         """Write the keys of a block, at least one of them not commented out."""
         lines: list[_Line] = []
-        for key in keys(value.__class__):
+        for key in keys_of(value.__class__):
             lines += self.key(key, getattr(value, key.name), (*path, key.name), indent)
         if all(line.mark for line in lines):  # a block without a key would be null
             lines[0] = dataclasses.replace(lines[0], mark="")
@@ -128,7 +128,7 @@ class _Writer:
         for name, block in key.entries.items():
             if block in there:
                 continue
-            new = [one for one in keys(block) if one.name != "name" and self._is_new(one)]
+            new = [one for one in keys_of(block) if one.name != "name" and self._is_new(one)]
             entry = {"name": name} | {one.name: one.default for one in new}
             texts = [summary(block), *(f"`{one.name}`: {self._once(one)}" for one in new)]
             said = self._refusal(path, entry)
@@ -206,7 +206,7 @@ def written(value: Any) -> str:
 
 def _told(block: Any) -> dict[str, Any]:
     """Return the keys of a block that must be written: its name and what is not the default."""
-    values = [(key, getattr(block, key.name)) for key in keys(block.__class__)]
+    values = [(key, getattr(block, key.name)) for key in keys_of(block.__class__)]
     return {key.name: value for key, value in values if not key.is_default(value)}
 
 
@@ -231,4 +231,4 @@ def init(study: Source = "quickstart") -> str:
     Raises:
         StudyError: The preset is unknown, or the study is faulty.
     """
-    return commented(load_study(study))
+    return commented_file(load_study(study))

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
-from studies.study_file.keys import keys, summary
+from studies.study_file.keys import keys_of, summary
 from studies.study_file.study import PLAIN_ATTACK, Study
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -68,6 +68,6 @@ class _Generator(GenerateJsonSchema):
 
     def _described(self, made: JsonSchemaValue, block: type) -> JsonSchemaValue:
         """Say of a block and of each of its keys what the docstrings say."""
-        for key in keys(block):
+        for key in keys_of(block):
             made["properties"][key.name]["description"] = key.text
         return {**made, "description": summary(block)}

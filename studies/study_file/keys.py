@@ -72,7 +72,7 @@ class Key:
 
 
 @cache
-def keys(block: type) -> tuple[Key, ...]:
+def keys_of(block: type) -> tuple[Key, ...]:
     """Return the keys of a block in the order to be written: its name, its own, what all have."""
     shared = MethodBlock.model_fields if block in METHOD_BLOCKS.values() else {}
     texts = _texts(block)

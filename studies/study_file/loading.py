@@ -124,3 +124,16 @@ def _known_keys(path: Sequence[str | int], data: Any) -> list[str]:
 
 
 Source = str | Path | Mapping[str, Any] | Study
+
+
+def validate(study: Source, overrides: Sequence[str] = ()) -> Study:
+    """Check a study without running anything, and return it with every value filled in.
+
+    Args:
+        study: A preset's name, a YAML file, a mapping, or a study.
+        overrides: ``path.to.key=value`` each.
+
+    Raises:
+        StudyError: It is faulty; a sentence for each fault.
+    """
+    return load_study(study, overrides)

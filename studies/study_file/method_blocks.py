@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     SerializerFunctionWrapHandler,
@@ -25,9 +24,8 @@ from pydantic import (
 from oat.method import Method
 from oat.recipe import SHARED, TrainConfig
 from studies.methods import METHODS, describe
-from studies.study_file.tune_block import SWEPT
+from studies.study_file.tune_block import STRICT, SWEPT
 
-STRICT = ConfigDict(extra="forbid", frozen=True)
 SMALLEST_SHARE = 1e-4
 """Smallest share of a GPU; Ray counts in these."""
 AUTO: Literal["auto"] = "auto"

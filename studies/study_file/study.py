@@ -31,8 +31,8 @@ from oat.models import ModelConfig
 from oat.models.slimmable import scaled
 from oat.recipe import RULES, CheckpointRule, TrainConfig
 from studies.methods import METHODS
-from studies.study_file.method_blocks import STRICT, AnyMethodBlock, Entry, Resources
-from studies.study_file.tune_block import Tune
+from studies.study_file.method_blocks import AnyMethodBlock, Entry, Resources
+from studies.study_file.tune_block import STRICT, Tune
 from studies.study_file.tune_checks import check_space
 
 PLAIN_ATTACK = "pgd"

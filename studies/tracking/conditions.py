@@ -16,7 +16,7 @@ from typing import Literal
 import pandas as pd
 
 from oat.names import unknown
-from studies.errors import StudyError
+from studies.errors import QueryError
 from studies.tracking.filters import MOST_CLAUSES, OPERATORS, clauses_of, constant
 
 EXAMPLE = "method == 'oat' and ra > 0.4"
@@ -55,7 +55,7 @@ class Condition:
         """Return the rows of a frame for which the condition holds.
 
         Raises:
-            StudyError: pandas refuses it, such as for a faulty regular expression.
+            QueryError: pandas refuses it, such as for a faulty regular expression.
         """
         try:
             found = table.query(self.expression, engine="python")
@@ -78,7 +78,7 @@ def parse_condition(text: str, columns: Mapping[str, str]) -> Condition:
         columns: Types of the columns, as in `studies.results.points.COLUMNS`.
 
     Raises:
-        StudyError: It is not a condition over these columns; one sentence says why.
+        QueryError: It is not a condition over these columns; one sentence says why.
     """
     try:
         tree = _parse(text)
@@ -92,8 +92,8 @@ def parse_condition(text: str, columns: Mapping[str, str]) -> Condition:
     return Condition(expression, tuple(clauses[:MOST_CLAUSES]))
 
 
-def _refusal(why: str, text: str) -> StudyError:
-    return StudyError(f'`--where` {why}, got "{" ".join(text.split())}".')
+def _refusal(why: str, text: str) -> QueryError:
+    return QueryError(f'`--where` {why}, got "{" ".join(text.split())}".')
 
 
 def _parse(text: str) -> ast.expr:
@@ -127,7 +127,7 @@ class _Check:
         self.text = text
         self.columns = columns
 
-    def refuse(self, why: str) -> StudyError:
+    def refuse(self, why: str) -> QueryError:
         return _refusal(why, self.text)
 
     def kind(self, node: ast.expr) -> Kind:
@@ -167,7 +167,7 @@ class _Check:
 
     def column(self, name: str) -> Kind:
         if name not in self.columns:
-            raise StudyError(f"`--where`: {unknown('column', name, self.columns)}")
+            raise QueryError(f"`--where`: {unknown('column', name, self.columns)}")
         return "text" if self.columns[name] == "str" else "a number"
 
     def comparison(self, node: ast.Compare) -> Kind:

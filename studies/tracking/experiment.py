@@ -140,7 +140,7 @@ class Experiment:
             TrackingError: The server does not answer, or refuses.
         """
         with refusals(self.uri):
-            attacks = self._attacks()
+            attacks = self.attacks()
         return {**COLUMNS, **dict.fromkeys(map(attack_column, attacks), "float64")}
 
     def points(self, filters: Sequence[str] = (), kind: str = "point") -> pd.DataFrame:
@@ -160,7 +160,7 @@ class Experiment:
         log.debug("asked MLflow for runs with %s", where)
         columns = self.columns()
         with refusals(self.uri):
-            found = self._search(where)
+            found = self.search(where)
         rows = []
         for run in found:
             tags = {name: run.data.tags.get(tag) for name, tag in TAGS.items()}
@@ -168,12 +168,13 @@ class Experiment:
             rows.append({name: values.get(name) for name in columns})
         return frame(rows, also=[name for name in columns if name not in COLUMNS])
 
-    def _attacks(self) -> list[str]:
+    def attacks(self) -> list[str]:
         """Return the attacks that any point of the experiment was judged by."""
         tags = self.client.get_experiment(self.experiment_id).tags
         return sorted(json.loads(tags.get(ATTACKS, "[]")))
 
-    def _search(self, where: str) -> list[Run]:
+    def search(self, where: str) -> list[Run]:
+        """Return the runs of the experiment that a filter of MLflow's lets through."""
         runs: list[Run] = []
         token = None
         while True:
@@ -190,7 +191,7 @@ class Experiment:
             if not token:
                 return runs
 
-    def _log_params(self, run: Run, params: Mapping[str, Any]) -> None:
+    def log_params(self, run: Run, params: Mapping[str, Any]) -> None:
         """Write the params that a run lacks: all of a new one, the rest after a crash."""
         lacking = [
             Param(key, str(value)[:TEXT_LIMIT])
@@ -201,11 +202,11 @@ class Experiment:
             self.client.log_batch(run.info.run_id, params=lacking[i : i + PARAMS_A_REQUEST])
             run.data.params.update({p.key: p.value for p in lacking[i : i + PARAMS_A_REQUEST]})
 
-    def _log(self, run_id: str, values: Mapping[str, float], step: int = 0) -> None:
+    def log(self, run_id: str, values: Mapping[str, float], step: int = 0) -> None:
         """Write metrics of one step."""
-        self._log_metrics(run_id, [(name, value, step) for name, value in values.items()])
+        self.log_metrics(run_id, [(name, value, step) for name, value in values.items()])
 
-    def _log_metrics(self, run_id: str, metrics: Sequence[tuple[str, float, int]]) -> None:
+    def log_metrics(self, run_id: str, metrics: Sequence[tuple[str, float, int]]) -> None:
         """Write metrics: name, value, step."""
         now = int(time.time() * 1000)
         entities = [Metric(name, float(value), now, step) for name, value, step in metrics]

@@ -18,6 +18,7 @@ from typing import IO
 
 from rich.console import Console
 
+from studies.console import say
 from studies.errors import TrackingError
 from studies.storage.addresses import without_credentials
 
@@ -113,7 +114,7 @@ def mlflow_page(
     said = "Starting MLflow's page, which takes some seconds."
     if not _is_loopback(host):
         said += " It asks for no password: whoever reaches it may change and delete what it shows."
-    console.print(said, highlight=False)
+    say(console, said)
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--workers", "1"]
     command += ["--host", host, "--port", str(port)]
     with tempfile.TemporaryFile() as log:

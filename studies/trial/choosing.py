@@ -18,7 +18,7 @@ from oat.training import Training
 from studies.methods import method_of, tuples
 from studies.storage.folder import Folder
 from studies.storage.opening import open_folder
-from studies.storage.sealed import ResultError, digest, unseal, write_result
+from studies.storage.sealed import ResultError, digest, unseal, write_sealed
 from studies.trial.provenance import device_name
 
 UNKNOWN_PRECISION = "not recorded"
@@ -116,7 +116,7 @@ def _of_study(job: Mapping[str, Any], dataset: Dataset, probe: Probe) -> Precisi
     # another trial may have been quicker: its choice holds for all that look from now on
     if (known := _read(folder, name)) is not None:
         return known
-    write_result(folder, name, {**what, "precision": precision, "reason": why})
+    write_sealed(folder, name, {**what, "precision": precision, "reason": why})
     return precision
 
 

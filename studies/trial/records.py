@@ -13,7 +13,7 @@ import numpy as np
 
 from oat.training import EpochRecord
 from studies.storage.folder import Folder
-from studies.storage.sealed import ResultError, seal, unseal, write_lines, write_result
+from studies.storage.sealed import ResultError, seal, unseal, write_lines, write_sealed
 
 CHECKS = "checks.jsonl"
 
@@ -147,7 +147,7 @@ class JudgingProgress:
 
     def write(self, state: dict[str, Any]) -> None:
         """Keep a state."""
-        write_result(self._folder, self.name, {"judgement": self._judgement, "state": state})
+        write_sealed(self._folder, self.name, {"judgement": self._judgement, "state": state})
 
 
 def read_result(folder: Folder) -> dict[str, Any] | None:

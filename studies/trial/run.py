@@ -24,7 +24,7 @@ from oat.memory import keep_freed_memory
 from oat.models import count_parameters, stored_bytes
 from oat.training import DivergenceError, Training
 from studies.storage.folder import Folder
-from studies.storage.sealed import ResultError, write_lines, write_result
+from studies.storage.sealed import ResultError, write_lines, write_sealed
 from studies.trial.checkpoints import Checkpoints
 from studies.trial.choosing import as_record, how_to_run, probe_of
 from studies.trial.claims import SupersededError
@@ -87,7 +87,7 @@ def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[st
             "traceback": "".join(traceback.format_exception(error)),
         }
     outcome = {"run_key": job["run_key"], **outcome}
-    write_result(folder, name, outcome)
+    write_sealed(folder, name, outcome)
     if name == "result.json":
         for passing in ("failure.json", "trained.json"):
             folder.remove(passing)
@@ -169,7 +169,7 @@ def _train_and_judge(
     if trained is None:
         trained = _train(job, dataset, folder, report)
         write_provenance(folder, dataset, device, started, trained["execution"])
-        write_result(folder, "trained.json", trained)
+        write_sealed(folder, "trained.json", trained)
     judge(job, dataset, trained, folder, report)
     return {"status": "done", "trained": trained}
 

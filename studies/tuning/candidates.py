@@ -18,7 +18,7 @@ from optuna.distributions import (
 )
 
 from studies.errors import StudyError, TuningError
-from studies.methods import PLACE, RESULTS_VERSION, variant
+from studies.methods import RESULTS_VERSION, VALUES_AND_WIDTH, variant
 from studies.planning.costs import training_units
 from studies.study_file.loading import load_study
 from studies.study_file.method_blocks import MethodBlock
@@ -32,7 +32,7 @@ Params = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Tuned:
+class Tunable:
     """One entry of a study file whose settings are searched.
 
     Attributes:
@@ -207,7 +207,7 @@ def _validation(study: Study) -> dict[str, Any]:
     }
 
 
-def tuned_methods(study: Study) -> list[Tuned]:
+def tuned_methods(study: Study) -> list[Tunable]:
     """Return what tuning has to do for a study, an item for each entry under ``methods``.
 
     Raises:
@@ -219,7 +219,7 @@ def tuned_methods(study: Study) -> list[Tuned]:
             "`tune` is missing: the study file must say what is searched, and under which "
             "`tune.budget`."
         )
-    found: dict[str, Tuned] = {}
+    found: dict[str, Tunable] = {}
     for block in study.methods:
         methods = block.expand()
         name = variant(methods[0])
@@ -229,8 +229,10 @@ def tuned_methods(study: Study) -> list[Tuned]:
                 "make them one, with a list of values."
             )
         dimensions = _dimensions(study.tune, block, methods)
-        listed = not any(field in study.tune.space.get(block.name, {}) for field in PLACE)
-        found[name] = Tuned(study, block, name, dimensions, listed)
+        listed = not any(
+            field in study.tune.space.get(block.name, {}) for field in VALUES_AND_WIDTH
+        )
+        found[name] = Tunable(study, block, name, dimensions, listed)
     return list(found.values())
 
 
@@ -263,6 +265,6 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def name_of(study: Study, tuned: Tuned) -> str:
+def name_of(study: Study, tuned: Tunable) -> str:
     """Return the name of a method's search in Optuna's storage."""
     return f"{study.name}/{tuned.name}"

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from studies.errors import TuningError
 from studies.storage.addresses import without_credentials
-from studies.tuning.candidates import Tuned, name_of
+from studies.tuning.candidates import Tunable, name_of
 
 SETTINGS = "oat.settings"
 """User attribute of an Optuna study: all that decides its values."""
@@ -40,7 +40,7 @@ def optuna_faults(url: str) -> Iterator[None]:
     )
 
 
-def open_search(tuned: Tuned, database: optuna.storages.BaseStorage, url: str) -> optuna.Study:
+def open_search(tuned: Tunable, database: optuna.storages.BaseStorage, url: str) -> optuna.Study:
     """Open a method's Optuna study, or make it.
 
     Raises:

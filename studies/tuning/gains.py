@@ -51,7 +51,7 @@ def _row(search: Search) -> dict[str, Any]:
     }
 
 
-def gains(study: Study, folder: Folder, attack: str, checkpoint: str) -> Gains | None:
+def gains_of(study: Study, folder: Folder, attack: str, checkpoint: str) -> Gains | None:
     """Measure what tuning gained for the models of a study.
 
     Args:
@@ -114,7 +114,7 @@ def with_gains(comparison: Comparison, study: Study, folder: Folder) -> Comparis
         folder: Its folder.
     """
     try:
-        found = gains(study, folder, comparison.attack, comparison.checkpoint)
+        found = gains_of(study, folder, comparison.attack, comparison.checkpoint)
     except (ResultError, StudyError) as error:
         said = " ".join(str(error).split())
         return replace(

@@ -15,7 +15,7 @@ from studies.results.reading import read_planned
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError
 from studies.trial.records import read_epochs, read_failure, read_result
-from studies.tuning.candidates import Params, Tuned
+from studies.tuning.candidates import Params, Tunable
 from studies.tuning.early import VALIDATION
 from studies.tuning.winners import Place, Search, SearchTrial, choose, place_of
 
@@ -116,7 +116,7 @@ def costs(study: optuna.Study, folder: Folder) -> dict[str, float]:
     return found
 
 
-def take_up(study: optuna.Study, tuned: Tuned) -> Left:
+def take_up(study: optuna.Study, tuned: Tunable) -> Left:
     """Take a search over from an earlier driver, whose trials cannot run any more.
 
     They are marked failed. What is left to do follows from what the database says of all trials,
@@ -151,7 +151,7 @@ def mark_died(study: optuna.Study, trial: FrozenTrial) -> None:
     study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
-def read_search(tuned: Tuned, search: optuna.Study, folder: Folder, ended: str) -> Search:
+def read_search(tuned: Tunable, search: optuna.Study, folder: Folder, ended: str) -> Search:
     """Return what a search has found, and choose its winners."""
     trials = [_trial(trial, folder) for trial in search.trials]
     once = tuned.block.name in ONCE
@@ -191,7 +191,7 @@ def read_search(tuned: Tuned, search: optuna.Study, folder: Folder, ended: str) 
     )
 
 
-def listed_places(tuned: Tuned) -> list[Place]:
+def listed_places(tuned: Tunable) -> list[Place]:
     """Return where a study lists the dedicated models of a method, in the order of its starts."""
     return [
         (

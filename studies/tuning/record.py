@@ -6,14 +6,14 @@ from studies.errors import StudyError
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan, PlannedTrial
 from studies.storage.folder import Folder
-from studies.storage.sealed import ResultError, unseal, write_result
+from studies.storage.sealed import ResultError, unseal, write_sealed
 from studies.study_file.loading import load_study
 from studies.study_file.study import Study
 from studies.tuning.candidates import tuned_methods
 from studies.tuning.winners import Search, search_of
 
-RECORD = "tuning.json"
-TUNED = "tuned.yaml"
+TUNING_FILE = "tuning.json"
+WINNERS_FILE = "tuned.yaml"
 
 
 def read_record(folder: Folder) -> dict[str, Any] | None:
@@ -23,12 +23,12 @@ def read_record(folder: Folder) -> dict[str, Any] | None:
         ResultError: It is damaged.
     """
     try:
-        return unseal(folder.read(RECORD))
+        return unseal(folder.read(TUNING_FILE))
     except FileNotFoundError:
         return None
     except ResultError as error:
         raise ResultError(
-            f"'{folder.sub(RECORD).uri}' is damaged; `oat tune` writes it anew."
+            f"'{folder.sub(TUNING_FILE).uri}' is damaged; `oat tune` writes it anew."
         ) from error
 
 
@@ -43,9 +43,9 @@ def keep(study: Study, folder: Folder, search: Search) -> None:
     order = [tuned.name for tuned in tuned_methods(study)]
     found = [s for s in [*others, search.dump()] if s["method"] in order]
     tune = study.dump()["tune"]
-    write_result(
+    write_sealed(
         folder,
-        RECORD,
+        TUNING_FILE,
         {
             "study": study.without_tuning(),
             "tune": tune,
@@ -99,7 +99,7 @@ def tuning_plan(current: Plan, folder: Folder) -> Plan:
                 trials += make_plan(tuned.judged(entry), folder, "val").trials
             except StudyError as error:
                 raise ResultError(
-                    f"'{folder.sub(RECORD).uri}' has a trial {run_key} that cannot be planned "
+                    f"'{folder.sub(TUNING_FILE).uri}' has a trial {run_key} that cannot be planned "
                     f"({error}); `oat tune` writes it anew."
                 ) from error
     return Plan(current.study, tuple(trials), (), current.seconds_per_unit, current.measured)

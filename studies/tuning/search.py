@@ -21,7 +21,7 @@ from studies.errors import StudyError
 from studies.planning.expand import make_plan
 from studies.planning.plan import PlannedTrial
 from studies.storage.folder import Folder
-from studies.tuning.candidates import Params, Tuned, name_of
+from studies.tuning.candidates import Params, Tunable, name_of
 from studies.tuning.ledger import Left, costs, settle
 
 log = logging.getLogger("oat.tuning")
@@ -52,7 +52,7 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
 
     def __init__(
         self,
-        tuned: Tuned,
+        tuned: Tunable,
         folder: Folder,
         storage: optuna.storages.BaseStorage,
         make_config: MakeConfig,
@@ -232,7 +232,7 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
         return {}
 
 
-def _sampler(tuned: Tuned, told: int) -> optuna.samplers.BaseSampler:
+def _sampler(tuned: Tunable, told: int) -> optuna.samplers.BaseSampler:
     """Return a sampler whose draws are those of no earlier driver of the search."""
     seed = int(np.random.SeedSequence([tuned.study.seeds[0], told]).generate_state(1)[0])
     if tuned.settings.sampler == "nsga2":
