@@ -13,7 +13,7 @@ import pytest
 import studies
 from studies.study_file.loading import load_study
 
-PAGE = (Path(__file__).parents[2] / "docs" / "queries.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "queries.md").read_text()
 SETUP, *QUESTIONS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 SETTINGS = re.findall(r'--set "(.*?)"', PAGE)
 URI = "sqlite:///outputs/mlflow.db"
