@@ -14,6 +14,7 @@ ROOMS = (
     "errors",
     "methods",
     "naming",
+    "console",
     "statistics",
     "storage",
     "study_file",

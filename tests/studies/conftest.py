@@ -23,7 +23,7 @@ from studies.results.points import COLUMNS
 from studies.storage.folder import Folder
 from studies.storage.local import LocalFolder
 from studies.storage.opening import open_folder
-from studies.storage.sealed import digest, write_result
+from studies.storage.sealed import digest, write_sealed
 from studies.study_file.loading import load_study
 from studies.study_file.study import Study
 from studies.trial.records import weights_file, write_points
@@ -126,7 +126,7 @@ def _finish(
         "weights": {rule: {"bytes": 4, "sha256": "", "epoch": 1} for rule in rules},
     }
     write_points(place, rows, correct)
-    write_result(place, "result.json", {"status": "done", "trained": trained})
+    write_sealed(place, "result.json", {"status": "done", "trained": trained})
 
 
 def _make_up(

@@ -1,12 +1,15 @@
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 from pkgutil import iter_modules
 
 import pytest
+import typer.main
 
 import studies
+from studies.cli.app import app
 
 ORDERS = {
     "alone": "",
@@ -54,3 +57,26 @@ def test_type_checkers_see_the_functions_of_the_table() -> None:
         if alias.asname == alias.name
     }
     assert seen == {name: f"studies.{home}" for name, home in studies.HOMES.items()}
+
+
+ONLY_IN_PYTHON = {"load_study"}
+"""It returns the object that other functions take, and a shell has none."""
+SAID_BY_THE_SHELL = {"as_json", "as_format"}
+"""How results are printed."""
+SAID_BY_PYTHON = {"console", "command", "stop"}
+"""Where progress goes, what a report names as its command, who ends a page: a shell knows these."""
+
+
+def test_each_command_has_a_function_of_its_name_and_each_function_a_command() -> None:
+    commands = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    assert commands == set(studies.__all__) - ONLY_IN_PYTHON
+
+
+@pytest.mark.parametrize("name", sorted(set(studies.__all__) - ONLY_IN_PYTHON))
+def test_a_command_takes_what_its_function_takes(name: str) -> None:
+    group = typer.main.get_command(app)
+    shell = {parameter.name for parameter in group.commands[name].params}  # type: ignore[attr-defined]
+    function = set(inspect.signature(getattr(studies, name)).parameters)
+    first = {"names": "studies", "preset": "study"}  # as a shell shows them
+    shell = {first.get(str(parameter), str(parameter)) for parameter in shell}
+    assert shell - SAID_BY_THE_SHELL == function - SAID_BY_PYTHON

@@ -20,11 +20,11 @@ from studies.errors import StudyError
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan
 from studies.report.origin import gather
-from studies.report.page import page
+from studies.report.page import render_page
 from studies.results.mlflow_index import INDEX
 from studies.storage.local import LocalFolder
 from studies.storage.remote import RemoteFolder
-from studies.storage.sealed import write_result
+from studies.storage.sealed import write_sealed
 from studies.study_file.loading import load_study
 from studies.trial.run import run_trial
 
@@ -131,7 +131,7 @@ def test_weights_that_hold_a_pickle_do_not_run_even_under_a_digest_of_their_own(
         "bytes": len(data),
     }
     folder.write("model.safetensors", data)
-    write_result(folder, "result.json", record)
+    write_sealed(folder, "result.json", record)
     folder.remove("points.jsonl")  # so that the weights are read
     outcome = run_trial(trial.job, folder, lambda _: None)
     assert outcome["status"] == "failed"
@@ -199,7 +199,7 @@ def test_an_address_of_another_kind_becomes_no_link(
     folder.write(INDEX, json.dumps({**index, "uri": uri}).encode())
     origin = gather(plan, folder)
     assert origin.links.trials
-    text = page(studies.compare(studies.points(tiny, storage=storage)), origin)
+    text = render_page(studies.compare(studies.points(tiny, storage=storage)), origin)
     links = re.findall(r'href="([^"]*)"', text.partition("<script>")[0])
     assert links
     assert all(link.startswith("http://") or link == "data:," for link in links)

@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 import studies
+from studies.cli.app import main
 from studies.cluster.job_checks import check_travels
 from studies.cluster.jobs import STUDY_FILE, entry_point
 from studies.errors import JobError, StudyError
@@ -193,7 +194,7 @@ class Detached:
     storage: Path
     submitted: Ended
     again: Ended
-    status: Ended
+    job: Ended
     followed: Ended
 
     @property
@@ -216,17 +217,17 @@ def detached(
     # relative, with an override, and in a shell that points Ray to elsewhere
     shutil.copy(tiny_file, cluster.home / "my study.yaml")
     command = (
-        "run", "my study.yaml", "--storage", f"{storage}/", "--address", f"{cluster.address}/",
-        "--set", "train.epochs=2", "--detach",
+        "submit", "my study.yaml", "--storage", f"{storage}/",
+        "--job-server", f"{cluster.address}/", "--set", "train.epochs=2",
     )  # fmt: skip
     elsewhere = {"RAY_ADDRESS": "127.0.0.1:1", "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:1"}
     submitted = cluster.oat_apart(*command, **elsewhere)
     assert submitted.returncode == 0, submitted.stderr
     again = cluster.oat(*command)
     told = Detached(storage, submitted, again, again, again)
-    status = cluster.oat(*told.command("Its state: oat"), "--json")
-    followed = cluster.oat_apart(*told.command("Its log:   oat"))
-    return Detached(storage, submitted, again, status, followed)
+    job = cluster.oat(*told.command("Its state:  oat"), "--json")
+    followed = cluster.oat_apart(*told.command("Its log:    oat"))
+    return Detached(storage, submitted, again, job, followed)
 
 
 @on_a_cluster
@@ -258,7 +259,7 @@ def test_submitting_tells_where_everything_is(cluster: Cluster, detached: Detach
     assert "study tiny" in detached.submitted.stdout
     assert f"{detached.storage}/mlflow.db" in detached.submitted.stdout
     stop = ["job", "stop", detached.id, "--address", cluster.address]
-    assert detached.command("Stop it:   ray") == stop
+    assert detached.command("Stop it:    ray") == stop
 
 
 @on_a_cluster
@@ -273,26 +274,26 @@ def test_a_study_that_is_running_there_is_not_submitted_twice(
 
 
 @on_a_cluster
-def test_status_shows_the_job_and_the_trials(
+def test_a_job_and_its_trials_are_shown(
     cluster: Cluster, detached: Detached, tiny_file: Path
 ) -> None:
-    told = json.loads(detached.status.stdout)
-    assert told["job"]["id"] == detached.id
-    assert told["job"]["status"] in {"PENDING", "RUNNING"}
-    assert len(told["trials"]) == 4
+    told = json.loads(detached.job.stdout)
+    assert told["id"] == detached.id
+    assert told["status"] in {"PENDING", "RUNNING"}
 
-    place = ("--storage", detached.storage, "--set", "train.epochs=2")
-    alone = cluster.oat("status", tiny_file, *place, "--json")
-    assert [trial["state"] for trial in json.loads(alone.stdout)] == ["done"] * 4
-    table = cluster.oat("status", tiny_file, *place, "--address", cluster.address).stdout
-    line, *rest = table.splitlines()
-    assert line.startswith(f"Job {detached.id} with storage {detached.storage}: SUCCEEDED since ")
-    assert "done" in "".join(rest)
-
-    other = cluster.oat(
-        "status", tiny_file, "--storage", cluster.home, "--address", cluster.address, "--json"
+    trials = cluster.oat(*detached.command("Its trials: oat"), "--json")
+    assert [trial["state"] for trial in json.loads(trials.stdout)] == ["done"] * 4
+    there = ("--job-server", cluster.address)
+    job = cluster.oat("job", tiny_file, *there, "--storage", detached.storage)
+    assert job.stdout.startswith(
+        f"Job {detached.id} with storage {detached.storage}: SUCCEEDED since "
     )
-    assert json.loads(other.stdout)["job"] is None
+
+    other = cluster.oat("job", tiny_file, *there, "--storage", cluster.home)
+    assert (other.returncode, other.stdout) == (1, "")
+    assert "knows no job of this study with this storage" in other.stderr
+    as_json = cluster.oat("job", tiny_file, *there, "--storage", cluster.home, "--json")
+    assert (as_json.returncode, json.loads(as_json.stdout)) == (1, None)
 
 
 @on_a_cluster
@@ -315,8 +316,8 @@ def test_following_a_job_that_fails_ends_with_its_words_and_1(
     cluster: Cluster, tiny_file: Path
 ) -> None:
     nowhere = "/proc/nowhere"  # nobody can write there
-    where = ("--address", cluster.address, "--storage", nowhere)
-    submitted = cluster.oat("run", tiny_file, *where, "--detach")
+    where = ("--job-server", cluster.address, "--storage", nowhere)
+    submitted = cluster.oat("submit", tiny_file, *where)
     assert submitted.returncode == 0, submitted.stderr
     followed = cluster.oat("logs", tiny_file, *where, "--follow")
     assert followed.returncode == 1
@@ -327,8 +328,8 @@ def test_following_a_job_that_fails_ends_with_its_words_and_1(
 
     at_once = cluster.oat("logs", tiny_file, *where)
     assert (at_once.returncode, at_once.stdout) == (0, followed.stdout)
-    job = cluster.oat("status", tiny_file, *where, "--json")
-    assert json.loads(job.stdout)["job"]["status"] == "FAILED"
+    job = cluster.oat("job", tiny_file, *where, "--json")
+    assert json.loads(job.stdout)["status"] == "FAILED"
 
 
 def _is_a_sentence(ended: Ended, *words: str) -> None:
@@ -342,7 +343,7 @@ def _is_a_sentence(ended: Ended, *words: str) -> None:
 def test_a_wrong_or_missing_token_is_refused_in_a_sentence(
     cluster: Cluster, tiny_file: Path
 ) -> None:
-    where = ("logs", tiny_file, "--address", cluster.address)
+    where = ("logs", tiny_file, "--job-server", cluster.address)
     (cluster.home / "wrong").write_text("b" * 32)
     wrong = cluster.oat_apart(*where, RAY_AUTH_TOKEN_PATH=str(cluster.home / "wrong"))
     _is_a_sentence(wrong, "Invalid authentication token", "`RAY_AUTH_TOKEN_PATH`")
@@ -352,10 +353,10 @@ def test_a_wrong_or_missing_token_is_refused_in_a_sentence(
 
 @on_a_cluster
 def test_a_study_that_was_never_submitted_has_no_log(cluster: Cluster, detached: Detached) -> None:
-    never = cluster.oat("logs", "quickstart", "--address", cluster.address)
-    _is_a_sentence(never, "'quickstart'", "`oat run --detach`")
+    never = cluster.oat("logs", "quickstart", "--job-server", cluster.address)
+    _is_a_sentence(never, "'quickstart'", "`oat submit`")
     elsewhere = cluster.oat(
-        *("logs", cluster.home / "my study.yaml", "--address", cluster.address),
+        *("logs", cluster.home / "my study.yaml", "--job-server", cluster.address),
         *("--storage", "/elsewhere"),
     )
     _is_a_sentence(elsewhere, "'tiny'", "'/elsewhere'")
@@ -364,8 +365,8 @@ def test_a_study_that_was_never_submitted_has_no_log(cluster: Cluster, detached:
 @on_a_cluster
 def test_ctrl_c_while_following_leaves_the_job_alone(cluster: Cluster, tiny_file: Path) -> None:
     storage = cluster.home / "long"
-    where = ("--address", cluster.address, "--storage", storage, "--set", "train.epochs=1000")
-    assert cluster.oat("run", tiny_file, *where, "--detach").returncode == 0
+    where = ("--job-server", cluster.address, "--storage", storage, "--set", "train.epochs=1000")
+    assert cluster.oat("submit", tiny_file, *where).returncode == 0
     follower = subprocess.Popen(
         [str(OAT), "logs", *map(str, (tiny_file, *where)), "--follow"],
         env=cluster.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -391,7 +392,7 @@ def test_ctrl_c_while_following_leaves_the_job_alone(cluster: Cluster, tiny_file
 def test_a_dead_address_is_refused_in_a_sentence(tiny_file: Path) -> None:
     (port,) = _free_ports(1)
     with pytest.raises(JobError, match=r"No job server answers.*refused.*`ray\[default\]`"):
-        studies.job(tiny_file, address=f"http://127.0.0.1:{port}")
+        studies.job(tiny_file, job_server=f"http://127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.0 404 Not Found\r\n\r\n"])
@@ -412,7 +413,7 @@ def test_a_server_that_is_no_job_server_is_refused_in_a_sentence(
         port = int(server.stdout.readline())
         try:
             with pytest.raises(JobError) as caught:
-                studies.job(tiny_file, address=f"http://127.0.0.1:{port}")
+                studies.job(tiny_file, job_server=f"http://127.0.0.1:{port}")
         finally:
             server.kill()
     assert "\n" not in str(caught.value)
@@ -421,16 +422,16 @@ def test_a_server_that_is_no_job_server_is_refused_in_a_sentence(
 
 @pytest.mark.parametrize("address", ["head:8265", "auto", "ray://head:10001", "http://", ""])
 def test_an_address_that_is_no_url_is_refused(address: str, tiny_file: Path) -> None:
-    with pytest.raises(JobError, match="`--address` must be that of the cluster's job server"):
-        studies.job(tiny_file, address=address)
+    with pytest.raises(JobError, match="`--job-server` must be the URL of a cluster's job server"):
+        studies.job(tiny_file, job_server=address)
 
 
 def test_a_faulty_study_is_refused_before_a_server_is_asked(tiny: dict[str, Any]) -> None:
-    nobody = {"address": "http://127.0.0.1:1", "storage": "/results"}
+    nobody = {"job_server": "http://127.0.0.1:1", "storage": "/results"}
     with pytest.raises(StudyError, match="epochs"):
         studies.submit(tiny, **nobody, overrides=["train.epochs=0"])
     with pytest.raises(JobError, match=r"`--storage` must be an absolute path.*'\./results'"):
-        studies.submit(tiny, address="http://127.0.0.1:1", storage="./results")
+        studies.submit(tiny, job_server="http://127.0.0.1:1", storage="./results")
 
 
 def test_a_relative_data_folder_is_refused_where_the_data_lie_in_one(tiny: dict[str, Any]) -> None:
@@ -483,8 +484,8 @@ def test_a_credential_in_an_address_is_refused_and_not_repeated(
 
 
 def test_a_credential_in_the_address_of_the_server_is_refused(tiny_file: Path) -> None:
-    with pytest.raises(JobError, match="`--address`") as caught:
-        studies.job(tiny_file, address="http://me:hidden@head:8265")
+    with pytest.raises(JobError, match="`--job-server`") as caught:
+        studies.job(tiny_file, job_server="http://me:hidden@head:8265")
     assert "hidden" not in str(caught.value)
 
 
@@ -513,8 +514,8 @@ class Block(MetaPathFinder):
         return None
 
 sys.meta_path.insert(0, Block())
-sys.argv = ["oat", "logs", "quickstart", "--address", "http://127.0.0.1:1"]
-from studies.cli import main
+sys.argv = ["oat", "logs", "quickstart", "--job-server", "http://127.0.0.1:1"]
+from studies.cli.app import main
 main()
 """
 
@@ -528,13 +529,11 @@ def test_without_the_extra_a_sentence_names_it() -> None:
     _is_a_sentence(ended, "`pip install 'oat-studies[cluster]'`")
 
 
-def test_detach_without_an_address_is_refused(
+def test_submitting_without_a_job_server_is_refused(
     tiny_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from studies.cli import app as cli
-
-    monkeypatch.setattr(sys, "argv", ["oat", "run", str(tiny_file), "--detach"])
+    monkeypatch.setattr(sys, "argv", ["oat", "submit", str(tiny_file)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main()
     assert ended.value.code == 2
-    assert "`--detach` needs the cluster's job server" in capsys.readouterr().err
+    assert "--job-server" in capsys.readouterr().err

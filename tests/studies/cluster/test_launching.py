@@ -107,7 +107,7 @@ def _one_run_a_key(plan: Plan, storage: Path) -> None:
 def test_one_command_leaves_results_an_index_and_a_report(ran: Ran) -> None:
     outcome = ran.outcome
     assert outcome.complete
-    assert (outcome.trained, outcome.notes) == (4, [])
+    assert (outcome.worked_on, outcome.notes) == (4, [])
     assert len(outcome.points) == 5
     assert outcome.comparison is not None
     assert len(outcome.comparison.table) == 3
@@ -153,7 +153,7 @@ def test_a_second_run_trains_nothing(copied: Path, tiny_file: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in (copied / "tiny" / "trials").rglob("*")}
     outcome = studies.run(tiny_file, storage=copied)
     assert outcome.complete
-    assert outcome.trained == 0
+    assert outcome.worked_on == 0
     assert {p: p.stat().st_mtime_ns for p in (copied / "tiny" / "trials").rglob("*")} == before
     _one_run_a_key(outcome.plan, copied)
 
@@ -164,7 +164,7 @@ def test_one_more_value_trains_one_model(copied: Path, tiny_file: Path) -> None:
     more = ["methods.1.lam=[0, 0.5, 1]", "evaluate.lams=[0, 1]"]
     outcome = studies.run(tiny_file, storage=copied, overrides=more)
     assert outcome.complete
-    assert outcome.trained == 1
+    assert outcome.worked_on == 1
     new = [t for t in outcome.plan.trials if not any(t.run_key in p.parts for p in before)]
     assert [trial.label for trial in new] == ["pgd_at λ=0.5"]
     assert {p: p.stat().st_mtime_ns for p in before} == before
@@ -215,7 +215,7 @@ def test_an_address_without_a_cluster_is_refused(tiny_file: Path, tmp_path: Path
 
 
 def test_the_address_of_a_job_server_is_told_from_that_of_a_cluster() -> None:
-    with pytest.raises(StudyError, match="`--detach`"):
+    with pytest.raises(StudyError, match="`oat submit`"):
         connect("http://head:8265")
 
 

@@ -62,7 +62,7 @@ def test_the_report_links_to_runs_and_is_kept_with_the_studys(
     assert (Path(kept) / "index.html").read_text() == text
 
 
-@pytest.mark.parametrize("call", ["catch_up", "close"])
+@pytest.mark.parametrize("call", ["sync", "close"])
 def test_a_server_that_goes_away_costs_a_note_and_no_report(
     call: str, tiny: dict[str, Any], storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,7 +74,7 @@ def test_a_server_that_goes_away_costs_a_note_and_no_report(
     assert outcome.notes == ["MLflow is gone."]
     assert outcome.comparison is not None
     assert outcome.comparison.answer().partition(";")[0] in _page(storage)
-    assert ("no links" in _page(storage)) == (call == "catch_up")
+    assert ("no links" in _page(storage)) == (call == "sync")
 
 
 def _pictures(root: Path, classes: int) -> Path:

@@ -47,7 +47,7 @@ from studies.trial.records import read_points
 from studies.trial.run import run_trial
 from studies.tuning.candidates import tuned_methods
 from studies.tuning.database import open_search, optuna_faults
-from studies.tuning.record import RECORD, searches_of, tuning_plan
+from studies.tuning.record import TUNING_FILE, searches_of, tuning_plan
 
 NOLOAD = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
@@ -577,7 +577,7 @@ def test_a_second_time_does_nothing_and_says_so(copied: Home) -> None:
     assert len(copied.trials()) == before
     # and with more to spend, it goes on
     trained = copied.training_ids()
-    record = json.loads((copied.storage / "tuned" / RECORD).read_text())
+    record = json.loads((copied.storage / "tuned" / TUNING_FILE).read_text())
     search = record["searches"][1]
     longest = max(trial["device_seconds"] for trial in search["trials"])
     budget = f"tune.budget={search['device_seconds'] + 2.5 * longest:.3f}s"
@@ -596,7 +596,7 @@ def test_a_second_time_does_nothing_and_says_so(copied: Home) -> None:
 def test_the_winners_run_as_they_are_and_are_not_trained_again(copied: Home) -> None:
     trained = copied.training_ids()
     tuned_file = copied.storage / "tuned" / "tuned.yaml"
-    record = json.loads((copied.storage / "tuned" / RECORD).read_text())
+    record = json.loads((copied.storage / "tuned" / TUNING_FILE).read_text())
     won = {key for search in record["searches"] for key in search["winners"]}
     ended = copied.oat("run", tuned_file)
     assert ended.code == 0, ended.err
@@ -637,7 +637,7 @@ def _keys(home: Home, kind: str, database: str = "mlflow.db") -> set[str]:
 def test_the_record_is_what_the_databases_say(tuned_home: tuple[Home, Ended]) -> None:
     home, ended = tuned_home
     folder = LocalFolder(home.storage / "tuned")
-    record = json.loads(folder.read(RECORD))
+    record = json.loads(folder.read(TUNING_FILE))
     assert json.loads(ended.out)["searches"] == record["searches"]
     plan = make_plan(load_study(str(home.folder / "tuned.yaml")), folder)
     assert {t.run_key for t in tuning_plan(plan, folder).trials} == set(home.training_ids())

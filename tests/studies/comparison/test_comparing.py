@@ -15,7 +15,7 @@ import studies
 from studies.comparison.answer import Comparison
 from studies.comparison.comparing import MARGIN, compare, compare_all
 from studies.comparison.guards import MUST_AGREE
-from studies.comparison.pairs import judge
+from studies.comparison.pairs import verdict_of
 from studies.errors import ComparisonError
 from studies.methods import ONCE
 from studies.results.points import frame
@@ -275,8 +275,8 @@ HIGH, LOW, ZERO, WIDE, BELOW = (
     ],
 )
 def test_a_pair_is_judged_by_its_intervals(sa: Interval, ra: Interval, verdict: str) -> None:
-    assert judge(sa, ra, 0.01) == verdict
-    assert judge(ra, sa, 0.01) == verdict
+    assert verdict_of(sa, ra, 0.01) == verdict
+    assert verdict_of(ra, sa, 0.01) == verdict
 
 
 ENDS = st.tuples(st.floats(-0.1, 0.1), st.floats(0, 0.1)).map(
@@ -290,8 +290,8 @@ def test_a_better_model_never_gets_a_worse_verdict(
     sa: Interval, ra: Interval, gain: float, margin: float
 ) -> None:
     raised = Interval(sa.value + gain, sa.low + gain, sa.high + gain)
-    assert RANK[judge(raised, ra, margin)] >= RANK[judge(sa, ra, margin)]
-    assert RANK[judge(sa, ra, 2 * margin)] >= RANK[judge(sa, ra, margin)]
+    assert RANK[verdict_of(raised, ra, margin)] >= RANK[verdict_of(sa, ra, margin)]
+    assert RANK[verdict_of(sa, ra, 2 * margin)] >= RANK[verdict_of(sa, ra, margin)]
 
 
 @pytest.mark.parametrize(

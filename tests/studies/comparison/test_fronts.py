@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from studies.comparison.comparing import compare
-from studies.comparison.fronts import PRICE, SUMMARIES, front_name, measure_fronts
+from studies.comparison.fronts import PRICE_COLUMNS, SUMMARIES, front_name, measure_fronts
 from studies.comparison.resampling import Resampled
 from studies.results.points import frame
 from studies.statistics.frontier import hypervolume
@@ -248,7 +248,7 @@ def test_break_even_takes_the_mean_over_all_dedicated_models(make_row: MakeRow) 
 
 
 def _price(row: Any) -> dict[str, float]:
-    return {name: float(row[name]) for name in PRICE}
+    return {name: float(row[name]) for name in PRICE_COLUMNS}
 
 
 def test_a_front_costs_the_sum_of_its_networks_each_once(make_row: MakeRow) -> None:
@@ -279,7 +279,7 @@ def test_a_front_costs_the_sum_of_its_networks_each_once(make_row: MakeRow) -> N
     for name, models, price in (("oat", 1, once), ("pgd_at", 3, each), ("trades", 1, each),
                                 ("all dedicated", 4, each)):  # fmt: skip
         assert fronts["models"][name] == models
-        expected = {key: models * price[column] for key, column in PRICE.items()}
+        expected = {key: models * price[column] for key, column in PRICE_COLUMNS.items()}
         assert _price(fronts.loc[name]) == expected
 
 

@@ -30,7 +30,7 @@ from studies.measuring.throughput import COUNTS, Measured, Packing, choose, meas
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan
 from studies.storage.local import LocalFolder
-from studies.storage.sealed import write_result
+from studies.storage.sealed import write_sealed
 from studies.study_file.loading import load_study
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1
@@ -194,14 +194,14 @@ def test_a_share_is_measured_once_on_a_node_and_then_known(
     ((key, record),) = read_packings(folder).items()
     # what is kept decides: not what a second measurement would find
     rates = [{"trials": 1, "images_per_second": 1.0}, {"trials": 2, "images_per_second": 1.9}]
-    write_result(folder, "packing.json", {"packings": {key: {**record, "measured": rates}}})
+    write_sealed(folder, "packing.json", {"packings": {key: {**record, "measured": rates}}})
     assert choose_share(plan.trials, folder, second, seconds=0.5) == 0.5
     assert "measured earlier: 2 trials at a time" in _said(second)
 
 
 def test_a_damaged_record_of_measurements_is_none(tmp_path: Path) -> None:
     folder = LocalFolder(tmp_path)
-    write_result(folder, "packing.json", {"packings": {"key": {"measured": []}}})
+    write_sealed(folder, "packing.json", {"packings": {"key": {"measured": []}}})
     assert list(read_packings(folder)) == ["key"]
     (tmp_path / "packing.json").write_text("cut off")
     assert read_packings(folder) == {}
@@ -227,7 +227,7 @@ def test_a_run_chooses_a_share_and_keeps_the_study_as_it_was_given(
     console = _console()
     outcome = studies.run(tiny, storage=tmp_path, console=console)
     assert outcome.complete
-    assert outcome.trained == 1
+    assert outcome.worked_on == 1
     assert "measured: " in _said(console)
     kept = yaml.safe_load((tmp_path / "tiny" / "study.yaml").read_text())
     assert kept["resources"]["gpu"] == "auto"

@@ -287,7 +287,7 @@ def test_a_diverged_trial_is_final(tiny: dict[str, Any], tmp_path: Path) -> None
     (path / "result.json").write_text(json.dumps(seal(said)))
     plan = _plan(tiny, tmp_path)
     (trial,) = [trial for trial in plan.trials if trial.label == "pgd_at λ=1"]
-    assert (trial.state, trial.reason, trial.to_run) == ("diverged", "The loss is nan.", False)
+    assert (trial.state, trial.reason, trial.needs_run) == ("diverged", "The loss is nan.", False)
     assert len(plan.to_run()) == 3
 
 

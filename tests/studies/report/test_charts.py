@@ -16,7 +16,7 @@ Found = tuple[Comparison, Origin]
 
 
 def _all(found: Found) -> dict[str, charts.Figure]:
-    points = operating_points.operating_points(*found)
+    points = operating_points.slider_points(*found)
     loss, accuracy = charts.training(*found)
     return {
         "front": charts.front(found[0], points),
@@ -33,7 +33,7 @@ def test_plotly_knows_every_key_of_the_charts(study: str, request: Any) -> None:
 
 
 def test_every_mark_of_the_front_is_its_own_operating_point(along_widths: Found) -> None:
-    points = operating_points.operating_points(*along_widths)
+    points = operating_points.slider_points(*along_widths)
     figure = charts.front(along_widths[0], points)
     marks = [trace for trace in figure["data"] if "uid" not in trace]
     assert [i for trace in marks for i in trace["customdata"]] == list(range(len(points)))
@@ -51,7 +51,7 @@ def test_an_operating_point_links_to_its_runs_by_seed(found: Found) -> None:
     comparison, origin = found
     cell = series(comparison.cells)[0].cells.iloc[0]
     linked = replace(origin, links=Links(points={cell["point_keys"]: "http://h/run"}))
-    points = operating_points.operating_points(comparison, linked)
+    points = operating_points.slider_points(comparison, linked)
     assert points[0]["runs"] == [[f"seed 0: {cell['run_keys']}", "http://h/run"]]
     assert {url for point in points[1:] for _, url in point["runs"]} == {None}
 

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studies.comparison.answer import Comparison
-from studies.report.latex import latex, tex
+from studies.report.latex import latex_table, tex
 from studies.report.origin import Origin
 from studies.report.rows import HEADINGS
 
 
 def test_the_latex_table_has_a_line_for_each_row(found: tuple[Comparison, Origin]) -> None:
     comparison, _ = found
-    lines = latex(comparison).splitlines()
+    lines = latex_table(comparison).splitlines()
     assert "booktabs" in lines[0]
     body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
     assert len(body) == len(comparison.table)
@@ -20,7 +20,7 @@ def test_the_latex_table_has_a_line_for_each_row(found: tuple[Comparison, Origin
         assert line.endswith(r" \\")
         assert len(re.split(r"(?<!\\)&", line)) == len(HEADINGS)
         assert line.count("[") == line.count("]") == 2
-    assert r"$\Delta$SA" in latex(comparison)
+    assert r"$\Delta$SA" in latex_table(comparison)
     assert r"$\lambda$=" in body[0]
 
 
@@ -40,6 +40,6 @@ def test_whatever_latex_gets_has_no_bare_special_sign(text: str) -> None:
 def test_a_row_cannot_pass_for_an_option_of_the_rule_above(
     found: tuple[Comparison, Origin], renamed: Callable[[Comparison, str], Comparison]
 ) -> None:
-    text = latex(renamed(found[0], "[2cm]"))
+    text = latex_table(renamed(found[0], "[2cm]"))
     assert "\n{}[2cm]" in text
     assert "\n[" not in text

@@ -11,8 +11,8 @@ import pytest
 
 from studies.comparison.answer import Comparison
 from studies.report.origin import Origin
-from studies.report.page import page
-from studies.report.provenance import gaps, provenance, trial_rows
+from studies.report.page import render_page
+from studies.report.provenance import gaps, provenance_rows, trial_rows
 from studies.report.rows import HEADINGS, front_rows, rows, variant_rows
 from studies.results.masking import CHECK_COLUMNS, NOT_CHECKED, masking_verdict
 from studies.results.mlflow_index import Links
@@ -69,7 +69,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_asks_for_nothing_outside_itself(found: Found) -> None:
-    text = page(*found)
+    text = render_page(*found)
     for tag, attributes in Page(text).tags:
         assert tag not in {"iframe", "object", "embed", "base", "img"}
         if tag == "link":
@@ -84,7 +84,7 @@ def test_the_page_asks_for_nothing_outside_itself(found: Found) -> None:
 
 def test_the_page_has_the_answer_the_tables_and_the_trials(found: Found) -> None:
     comparison, origin = found
-    seen = Page(page(comparison, origin))
+    seen = Page(render_page(comparison, origin))
     assert comparison.answer() in seen.words
     for note in comparison.notes:
         assert note in seen.words
@@ -108,10 +108,10 @@ def test_the_page_has_the_answer_the_tables_and_the_trials(found: Found) -> None
 
 def test_cells_carry_the_number_behind_them(found: Found) -> None:
     comparison, origin = found
-    keys = Page(page(comparison, origin)).keys["table"][1:]
+    keys = Page(render_page(comparison, origin)).keys["table"][1:]
     place = list(HEADINGS).index("d_sa")
     assert [float(str(row[place])) for row in keys] == comparison.table["d_sa"].tolist()
-    seen = Page(page(comparison, origin))
+    seen = Page(render_page(comparison, origin))
     ratio = seen.tables["fronts"][0].index("ratio")
     shown = [row[ratio] for row in seen.keys["fronts"][1:]]
     assert shown == ["" if math.isnan(r) else str(r) for r in comparison.fronts["ratio"]]
@@ -119,7 +119,7 @@ def test_cells_carry_the_number_behind_them(found: Found) -> None:
 
 def test_fronts_and_variants_stand_on_the_page_with_their_widths(along_widths: Found) -> None:
     comparison, origin = along_widths
-    seen = Page(page(comparison, origin))
+    seen = Page(render_page(comparison, origin))
     assert sorted(row["dedicated"] for row in rows(comparison)) == [
         "pgd_at λ=1 width=0.5",
         *["pgd_at λ=1 width=1"] * 3,
@@ -136,7 +136,7 @@ def test_fronts_and_variants_stand_on_the_page_with_their_widths(along_widths: F
 def test_other_attacks_stand_below_under_headings_of_their_own(found: Found) -> None:
     comparison, origin = found
     others = [replace(comparison, attack="pgd50"), replace(comparison, attack="autoattack")]
-    seen = Page(page(comparison, origin, others))
+    seen = Page(render_page(comparison, origin, others))
     assert seen.tables["table-1"] == seen.tables["table-2"] == seen.tables["table"]
     for attack in ("pgd50", "autoattack"):
         assert f"RA under {attack}, on 50 test images" in seen.words
@@ -164,7 +164,7 @@ def test_the_page_escapes_what_it_is_told(
     comparison, origin = found
     table = _checked(flags=EVIL).assign(variant=EVIL)
     evil = replace(renamed(comparison, EVIL), masking=table, attack=EVIL)
-    text = page(evil, _evil(origin), [evil])
+    text = render_page(evil, _evil(origin), [evil])
     seen = Page(text)
     assert [tag for tag, _ in seen.tags].count("script") == 3
     assert not [tag for tag, _ in seen.tags if tag in {"img", "b"}]
@@ -180,13 +180,13 @@ def test_the_page_escapes_what_it_is_told(
 
 def test_a_report_from_python_says_so(found: Found) -> None:
     comparison, origin = found
-    assert dict(provenance(replace(origin, command="")))["command"] == "from Python"
-    assert "from Python" in Page(page(comparison, replace(origin, command=""))).words
+    assert dict(provenance_rows(replace(origin, command="")))["command"] == "from Python"
+    assert "from Python" in Page(render_page(comparison, replace(origin, command=""))).words
 
 
 def test_provenance_names_machine_versions_and_settings(found: Found) -> None:
     _, origin = found
-    facts = dict(provenance(origin))
+    facts = dict(provenance_rows(origin))
     record = next(iter(origin.provenance.values()))
     assert record["device"] == facts["devices"]
     assert f"torch {record['versions']['torch']}" in facts["packages"]
@@ -208,7 +208,7 @@ def test_what_is_not_known_of_the_trials_is_said(found: Found) -> None:
     said = gaps(comparison, lacking)
     assert first.run_key in said[0]
     assert all(trial.run_key not in said[0] for trial in rest)
-    assert first.run_key in Page(page(comparison, lacking)).words
+    assert first.run_key in Page(render_page(comparison, lacking)).words
     foreign = replace(origin, plan=replace(origin.plan, trials=(first,)))
     assert any(
         f"{len(rest)} models belong to other studies" in g for g in gaps(comparison, foreign)
@@ -222,7 +222,7 @@ def test_run_keys_of_trials_link_to_their_runs(found: Found) -> None:
     comparison, origin = found
     key = origin.plan.trials[0].run_key
     links = Links("http://h/study", {key: "http://h/trial"}, {"p": "x"}, "mlflow ui")
-    seen = Page(page(comparison, replace(origin, links=links)))
+    seen = Page(render_page(comparison, replace(origin, links=links)))
     addresses = [attributes["href"] for tag, attributes in seen.tags if tag == "a"]
     assert addresses == ["http://h/study", "http://h/trial"]
     assert "mlflow ui" in seen.words
@@ -246,7 +246,7 @@ def test_the_masking_box_counts_operating_points_and_not_seeds(found: Found) -> 
     assert seen.said == "No sign of masked gradients in 2 operating points."
     assert (seen.state, seen.flagged) == ("good", [])
     comparison, origin = found
-    words = Page(page(replace(comparison, masking=table), origin)).words
+    words = Page(render_page(replace(comparison, masking=table), origin)).words
     assert seen.said in words
     assert "RA at 0.5" in words
 
@@ -257,7 +257,9 @@ def test_the_masking_box_counts_operating_points_and_not_seeds(found: Found) -> 
 def test_the_masking_box_says_that_nothing_was_checked(table: pd.DataFrame, found: Found) -> None:
     assert masking_verdict(table).state == "unknown"
     comparison, origin = found
-    assert "Nothing was checked" in Page(page(replace(comparison, masking=table), origin)).words
+    assert (
+        "Nothing was checked" in Page(render_page(replace(comparison, masking=table), origin)).words
+    )
 
 
 def test_the_masking_box_names_what_is_flagged(found: Found) -> None:
@@ -268,13 +270,13 @@ def test_the_masking_box_names_what_is_flagged(found: Found) -> None:
     assert seen.flagged == ["oat λ=1 seed 0: black box wins"]
     assert seen.state == "bad"
     comparison, origin = found
-    words = Page(page(replace(comparison, masking=table), origin)).words
+    words = Page(render_page(replace(comparison, masking=table), origin)).words
     assert "Warning: Signs of masked gradients in 1 of 2" in words
     assert seen.flagged[0] in words
 
 
 def test_a_page_without_curves_or_provenance_is_still_a_page(found: Found) -> None:
     comparison, origin = found
-    seen = Page(page(comparison, Origin(origin.plan)))
+    seen = Page(render_page(comparison, Origin(origin.plan)))
     assert "Training curves" not in seen.words
     assert "No provenance is stored" in seen.words

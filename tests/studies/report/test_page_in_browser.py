@@ -12,7 +12,7 @@ import pytest
 import studies
 from studies.comparison.answer import Comparison
 from studies.report.origin import Origin, gather
-from studies.report.page import page
+from studies.report.page import render_page
 from studies.results.mlflow_index import Links
 from studies.storage.local import LocalFolder
 from studies.study_file.loading import load_study
@@ -47,7 +47,7 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Open]:
     context = browser.new_context(viewport={"width": 1200, "height": 900})
 
     def apply(comparison: Comparison, origin: Origin, others: tuple[Comparison, ...] = ()) -> Any:
-        path.write_text(page(comparison, origin, others))
+        path.write_text(render_page(comparison, origin, others))
         tab = context.new_page()
         tab.on("console", lambda said: complaints.append(f"{said.type}: {said.text}"))
         tab.on("pageerror", lambda error: complaints.append(str(error)))

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from studies.comparison.answer import Comparison
 from studies.comparison.pairs import VERDICTS
-from studies.report.markdown import markdown
+from studies.report.markdown import markdown_tables
 from studies.report.origin import Origin
 from studies.report.rows import HEADINGS, front_rows, rows, variant_rows
-from studies.report.terminal import terminal
+from studies.report.terminal import terminal_parts
 
 
 def test_rows_are_the_numbers_of_the_table_in_percent(found: tuple[Comparison, Origin]) -> None:
@@ -33,7 +33,7 @@ def test_rows_are_the_numbers_of_the_table_in_percent(found: tuple[Comparison, O
 
 def test_markdown_has_the_same_rows(found: tuple[Comparison, Origin]) -> None:
     comparison, _ = found
-    text = markdown(comparison)
+    text = markdown_tables(comparison)
     lines = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in text.splitlines()
@@ -61,7 +61,7 @@ def test_variants_stand_beside_the_plainest_in_every_form(
         ]
     ]
     assert [row["ΔRA"] == "" for row in texts] == [False] * 4 + [True] * 2
-    assert markdown(comparison).count("\n| oats λ=") == 4
+    assert markdown_tables(comparison).count("\n| oats λ=") == 4
     lines, _ = _printed(comparison, 120)
     for row in texts:
         assert row["SA"] in " ".join(lines)
@@ -71,7 +71,7 @@ def _printed(comparison: Comparison, width: int) -> tuple[list[str], list[str]]:
     """Return the lines of the tables and the sentences, as a terminal shows them."""
     buffer, sentences = io.StringIO(), []
     console = Console(file=buffer, width=width, color_system=None)
-    for part in terminal(comparison, width):
+    for part in terminal_parts(comparison, width):
         if isinstance(part, str):
             sentences.append(part)
         else:
@@ -187,8 +187,8 @@ def test_summaries_of_a_front_are_shown_where_they_are_known(
 def test_other_attacks_have_a_heading_and_a_table_each(found: tuple[Comparison, Origin]) -> None:
     comparison, _ = found
     other = replace(comparison, attack="pgd50")
-    text = markdown(comparison, [other])
+    text = markdown_tables(comparison, [other])
     assert "## RA under pgd50, on 50 test images" in text
     own = "| " + " | ".join(HEADINGS.values()) + " |"
     assert text.count(own) == 2
-    assert markdown(comparison).count(own) == 1
+    assert markdown_tables(comparison).count(own) == 1

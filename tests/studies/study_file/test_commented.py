@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import studies
 from oat.adversaries import ATTACKS
 from studies.errors import StudyError
-from studies.study_file.commented import commented, written
-from studies.study_file.keys import keys
+from studies.study_file.commented import commented_file, written
+from studies.study_file.keys import keys_of
 from studies.study_file.loading import load_study, presets
 from studies.study_file.method_blocks import METHOD_BLOCKS
 from studies.study_file.plain_yaml import read_yaml
@@ -38,7 +38,7 @@ def _uncommented(text: str) -> Iterator[tuple[str, str]]:
 def test_what_is_written_is_the_study_of_the_preset(preset: str) -> None:
     text = studies.init(preset)
     assert _load(text) == load_study(preset)
-    assert text == commented(_load(text))
+    assert text == commented_file(_load(text))
     assert text.endswith("\n")
     assert not text.endswith("\n\n")
     for line in text.splitlines():
@@ -80,7 +80,7 @@ def test_every_key_method_and_attack_is_there(preset: str) -> None:
     blocks: list[Any] = [study, study.data, study.model, study.train, study.attack]
     blocks += [study.evaluate, study.resources, *study.methods, *study.evaluate.attacks]
     for block in blocks:
-        for key in keys(type(block)):
+        for key in keys_of(type(block)):
             assert re.search(rf"^[ #]*(- )?{key.name}:", text, re.MULTILINE), key.name
 
 
@@ -108,7 +108,7 @@ def test_a_block_that_is_all_at_its_default_keeps_one_key_in_force() -> None:
     study = load_study(
         {"name": "a", "data": {"name": "digits"}, "methods": [{"name": "oat", "resources": {}}]}
     )
-    text = commented(study)
+    text = commented_file(study)
     assert _load(text) == study
     assert re.search(r"^attack:\n  eps: 8/255 ", text, re.M)
     assert re.search(r"^      cpu: 1 ", text, re.M)
@@ -146,14 +146,14 @@ def test_values_are_written_as_people_do(value: object, text: str) -> None:
 def test_a_number_that_was_written_is_read_as_the_same(value: float) -> None:
     data = {"name": "a", "data": {"name": "digits"}, "methods": [{"name": "oat"}]}
     study = load_study({**data, "attack": {"eps": value}})
-    assert _load(commented(study)) == study
+    assert _load(commented_file(study)) == study
 
 
 @given(root=st.text(min_size=1).filter(lambda text: re.fullmatch(r"[^/]*", text) is not None))
 def test_a_text_that_was_written_is_read_as_the_same(root: str) -> None:
     data = {"name": "a", "data": {"name": "digits", "root": root}, "methods": [{"name": "oat"}]}
     study = load_study(data)
-    assert _load(commented(study)) == study
+    assert _load(commented_file(study)) == study
 
 
 LAMS = st.lists(st.sampled_from([0.0, 0.1, 1 / 3, 0.5, 1.0]), min_size=1, unique=True)
@@ -191,7 +191,7 @@ def test_any_study_is_written_as_what_loads_the_same(
     if own:
         data["methods"][1]["resources"] = {"gpu": gpu, "cpu": 2}
     study = load_study(data)
-    text = commented(study)
+    text = commented_file(study)
     assert _load(text) == study
     for line, changed in _uncommented(text):
         if not line.lstrip().startswith("#- "):

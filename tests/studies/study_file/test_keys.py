@@ -6,7 +6,7 @@ import pytest
 
 from oat.adversaries import ATTACKS, Pgd, Transfer
 from oat.data import READERS, DataConfig
-from studies.study_file.keys import REQUIRED, Key, keys, name_of, summary
+from studies.study_file.keys import REQUIRED, Key, keys_of, name_of, summary
 from studies.study_file.method_blocks import METHOD_BLOCKS
 from studies.study_file.study import Evaluate, Study
 
@@ -17,7 +17,7 @@ def _blocks(block: type, seen: set[type]) -> Iterator[type]:
         return
     seen.add(block)
     yield block
-    for key in keys(block):
+    for key in keys_of(block):
         for below in [*key.entries.values(), *([key.block] if key.block else [])]:
             yield from _blocks(below, seen)
 
@@ -26,7 +26,7 @@ BLOCKS = list(_blocks(Study, set()))
 
 
 def _key(block: type, name: str) -> Key:
-    return next(key for key in keys(block) if key.name == name)
+    return next(key for key in keys_of(block) if key.name == name)
 
 
 def test_all_blocks_are_reached_from_the_study() -> None:
@@ -36,7 +36,7 @@ def test_all_blocks_are_reached_from_the_study() -> None:
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
 def test_every_key_is_described_in_words_of_the_study_file(block: type) -> None:
     assert summary(block)
-    for key in keys(block):
+    for key in keys_of(block):
         assert key.text, f"{block.__name__}.{key.name} needs a line under `Attributes:`"
         assert key.text.endswith("."), key
         assert "``" not in key.text
@@ -72,4 +72,4 @@ def test_a_key_whose_list_makes_several_trials_says_so() -> None:
 def test_a_block_of_a_list_is_told_by_its_name() -> None:
     assert {name_of(block) for block in ATTACKS.values()} == set(ATTACKS)
     assert name_of(DataConfig) == name_of(Study) == ""
-    assert keys(Pgd)[0].name == keys(METHOD_BLOCKS["oats"])[0].name == "name"
+    assert keys_of(Pgd)[0].name == keys_of(METHOD_BLOCKS["oats"])[0].name == "name"

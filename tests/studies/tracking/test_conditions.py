@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from studies.errors import StudyError
+from studies.errors import QueryError
 from studies.planning.expand import make_plan
 from studies.results.points import COLUMNS, attack_column, frame, with_attack_columns
 from studies.results.reading import study_points
@@ -142,7 +142,7 @@ def test_what_mlflow_would_take_otherwise_is_left_to_pandas(text: str) -> None:
     ],
 )
 def test_what_is_no_condition_is_refused_with_one_sentence(text: str, said: str) -> None:
-    with pytest.raises(StudyError) as caught:
+    with pytest.raises(QueryError) as caught:
         parse_condition(text, TYPES)
     assert said in str(caught.value)
     assert "`--where`" in str(caught.value)
@@ -151,7 +151,7 @@ def test_what_is_no_condition_is_refused_with_one_sentence(text: str, said: str)
 
 def test_what_pandas_refuses_is_one_sentence_too() -> None:
     table = pd.DataFrame({"variant": pd.Series(["oat"], dtype="str")})
-    with pytest.raises(StudyError, match="`--where` cannot be applied"):
+    with pytest.raises(QueryError, match="`--where` cannot be applied"):
         parse_condition("variant.str.contains('(')", TYPES).apply(table)
 
 

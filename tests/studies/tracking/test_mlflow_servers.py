@@ -350,11 +350,11 @@ def test_an_outage_costs_a_delay_and_no_run(
                 tracker.follow(plan, plan.trials[i], places[i])
             assert time.monotonic() - began < 10
         with pytest.raises(TrackingError, match=rf"safe in .*`oat sync {study.name}`"):
-            tracker.catch_up(plan, folder)
+            tracker.sync(plan, folder)
         with pytest.raises(TrackingError, match="refuses"):
             tracker.points()
     tracker.follow(plan, plan.trials[3], places[3])
-    tracker.catch_up(plan, folder)
+    tracker.sync(plan, folder)
     tracker.close(plan, folder, study_points(plan, folder))
     _is_whole(server.url, study, tmp_path)
 
@@ -373,7 +373,7 @@ def test_a_database_that_dies_behind_a_living_server_is_one_sentence(
         for tracker in trackers:
             for call in (
                 tracker.points,
-                lambda tracker=tracker: tracker.catch_up(plan, folder),
+                lambda tracker=tracker: tracker.sync(plan, folder),
                 lambda tracker=tracker: tracker.follow(plan, plan.trials[0], folder),
             ):
                 began = time.monotonic()

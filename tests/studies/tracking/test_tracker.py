@@ -24,15 +24,16 @@ from studies.results.masking import CHECK_COLUMNS
 from studies.results.points import COLUMNS, with_attack_columns
 from studies.results.reading import study_points
 from studies.storage.local import LocalFolder
-from studies.storage.sealed import seal, write_result
+from studies.storage.sealed import seal, write_sealed
 from studies.study_file.loading import load_study
 from studies.study_file.study import Study
 from studies.tracking.background import BackgroundSync
 from studies.tracking.reaching import check_server
-from studies.tracking.tracker import EPOCH_METRICS, Tracker
+from studies.tracking.tracker import Tracker
+from studies.tracking.trial_runs import EPOCH_METRICS
 from studies.trial.run import run_trial
 from studies.tuning.candidates import tuned_methods
-from studies.tuning.record import RECORD, TUNED, keep, read_record, tuning_plan
+from studies.tuning.record import TUNING_FILE, WINNERS_FILE, keep, read_record, tuning_plan
 from studies.tuning.winners import Search, SearchTrial
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1
@@ -59,7 +60,8 @@ def _uri(storage: Path) -> str:
 def _finish(plan: Plan, storage: Path) -> Tracker:
     """Do what the end of a run and `oat sync` do, as a new process would."""
     tracker = Tracker(_uri(storage), "tiny", (storage / "artifacts").as_uri())
-    tracker.finish(plan, _folder(storage), study_points(plan, _folder(storage)))
+    tracker.sync(plan, _folder(storage))
+    tracker.close(plan, _folder(storage), study_points(plan, _folder(storage)))
     return tracker
 
 
@@ -149,7 +151,8 @@ def test_syncing_again_changes_nothing(tiny: dict[str, Any], synced: Path) -> No
     _finish(_plan(tiny, synced), synced)
     tracker = _finish(_plan(tiny, synced), synced)
     tracker.sync(_plan(tiny, synced), _folder(synced))
-    tracker.finish_study(_plan(tiny, synced), study_points(_plan(tiny, synced), _folder(synced)))
+    table = study_points(_plan(tiny, synced), _folder(synced))
+    tracker.close(_plan(tiny, synced), _folder(synced), table)
     assert _snapshot(synced) == before
 
 
@@ -519,7 +522,7 @@ def test_results_that_mlflow_does_not_take_are_named_as_safe(
     tracker.uri, tracker.client = refusing, MlflowClient(tracking_uri=refusing)
     before = _snapshot(synced)
     with pytest.raises(TrackingError, match=r"safe in .*`oat sync tiny`"):
-        tracker.finish(plan, _folder(synced), study_points(plan, _folder(synced)))
+        tracker.sync(plan, _folder(synced))
     assert _snapshot(synced) == before
 
 
@@ -534,7 +537,7 @@ def test_a_server_that_hangs_while_a_study_runs_costs_seconds_a_call(
     table = study_points(plan, folder)
     for call in (
         lambda: tracker.follow(plan, plan.trials[0], folder),
-        lambda: tracker.catch_up(plan, folder),
+        lambda: tracker.sync(plan, folder),
         lambda: tracker.close(plan, folder, table),
     ):
         began = time.monotonic()
@@ -591,7 +594,7 @@ def test_a_refused_sync_leaves_no_index(tiny: dict[str, Any], fresh: Path, refus
     tracker = Tracker(_uri(fresh), "tiny")
     tracker.uri, tracker.client = refusing, MlflowClient(tracking_uri=refusing)
     with pytest.raises(TrackingError):
-        tracker.catch_up(_plan(tiny, fresh), _folder(fresh))
+        tracker.sync(_plan(tiny, fresh), _folder(fresh))
     assert _folder(fresh).size("mlflow.json") is None
 
 
@@ -616,7 +619,7 @@ def searched(tunable: dict[str, Any], fresh: Path) -> Path:
             trials.append(SearchTrial(number, "done", planned.run_key, entry, True))
         ended = "the budget is spent"
         keep(study, folder, Search(tuned.name, False, 1, 9.0, 9.0, ended, trials, [], []))
-    folder.write(TUNED, b"name: tiny")
+    folder.write(WINNERS_FILE, b"name: tiny")
     return fresh
 
 
@@ -666,7 +669,7 @@ def test_points_of_tuning_are_rebuilt_with_the_others_and_only_once(
 def test_a_damaged_record_of_tuning_keeps_no_point_of_the_study_from_mlflow(
     tunable: dict[str, Any], searched: Path
 ) -> None:
-    _folder(searched).write(RECORD, b"{}")
+    _folder(searched).write(TUNING_FILE, b"{}")
     with pytest.raises(TuningError, match="`oat tune` writes it anew"):
         studies.sync(tunable, storage=searched)
     assert len(_runs(searched, "point")) == 5
@@ -678,7 +681,7 @@ def test_a_trial_of_tuning_that_cannot_be_planned_is_told_and_keeps_no_point_fro
     record = read_record(_folder(searched))
     assert record is not None
     record["searches"][0]["trials"][0]["entry"]["train"] = {"lr": -1}
-    write_result(_folder(searched), RECORD, record)
+    write_sealed(_folder(searched), TUNING_FILE, record)
     with pytest.raises(
         TuningError, match=r"tuning\.json' has a trial .*`lr` must be.*`oat tune` writes it anew"
     ):
@@ -689,7 +692,7 @@ def test_a_trial_of_tuning_that_cannot_be_planned_is_told_and_keeps_no_point_fro
 def test_a_kill_before_the_study_of_the_winners_is_written_keeps_nothing_from_mlflow(
     tunable: dict[str, Any], searched: Path
 ) -> None:
-    _folder(searched).remove(TUNED)
+    _folder(searched).remove(WINNERS_FILE)
     assert studies.sync(tunable, storage=searched) == 5
     assert len(_runs(searched, "validation")) == 5
 

@@ -23,7 +23,7 @@ from studies.planning.expand import make_plan
 from studies.planning.plan import ONLY_CHECKS, PlannedTrial
 from studies.results.reading import read_trial
 from studies.storage.local import LocalFolder
-from studies.storage.sealed import unseal, write_result
+from studies.storage.sealed import unseal, write_sealed
 from studies.study_file.loading import load_study
 from studies.trial.judging import rebuild
 from studies.trial.records import read_checks, read_result, read_weights
@@ -234,7 +234,7 @@ def test_images_come_from_the_sources_that_did_not_diverge(
     )
     assert trial.label not in {lost.label, kept.label}
     diverged = {"status": "diverged", "epoch": 1, "error": "no number"}
-    write_result(_place(lost, storage), "result.json", diverged)
+    write_sealed(_place(lost, storage), "result.json", diverged)
     _run(trial, storage)
     assert [row["attack"] for row in _rows(trial, storage).values()] == ["pgd1", "transfer3"]
 
@@ -247,7 +247,7 @@ def test_without_a_source_that_did_not_diverge_there_is_no_transfer(
         other = _trial(tiny, label, storage, TRANSFER)
         if other.run_key != trial.run_key:
             diverged = {"status": "diverged", "epoch": 1, "error": "no number"}
-            write_result(_place(other, storage), "result.json", diverged)
+            write_sealed(_place(other, storage), "result.json", diverged)
     _run(trial, storage)
     assert [row["attack"] for row in _rows(trial, storage).values()] == ["pgd1"]
 
@@ -287,7 +287,7 @@ def test_equal_weights_of_two_rules_are_attacked_from_each_rules_own_sources(
     assert given is not None
     place.write("model-chosen.safetensors", _place(donor, storage).read("model.safetensors"))
     result["trained"]["weights"]["chosen"] = given["trained"]["weights"]["last"]
-    write_result(place, "result.json", {k: v for k, v in result.items() if k != "check"})
+    write_sealed(place, "result.json", {k: v for k, v in result.items() if k != "check"})
     seen: list[str] = []
 
     def judged(*args: Any, **kwargs: Any) -> Judged:

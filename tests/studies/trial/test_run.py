@@ -632,7 +632,7 @@ def test_missing_data_fail_the_trial_until_they_are_there(
     assert "Traceback" in outcome["traceback"]
     assert folder.size("result.json") is None
     trial = _trial(own, "pgd_at λ=1", tmp_path)
-    assert (trial.state, trial.to_run, trial.reason) == ("failed", True, outcome["error"])
+    assert (trial.state, trial.needs_run, trial.reason) == ("failed", True, outcome["error"])
 
     _pictures(tmp_path / "pictures")
     assert run_trial(trial.job, folder, _ignore)["status"] == "done"

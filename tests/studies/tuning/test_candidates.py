@@ -15,10 +15,10 @@ from studies.errors import StudyError, TuningError
 from studies.planning.expand import make_plan
 from studies.storage.local import LocalFolder
 from studies.study_file.loading import load_study
-from studies.tuning.candidates import Tuned, name_of, tuned_methods
+from studies.tuning.candidates import Tunable, name_of, tuned_methods
 
 
-def _tuned(source: dict[str, Any], method: str) -> Tuned:
+def _tuned(source: dict[str, Any], method: str) -> Tunable:
     return {t.block.name: t for t in tuned_methods(load_study(source))}[method]
 
 

@@ -10,16 +10,16 @@ import pytest
 import studies
 from studies.comparison.answer import Gains
 from studies.planning.expand import make_plan
-from studies.report.markdown import markdown
+from studies.report.markdown import markdown_tables
 from studies.report.rows import gain_rows
-from studies.report.terminal import terminal
+from studies.report.terminal import terminal_parts
 from studies.statistics.frontier import hypervolume
 from studies.storage.local import LocalFolder
 from studies.study_file.loading import load_study
 from studies.study_file.study import Study
-from studies.tuning.candidates import Tuned, tuned_methods
-from studies.tuning.gains import gains, gains_of_searches, with_gains
-from studies.tuning.record import RECORD, keep, read_record, tuned_study
+from studies.tuning.candidates import Tunable, tuned_methods
+from studies.tuning.gains import gains_of, gains_of_searches, with_gains
+from studies.tuning.record import TUNING_FILE, keep, read_record, tuned_study
 from studies.tuning.winners import Search, SearchTrial
 
 Values = dict[tuple[float, ...], tuple[float, float]]
@@ -36,7 +36,7 @@ TEST: dict[tuple[str, float], tuple[float, float]] = {
 """SA and RA on test images, by model and learning rate."""
 
 
-def _search(tuned: Tuned, trials: list[tuple[dict[str, Any], bool, bool]]) -> Search:
+def _search(tuned: Tunable, trials: list[tuple[dict[str, Any], bool, bool]]) -> Search:
     made = []
     for number, (params, start, _) in enumerate(trials):
         entry = tuned.entry(params)
@@ -95,7 +95,7 @@ def _finish(study: Study, folder: LocalFolder, finish: Callable[..., None]) -> N
 
 
 def _gains(study: Study, folder: LocalFolder) -> Gains:
-    found = gains(study, folder, "pgd1", "last")
+    found = gains_of(study, folder, "pgd1", "last")
     assert found is not None
     return found
 
@@ -177,9 +177,9 @@ def test_a_study_that_was_not_tuned_or_has_none_of_the_winners_has_no_gains(
     tuned: tuple[Study, Study, LocalFolder], tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     _, _, folder = tuned
-    assert gains(load_study(tiny), LocalFolder(tmp_path / "other"), "pgd1", "last") is None
+    assert gains_of(load_study(tiny), LocalFolder(tmp_path / "other"), "pgd1", "last") is None
     tiny["methods"] = [{"name": "pgd_at", "lam": 0.9}]
-    assert gains(load_study(tiny), folder, "pgd1", "last") is None
+    assert gains_of(load_study(tiny), folder, "pgd1", "last") is None
 
 
 def test_early_stopping_is_said_and_notes_of_searches_are_kept(
@@ -218,10 +218,10 @@ def test_the_comparison_shows_the_table_everywhere(
     points = studies.points(winners, storage=tmp_path)
     comparison = with_gains(studies.compare(points), winners, folder)
     assert comparison.gains is not None
-    text = markdown(comparison)
+    text = markdown_tables(comparison)
     assert "gain there" in text
     assert "20 of 100 s" in text
-    parts = list(terminal(comparison, 200))
+    parts = list(terminal_parts(comparison, 200))
     titles = [str(part.title) for part in parts if not isinstance(part, str)]
     assert any("What tuning gained" in title for title in titles)
 
@@ -232,7 +232,7 @@ def test_a_damaged_record_is_a_note_and_no_reason_to_lose_the_comparison(
     _, winners, folder = tuned
     _finish(winners, folder, finish_trial)
     comparison = studies.compare(studies.points(winners, storage=tmp_path))
-    folder.write(RECORD, b"{}")
+    folder.write(TUNING_FILE, b"{}")
     found = with_gains(comparison, winners, folder)
     assert found.gains is None
     assert found.table.equals(comparison.table)

@@ -12,12 +12,19 @@ from studies.storage.local import LocalFolder
 from studies.storage.sealed import ResultError
 from studies.study_file.loading import load_study
 from studies.study_file.study import Study
-from studies.tuning.candidates import Tuned, tuned_methods
-from studies.tuning.record import RECORD, keep, read_record, searches_of, tuned_study, tuning_plan
+from studies.tuning.candidates import Tunable, tuned_methods
+from studies.tuning.record import (
+    TUNING_FILE,
+    keep,
+    read_record,
+    searches_of,
+    tuned_study,
+    tuning_plan,
+)
 from studies.tuning.winners import Search, SearchTrial
 
 
-def _trial(tuned: Tuned, number: int, params: dict[str, Any], **more: Any) -> SearchTrial:
+def _trial(tuned: Tunable, number: int, params: dict[str, Any], **more: Any) -> SearchTrial:
     entry = tuned.entry(params)
     (planned,) = make_plan(tuned.judged(entry), LocalFolder("/nowhere"), "val").trials
     point = {"lam": None, "beta": None, "width_mult": 1.0, "sa": 0.8, "ra": 0.4}
@@ -25,7 +32,7 @@ def _trial(tuned: Tuned, number: int, params: dict[str, Any], **more: Any) -> Se
     return SearchTrial(**{**known, "points": [point], "device_seconds": 1.0, **more})
 
 
-def _search(tuned: Tuned, trials: list[SearchTrial], winners: list[int], **more: Any) -> Search:
+def _search(tuned: Tunable, trials: list[SearchTrial], winners: list[int], **more: Any) -> Search:
     whole: dict[str, Any] = {
         "method": tuned.name,
         "once": tuned.block.name in {"oat", "oats"},
@@ -40,7 +47,7 @@ def _search(tuned: Tuned, trials: list[SearchTrial], winners: list[int], **more:
     return Search(**{**whole, **more})
 
 
-def _tuned(study: Study) -> dict[str, Tuned]:
+def _tuned(study: Study) -> dict[str, Tunable]:
     return {tuned.block.name: tuned for tuned in tuned_methods(study)}
 
 
@@ -135,7 +142,7 @@ def test_winners_that_do_not_go_together_are_named(
 def test_a_damaged_record_is_one_sentence_and_is_written_anew(
     tunable: dict[str, Any], record: LocalFolder, damage: bytes
 ) -> None:
-    record.write(RECORD, damage)
+    record.write(TUNING_FILE, damage)
     with pytest.raises(ResultError, match=r"tuning\.json' is damaged; `oat tune` writes it anew"):
         read_record(record)
     tunable["seeds"] = [3, 1]

@@ -24,9 +24,9 @@ from ray.tune.search import Searcher
 from studies.planning.expand import make_plan
 from studies.planning.plan import PlannedTrial
 from studies.storage.local import LocalFolder
-from studies.storage.sealed import write_lines, write_result
+from studies.storage.sealed import write_lines, write_sealed
 from studies.study_file.loading import load_study
-from studies.tuning.candidates import Tuned, tuned_methods
+from studies.tuning.candidates import Tunable, tuned_methods
 from studies.tuning.database import open_search
 from studies.tuning.ledger import Left, costs, read_search, settle, spent_seconds, take_up
 from studies.tuning.search import FAILURES_IN_A_ROW, MethodSearch
@@ -62,7 +62,7 @@ def empty_optuna(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _of(source: dict[str, Any], method: str = "pgd_at") -> Tuned:
+def _of(source: dict[str, Any], method: str = "pgd_at") -> Tunable:
     return {tuned.block.name: tuned for tuned in tuned_methods(load_study(source))}[method]
 
 
@@ -82,7 +82,7 @@ class KilledError(BaseException):
 class Driver:
     """Does what Tune does with a search: asks, runs, and tells what has ended."""
 
-    tuned: Tuned
+    tuned: Tunable
     folder: LocalFolder
     database: optuna.storages.BaseStorage
     finish: Callable[..., None]
@@ -386,7 +386,7 @@ def _fail(folder: LocalFolder) -> Callable[[PlannedTrial], None]:
     def fail(trial: PlannedTrial) -> None:
         place = folder.sub(f"trials/{trial.run_key}")
         record = {"status": "failed", "kind": "out_of_memory", "error": "MemoryError: none left"}
-        write_result(place, "failure.json", {**record, "traceback": ""})
+        write_sealed(place, "failure.json", {**record, "traceback": ""})
 
     return fail
 
@@ -395,7 +395,7 @@ def _diverge(folder: LocalFolder, seconds: float = 10.0) -> Callable[[PlannedTri
     def diverge(trial: PlannedTrial) -> None:
         place = folder.sub(f"trials/{trial.run_key}")
         record = {"status": "diverged", "epoch": 1, "error": "The training loss is nan in epoch 1."}
-        write_result(place, "result.json", {**record, "device_seconds": seconds})
+        write_sealed(place, "result.json", {**record, "device_seconds": seconds})
 
     return diverge
 
@@ -797,7 +797,7 @@ def test_what_a_folder_tells_of_its_time(
     _diverge(folder, 7.0)(trial)
     assert spent_seconds(place) == 7.0
     # a record of an earlier version does not say
-    write_result(place, "result.json", {"status": "diverged", "epoch": 2, "error": "nan"})
+    write_sealed(place, "result.json", {"status": "diverged", "epoch": 2, "error": "nan"})
     assert spent_seconds(place) == 4.5
     finish_trial(folder, trial, seconds=9.0)
     assert spent_seconds(place) == 9.0
