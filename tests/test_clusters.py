@@ -322,7 +322,6 @@ exit 0""",
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("code", [0, 1])
 def test_the_slurm_script_starts_ray_runs_the_study_and_stops_ray(
     code: int, tmp_path: Path

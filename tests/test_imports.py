@@ -79,6 +79,7 @@ def _measures_studies(path: Path) -> bool:
         "drill",
         "faults",
         "made_up",
+        "overhead",
         "scale",
         "site",
         "tuning",
@@ -220,7 +221,6 @@ except ModuleNotFoundError:
 """
 
 
-@pytest.mark.timeout(60)
 def test_the_method_and_a_trial_import_on_a_machine_with_torch_only() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=False
@@ -251,7 +251,6 @@ print(*(name for name in NEEDED if name in sys.modules))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("modules", "imported"),
     [

@@ -4,8 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ray
-
+from studies.cluster.ray_internals import startable_nodes
 from studies.errors import StudyError
 from studies.planning.plan import PlannedTrial
 from studies.study_file.method_blocks import SMALLEST_SHARE, gpus
@@ -37,10 +36,7 @@ def node_sizes(nodes: Sequence[Mapping[str, Any]]) -> list[Request]:
         nodes: As ``ray.nodes()`` returns them.
     """
     living = [node["Resources"] for node in nodes if node["Alive"]]
-    # what an autoscaler may add, which an idle cluster has not yet; Ray has no public form of this
-    config = ray._private.state.state.get_cluster_config() if ray.is_initialized() else None
-    groups = config.node_group_configs if config is not None else ()
-    return living + [dict(group.resources) for group in groups if group.max_count]
+    return living + startable_nodes()
 
 
 def fits(request: Request, node: Request) -> bool:

@@ -14,9 +14,10 @@ from functools import lru_cache
 from typing import Any
 
 import ray
-from ray import JobID
 from ray.tune import Callback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from studies.cluster.ray_internals import actors_being_made
 
 log = logging.getLogger("oat.ray")
 
@@ -83,10 +84,7 @@ class StartWatch(Callback):  # type: ignore[misc]
     def _end_unmade(self, now: float) -> None:
         """End workers that have had a process for too long and are still being made."""
         job = ray.get_runtime_context().get_job_id()
-        # there is no public form of this but the dashboard's
-        found = ray._private.state.state.actor_table(
-            None, job_id=JobID.from_hex(job), actor_state_name="PENDING_CREATION"
-        )
+        found = actors_being_made(job)
         nodes = {(name, at["Pid"]): at["Address"]["NodeID"] for name, at in found.items()}
         making = {key: self._making.get(key, now) for key in nodes if key[1]}
         for key, since in list(making.items()):

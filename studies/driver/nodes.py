@@ -94,13 +94,13 @@ def _may_run(study: Study, have: Mapping[str, float]) -> bool:
 
 def _look_around(data: DataConfig, folder_uri: str, marker: str) -> dict[str, Any]:
     """Tell what a node is and sees; runs there."""
-    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+    from studies.cluster.ray_internals import token_is_enabled
 
     told: dict[str, Any] = {
         "host": socket.gethostname(),
         "versions": versions(),
         "clock": time.time(),
-        "token": is_token_auth_enabled(),
+        "token": token_is_enabled(),
     }
     try:
         dataset = load_once(data)

@@ -17,6 +17,7 @@ from studies.storage.sealed import ResultError
 from studies.trial.records import read_epochs, read_failure, read_result
 from studies.tuning.candidates import Params, Tunable
 from studies.tuning.early import VALIDATION
+from studies.tuning.optuna_internals import set_attributes, set_failed
 from studies.tuning.winners import Place, Search, SearchTrial, choose, place_of
 
 COMPLETE, PRUNED = TrialState.COMPLETE, TrialState.PRUNED
@@ -77,9 +78,7 @@ def settle(
         attrs["reason"] = "its points are damaged"
     else:
         state, attrs["ended"] = TrialState.PRUNED, "stopped early"
-    ours = study.trials[number]
-    for name, value in attrs.items():
-        study._storage.set_trial_user_attr(ours._trial_id, name, value)
+    set_attributes(study, study.trials[number], attrs)
     study.tell(number, values, state=state)
     return state
 
@@ -146,9 +145,8 @@ def take_up(study: optuna.Study, tuned: Tunable) -> Left:
 def mark_died(study: optuna.Study, trial: FrozenTrial) -> None:
     """Mark a trial failed whose driver has died."""
     ended = "died" if trial.state == TrialState.RUNNING else "not run"
-    study._storage.set_trial_user_attr(trial._trial_id, "ended", ended)
-    study._storage.set_trial_user_attr(trial._trial_id, "reason", "its driver died")
-    study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    set_attributes(study, trial, {"ended": ended, "reason": "its driver died"})
+    set_failed(study, trial)
 
 
 def read_search(tuned: Tunable, search: optuna.Study, folder: Folder, ended: str) -> Search:

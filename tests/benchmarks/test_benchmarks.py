@@ -55,7 +55,6 @@ def test_the_whole_study_has_ten_thousand_trials_and_sixty_thousand_points() -> 
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_the_benchmark_of_scale_prints_one_object_with_a_real_cluster_in_it() -> None:
     command = [sys.executable, "-m", "benchmarks.scale", "--rounds=1", "--trials=4", "--nodes=2"]
     size = [f"--{name}={value}" for name, value in vars(FEW).items()]

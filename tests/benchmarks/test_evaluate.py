@@ -7,7 +7,6 @@ from benchmarks import evaluate
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_six_lams_are_judged_on_both_sides_in_both_cases(report_of: Callable[..., Any]) -> None:
     stands, falls = report_of(evaluate.main)["cases"]
     for case in (stands, falls):

@@ -10,10 +10,10 @@ from benchmarks.faults import FAULTS
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.alone
 @pytest.mark.ray
 @pytest.mark.mlflow
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_study_survives_what_kills_nodes_workers_drivers_disks_and_servers() -> None:
     # in a process of its own, as the cluster's token stays in the environment
     drill = [sys.executable, "-m", "benchmarks.faults", "--seeds", "1", "--epochs", "2"]

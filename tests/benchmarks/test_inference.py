@@ -7,7 +7,6 @@ from benchmarks import inference
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_all_ways_are_timed_at_each_width_and_batch(report_of: Callable[..., Any]) -> None:
     (case,) = report_of(inference.main)["cases"]
     assert list(case["shapes"]) == [

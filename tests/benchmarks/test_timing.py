@@ -109,7 +109,6 @@ def test_a_pass_that_broke_off_is_no_time() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_side_that_was_refused_something_starts_anew_for_the_next_case() -> None:
     side = Side("ours")
     with timing.ending([side]):
@@ -128,7 +127,6 @@ def test_a_side_that_was_refused_something_starts_anew_for_the_next_case() -> No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_a_side_whose_folder_has_other_packages_is_refused(tmp_path: Path) -> None:
     side = Side("earlier code", tmp_path)  # without packages: those installed would be measured
     with timing.ending([side]), pytest.raises(SideError, match="earlier code: "):

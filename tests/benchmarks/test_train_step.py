@@ -9,7 +9,6 @@ Reports = Callable[..., Any]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_step_is_timed_on_all_sides_and_set_against_the_floor(
     report_of: Reports, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -38,7 +37,6 @@ def test_a_step_is_timed_on_all_sides_and_set_against_the_floor(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_a_side_that_cannot_is_named_and_the_rest_is_measured(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -68,7 +68,6 @@ def short(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 def test_it_is_the_standard_version_of_the_package() -> None:
     network = Counted()
     split = _split(network)

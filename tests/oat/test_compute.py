@@ -86,7 +86,6 @@ def test_two_norms_take_the_first_rows_and_the_rest() -> None:
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_compiled_functions_equal_those_that_are_not(dtype: torch.dtype) -> None:
     def of_norms(function) -> list[Tensor]:  # type: ignore[no-untyped-def]

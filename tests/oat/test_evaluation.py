@@ -653,7 +653,6 @@ def trained() -> tuple[Network, Split]:
 # foolbox imports a module of SciPy by its old name
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 def test_pgd_agrees_with_foolbox_on_a_trained_network(trained: tuple[Network, Split]) -> None:
     """Last iterates from the image itself, so that the two libraries answer one question."""
     import foolbox  # warns when it is imported

@@ -54,7 +54,6 @@ Trained = Callable[[float], tuple[LogitsFn, Split]]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("eps", [EPS, 0.002])
 def test_an_honest_network_has_no_sign(lam: float, eps: float, trained: Trained) -> None:
@@ -84,7 +83,6 @@ def _noisy(network: LogitsFn, images: Tensor) -> Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("plant", "expected"),
     [
@@ -103,7 +101,6 @@ def test_planted_masks_are_found_by_name(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize(("plant", "expected"), [(None, False), (_saturated, True)])
 def test_a_black_box_beats_pgd_where_gradients_are_planted_away_and_there_alone(
     plant: Callable[[LogitsFn, Tensor], Tensor] | None, expected: bool, trained: Trained

@@ -28,7 +28,6 @@ def _run(how: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_freed_memory_is_used_again_without_asking_the_kernel() -> None:
     if not sys.platform.startswith("linux"):
         pytest.skip("the kernel's page faults are counted on Linux")

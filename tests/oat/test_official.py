@@ -197,7 +197,6 @@ def official(request: pytest.FixtureRequest) -> tuple[Network, dict[str, np.ndar
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_the_authors_networks_give_the_authors_logits(
     official: tuple[Network, dict[str, np.ndarray]],
 ) -> None:
@@ -211,7 +210,6 @@ def test_the_authors_networks_give_the_authors_logits(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_attacked_the_authors_networks_give_the_authors_logits(
     official: tuple[Network, dict[str, np.ndarray]],
 ) -> None:

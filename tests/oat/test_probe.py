@@ -17,8 +17,6 @@ from oat.probe import seconds_of_validation, seconds_per_pass, seconds_per_step,
 from oat.recipe import TrainConfig
 from oat.training import Training
 
-pytestmark = pytest.mark.timeout(60)
-
 DATA = DataConfig("digits", train_images=96, crop=1, flip=True)
 TRAIN = TrainConfig(
     epochs=1, batch_size=32, lr=0.05, schedule="constant", val_images=16, precision="float32"

@@ -59,7 +59,6 @@ def test_a_cpu_without_a_name_is_not_shared(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_the_share_is_one_over_the_processes_that_train_on_the_device(tmp_path: Path) -> None:
     share = DeviceShare(CPU, "a")
     with share.training():
@@ -75,7 +74,6 @@ def test_the_share_is_one_over_the_processes_that_train_on_the_device(tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 def test_a_process_that_was_killed_does_not_count(tmp_path: Path) -> None:
     share = DeviceShare(CPU, "a")
     with share.training(), _training_elsewhere("a", tmp_path) as process:

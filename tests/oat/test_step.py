@@ -199,7 +199,6 @@ def test_no_pointwise_convolution_has_a_stride_in_any_form(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_oats_trains_where_strided_pointwise_convolutions_corrupt_the_heap() -> None:
     script = """
 import torch

@@ -23,8 +23,6 @@ from oat.models import ModelConfig, Network
 from oat.recipe import STATISTICS_BATCHES, TrainConfig, images_seen, steps_per_epoch
 from oat.training import DivergenceError, EpochRecord, Training
 
-pytestmark = pytest.mark.timeout(30)
-
 DATA = DataConfig("digits", train_images=96, crop=1, flip=True)
 TRAIN = TrainConfig(
     epochs=3, batch_size=32, lr=0.05, val_every=2, val_images=16, precision="float32"
@@ -287,7 +285,6 @@ def _assert_same_left(left: Training, right: Training) -> None:
         assert _same(state, theirs[rule][1]), rule
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("method", "model"),
     [
@@ -611,7 +608,6 @@ def test_averaged_network_whose_weights_did_not_move_has_the_statistics_of_its_d
         torch.testing.assert_close(kept[f"{name}_var"], flat.var(1), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("method", ["oats", "trades_narrow"])
 def test_taking_the_weights_changes_nothing_of_the_training(method: str) -> None:
     settings = {**EVERYTHING, "model": WIDE}

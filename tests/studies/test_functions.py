@@ -18,7 +18,6 @@ ORDERS = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_functions_of_a_notebook_can_be_called_again_and_again(
     order: str, tmp_path: Path

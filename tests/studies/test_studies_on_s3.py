@@ -32,7 +32,7 @@ from studies.trial.run import run_trial
 NOLOAD = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
 )
-pytestmark = [NOLOAD, pytest.mark.timeout(60)]
+pytestmark = [NOLOAD]
 
 OAT = Path(sys.executable).with_name("oat")
 DRAWN = ["training_id", "train_device_seconds", "folder"]
@@ -129,7 +129,6 @@ def _oat(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.mlflow
-@pytest.mark.timeout(240)
 def test_a_run_in_a_bucket_that_was_killed_is_ended_by_the_same_command(
     tiny_file: Path,
     s3: S3,

@@ -254,7 +254,6 @@ def test_plan_says_what_was_measured_on_finished_trials(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 def test_plan_probes_on_this_machine(oat: Oat, study: Path, tmp_path: Path) -> None:
     said = oat("plan", study, "--storage", tmp_path, "--probe")
     assert said.code == 0
@@ -427,7 +426,6 @@ def test_compare_refuses_an_attack_that_no_point_was_judged_by(
     _is_a_sentence(said, "pgd99", "pgd1")
 
 
-@pytest.mark.timeout(60)
 def test_compare_refuses_two_studies_on_different_data(
     oat: Oat, tiny: dict[str, Any], tmp_path: Path, make_up: Callable[..., None]
 ) -> None:
@@ -457,7 +455,6 @@ def test_compare_refuses_two_studies_on_different_data(
 
 
 @pytest.mark.mlflow
-@pytest.mark.timeout(60)
 def test_sync_makes_the_database_and_counts_its_points(
     oat: Oat, study: Path, storage: Path
 ) -> None:
@@ -472,7 +469,6 @@ def test_sync_makes_the_database_and_counts_its_points(
 
 
 @pytest.mark.mlflow
-@pytest.mark.timeout(60)
 def test_runs_queries_and_prints_in_every_format(oat: Oat, study: Path, indexed: Path) -> None:
     whole = with_attack_columns(studies.points(study, storage=indexed).drop(columns="folder"))
     command = ["runs", study, "--storage", indexed]
@@ -497,7 +493,6 @@ def test_runs_queries_and_prints_in_every_format(oat: Oat, study: Path, indexed:
 
 
 @pytest.mark.mlflow
-@pytest.mark.timeout(60)
 def test_runs_takes_a_condition_and_columns(oat: Oat, study: Path, indexed: Path) -> None:
     said = oat(
         "runs", study, "--storage", indexed, "--format", "csv",
@@ -515,7 +510,6 @@ def test_runs_takes_a_condition_and_columns(oat: Oat, study: Path, indexed: Path
 
 
 @pytest.mark.mlflow
-@pytest.mark.timeout(60)
 def test_runs_shows_each_point_under_every_attack(
     oat: Oat, tiny: dict[str, Any], make_up: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -542,7 +536,6 @@ def test_runs_shows_each_point_under_every_attack(
 
 
 @pytest.mark.mlflow
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -563,7 +556,6 @@ def test_runs_refuses_what_it_does_not_know(
 
 
 @pytest.mark.mlflow
-@pytest.mark.timeout(60)
 def test_a_finished_study_is_run_without_training(oat: Oat, study: Path, storage: Path) -> None:
     weights = {p: p.read_bytes() for p in storage.rglob("model.safetensors")}
     for _ in range(2):
@@ -579,7 +571,6 @@ def test_a_finished_study_is_run_without_training(oat: Oat, study: Path, storage
 
 
 @pytest.mark.mlflow
-@pytest.mark.timeout(60)
 def test_a_study_that_did_not_end_well_exits_with_one_and_says_why(
     oat: Oat, study: Path, storage: Path
 ) -> None:
@@ -632,7 +623,6 @@ def test_a_tracking_server_that_is_not_there_stops_a_run_before_it_starts(
 
 
 @pytest.mark.mlflow
-@pytest.mark.timeout(30)
 def test_a_tracking_server_is_taken_from_the_environment(
     oat: Oat, study: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -642,7 +632,6 @@ def test_a_tracking_server_is_taken_from_the_environment(
 
 
 @pytest.mark.mlflow
-@pytest.mark.timeout(30)
 @pytest.mark.parametrize("command", ["run", "sync", "runs"])
 def test_storage_that_cannot_be_written_is_refused(
     command: str, oat: Oat, study: Path, tmp_path: Path
@@ -701,7 +690,6 @@ def test_help_names_every_command(oat: Oat) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 def test_the_installed_command_keeps_results_and_messages_apart(
     study: Path, finished: Path, tmp_path: Path
 ) -> None:

@@ -118,7 +118,6 @@ def made_up_gpu() -> Iterator[None]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("trials", [3, 6, 7])
 def test_ray_places_as_many_trials_at_once_as_their_share_says(
     trials: int, made_up_gpu: None

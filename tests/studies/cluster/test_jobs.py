@@ -52,7 +52,7 @@ for line in sys.stdin:
 
 def on_a_cluster(test: Callable[..., None]) -> Callable[..., None]:
     """Mark a test that asks a cluster, or is the first to."""
-    for mark in (pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(240)):
+    for mark in (pytest.mark.ray, pytest.mark.slow):
         test = mark(test)
     return test
 
@@ -521,7 +521,6 @@ main()
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 def test_without_the_extra_a_sentence_names_it() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False

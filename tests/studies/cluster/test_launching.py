@@ -35,7 +35,7 @@ OAT = Path(sys.executable).with_name("oat")
 
 def under_ray(test: Callable[..., None]) -> Callable[..., None]:
     """Mark a test that starts Ray, or is the first to ask for what Ray has run."""
-    for mark in (pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)):
+    for mark in (pytest.mark.ray, pytest.mark.slow):
         test = mark(test)
     return test
 

@@ -31,7 +31,7 @@ from studies.tracking.tracker import Tracker
 NOLOAD = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
 )
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(60), NOLOAD]
+pytestmark = [pytest.mark.mlflow, NOLOAD]
 
 
 def _run(tiny: dict[str, Any], storage: Path) -> RunOutcome:

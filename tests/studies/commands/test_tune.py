@@ -52,7 +52,7 @@ from studies.tuning.record import TUNING_FILE, searches_of, tuning_plan
 NOLOAD = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
 )
-pytestmark = [NOLOAD, pytest.mark.timeout(60)]
+pytestmark = [NOLOAD]
 
 OAT = Path(sys.executable).with_name("oat")
 
@@ -489,7 +489,6 @@ END_TO_END = [
     pytest.mark.slow,
     pytest.mark.ray,
     pytest.mark.mlflow,
-    pytest.mark.timeout(300),
 ]
 
 

@@ -42,7 +42,6 @@ def _points(rng: np.random.Generator, seeds: int, luck: float) -> pd.DataFrame:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_intervals_over_seeds_hold_the_truth_about_as_often_as_they_say(seeds: int) -> None:
     rng = np.random.default_rng(seeds)
@@ -84,7 +83,6 @@ def _judged(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("behind", [(0.0, 0.0), (-0.01, 0.03)])
 @pytest.mark.parametrize("images", [449, 2000])
 def test_one_seeds_areas_and_cells_hold_the_truth_about_as_often_as_they_say(

@@ -221,7 +221,6 @@ def _oat(cluster: dict[str, str], *words: str) -> subprocess.CompletedProcess[st
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(200)
 def test_preflight_asks_every_node_that_may_run_a_trial(
     cluster: dict[str, str], tiny_file: Path, tmp_path: Path
 ) -> None:
@@ -239,7 +238,6 @@ def test_preflight_asks_every_node_that_may_run_a_trial(
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(200)
 def test_a_study_that_does_not_fit_the_cluster_is_refused_before_anything_starts(
     cluster: dict[str, str], tiny_file: Path, tmp_path: Path
 ) -> None:

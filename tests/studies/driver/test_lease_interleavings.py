@@ -294,7 +294,6 @@ def _on_the_tests_clock(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 @pytest.mark.usefixtures("_on_the_tests_clock")
 @pytest.mark.parametrize("drivers", [Drivers, Prompt])
 def test_any_interleaving_of_drivers_leaves_at_most_one(drivers: type[Drivers]) -> None:

@@ -114,7 +114,6 @@ def _plan(source: dict[str, Any], storage: Path, *overrides: str) -> Plan:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_processes_really_train_at_the_same_time(tiny: dict[str, Any], tmp_path: Path) -> None:
     job = _plan(tiny, tmp_path).trials[0].job
     packing = measure(job, most=2, seconds=0.5)
@@ -126,7 +125,6 @@ def test_processes_really_train_at_the_same_time(tiny: dict[str, Any], tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_data_that_are_missing_end_a_measurement_with_a_sentence(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -182,7 +180,6 @@ def _said(console: Console) -> str:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_share_is_measured_once_on_a_node_and_then_known(
     tiny: dict[str, Any], tmp_path: Path, made_up_gpu: None
 ) -> None:
@@ -216,7 +213,6 @@ def test_nothing_is_measured_for_trials_that_ask_for_a_number(
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_run_chooses_a_share_and_keeps_the_study_as_it_was_given(
     tiny: dict[str, Any], tmp_path: Path, made_up_gpu: None, finished: Path
 ) -> None:
@@ -236,7 +232,6 @@ def test_a_run_chooses_a_share_and_keeps_the_study_as_it_was_given(
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_tuning_chooses_a_share_as_well(
     tunable: dict[str, Any], tmp_path: Path, made_up_gpu: None
 ) -> None:

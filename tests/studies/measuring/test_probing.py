@@ -15,8 +15,6 @@ from studies.planning.estimates import read_probes
 from studies.planning.plan import Plan
 from studies.storage.local import LocalFolder
 
-pytestmark = pytest.mark.timeout(120)
-
 QUIET = Console(quiet=True)
 
 

@@ -71,7 +71,6 @@ def test_judging_in_tf32_is_another_point_of_the_same_training(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 def test_run_keys_are_the_same_in_another_process(tiny: dict[str, Any], tmp_path: Path) -> None:
     program = (
         "import json, sys, studies\n"
@@ -364,7 +363,6 @@ def test_damage_is_noticed_and_the_other_trials_stand(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", ["result.json", "points.jsonl", "correct.npz"])
 def test_every_flipped_bit_is_noticed_or_harmless(
     name: str, tiny: dict[str, Any], storage: Path

@@ -342,7 +342,6 @@ def test_ctrl_c_between_opening_and_writing_puts_no_empty_object(bucket: str) ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 def test_a_part_that_s3_does_not_take_leaves_the_old_file(s3: S3, objects: Folder) -> None:
     objects.write("file", b"old")
     refuse = s3_error(400, "InvalidPart")
@@ -381,7 +380,6 @@ def test_an_s3_that_is_slow_is_waited_for(s3: S3, objects: Folder) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 def test_an_s3_that_stays_broken_is_one_sentence(s3: S3, objects: Folder) -> None:
     s3.fault = s3_error(500, "InternalError")
     with pytest.raises(StorageError, match=r"/some/where/file' cannot be written: .*made up\.$"):
@@ -389,7 +387,6 @@ def test_an_s3_that_stays_broken_is_one_sentence(s3: S3, objects: Folder) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 def test_an_s3_that_is_gone_is_one_sentence(
     s3: S3, objects: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,7 +47,6 @@ def test_what_is_written_is_the_study_of_the_preset(preset: str) -> None:
 
 
 @pytest.mark.parametrize("preset", presets())
-@pytest.mark.timeout(60)
 def test_taking_one_comment_away_changes_nothing_or_adds_what_the_line_says(preset: str) -> None:
     study = load_study(preset)
     keys_seen = examples = 0

@@ -176,7 +176,6 @@ VALUES = st.sampled_from(
 
 @settings(max_examples=600)
 @given(data=st.data())
-@pytest.mark.timeout(60)
 def test_what_is_loaded_is_valid_whatever_was_changed(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(RAW)))
     study = copy.deepcopy(RAW[name])

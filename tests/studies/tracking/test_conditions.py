@@ -233,7 +233,6 @@ def _agree(store: Store, text: str) -> pd.DataFrame:
 
 @NOLOAD
 @pytest.mark.mlflow
-@pytest.mark.timeout(120)
 def test_the_wide_columns_come_back_exactly(store: Store) -> None:
     assert store.tracker.columns() == {
         **COLUMNS,
@@ -247,7 +246,6 @@ def test_the_wide_columns_come_back_exactly(store: Store) -> None:
 
 @NOLOAD
 @pytest.mark.mlflow
-@pytest.mark.timeout(120)
 def test_mlflow_returns_no_more_than_it_must(
     store: Store, returned: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -269,7 +267,6 @@ def test_mlflow_returns_no_more_than_it_must(
 
 @NOLOAD
 @pytest.mark.mlflow
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "text",
     [
@@ -351,7 +348,6 @@ def _joined(parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 @NOLOAD
 @pytest.mark.mlflow
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=st.recursive(_comparisons(), _joined, max_leaves=5))
 def test_no_condition_is_answered_otherwise_than_by_pandas(text: str, store: Store) -> None:
@@ -360,7 +356,6 @@ def test_no_condition_is_answered_otherwise_than_by_pandas(text: str, store: Sto
 
 @NOLOAD
 @pytest.mark.mlflow
-@pytest.mark.timeout(120)
 def test_an_attack_that_is_new_reaches_the_points_that_are_there(
     tmp_path: Path, make_up: Any
 ) -> None:

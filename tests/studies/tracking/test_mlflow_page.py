@@ -31,7 +31,7 @@ from studies.tracking.mlflow_page import mlflow_page
 NOLOAD = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
 )
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(60), NOLOAD]
+pytestmark = [pytest.mark.mlflow, NOLOAD]
 
 OAT = Path(sys.executable).with_name("oat")
 CHROMIUM = shutil.which("chromium")
@@ -202,7 +202,6 @@ def started(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_the_page_answers_to_this_machines_names_and_to_no_other(
     started: tuple[subprocess.Popen[str], str, Path],
 ) -> None:
@@ -219,7 +218,6 @@ def test_the_page_answers_to_this_machines_names_and_to_no_other(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_of_a_store_that_is_a_server_the_address_there_is_given_and_nothing_started(
     started: tuple[subprocess.Popen[str], str, Path], tiny_file: Path
 ) -> None:
@@ -236,7 +234,6 @@ def test_of_a_store_that_is_a_server_the_address_there_is_given_and_nothing_star
 
 @pytest.mark.browser
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 @pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed")
 def test_the_address_shows_the_studys_experiment_and_its_runs(
     started: tuple[subprocess.Popen[str], str, Path],
@@ -257,7 +254,6 @@ def test_the_address_shows_the_studys_experiment_and_its_runs(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_sigterm_ends_the_page_at_any_time_with_all_its_processes(
     store: Path, tiny_file: Path, tmp_path: Path
 ) -> None:
@@ -275,7 +271,6 @@ def test_sigterm_ends_the_page_at_any_time_with_all_its_processes(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_a_page_that_ends_by_itself_is_said_with_its_last_words(
     store: Path, tiny_file: Path
 ) -> None:

@@ -38,7 +38,7 @@ from studies.tracking.tracker import Tracker
 NOLOAD = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
 )
-pytestmark = [pytest.mark.mlflow, pytest.mark.slow, pytest.mark.timeout(240), NOLOAD]
+pytestmark = [pytest.mark.mlflow, pytest.mark.slow, NOLOAD]
 
 NAME = "tracking.test"
 """A host name that the server answers to; there is another that it does not."""

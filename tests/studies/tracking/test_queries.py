@@ -23,7 +23,7 @@ ANSWERS = ["points", "cheapest", "difference", "told", "drop"]
 NOLOAD = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
 )
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(120), NOLOAD]
+pytestmark = [pytest.mark.mlflow, NOLOAD]
 
 
 @pytest.fixture(scope="module")

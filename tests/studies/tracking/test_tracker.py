@@ -40,7 +40,7 @@ from studies.tuning.winners import Search, SearchTrial
 NOLOAD = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
 )
-pytestmark = [pytest.mark.mlflow, pytest.mark.timeout(60), NOLOAD]
+pytestmark = [pytest.mark.mlflow, NOLOAD]
 
 Snapshot = dict[str, tuple[Any, ...]]
 

@@ -840,7 +840,6 @@ def machine(tmp_path: Path) -> Iterator[type[Interleavings]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_any_interleaving_ends_with_each_key_exactly_once(machine: type[Interleavings]) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
@@ -896,7 +895,6 @@ def _real(path: Path, kills: Sequence[int]) -> tuple[dict[str, bytes], list[Any]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_real_training_that_is_killed_anywhere_ends_as_if_it_had_not_been(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -115,7 +115,6 @@ def die(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return at
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("stage", STAGES[1:])
 def test_a_killed_autoattack_goes_on_and_leaves_no_state_behind(
     stage: str,
@@ -150,7 +149,6 @@ def test_a_killed_autoattack_goes_on_and_leaves_no_state_behind(
     assert _trial(tiny, "pgd_at λ=1", storage, *AUTOATTACK).state == "done"
 
 
-@pytest.mark.timeout(60)
 def test_a_state_that_outlived_its_point_is_swept_away(
     stages: list[str], tiny: dict[str, Any], storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,7 +171,6 @@ def test_a_state_that_outlived_its_point_is_swept_away(
     assert not [name for name in folder.names() if name.startswith("judging-")]
 
 
-@pytest.mark.timeout(60)
 def test_the_state_of_other_weights_is_not_gone_on_from(
     stages: list[str], die: Callable[[str], None], tiny: dict[str, Any], storage: Path
 ) -> None:

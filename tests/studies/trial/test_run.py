@@ -673,7 +673,6 @@ print(outcome["trained"]["weights"]["last"]["sha256"])
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 def test_a_trial_after_another_equals_one_in_a_process_of_its_own(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -699,7 +698,6 @@ def test_a_trial_after_another_equals_one_in_a_process_of_its_own(
     assert rows[0] == rows[1]
 
 
-@pytest.mark.timeout(60)
 def test_a_trial_runs_with_the_threads_it_asks_for(tiny: dict[str, Any], tmp_path: Path) -> None:
     trial = _trial(tiny, "pgd_at λ=0", tmp_path, "resources.cpu=2", "data.train_images=16")
     folder = _place(trial, tmp_path)

@@ -33,7 +33,6 @@ from studies.tuning.search import FAILURES_IN_A_ROW, MethodSearch
 from studies.tuning.winners import Search
 
 pytestmark = [
-    pytest.mark.timeout(120),
     # TPE's constant liar, which lets trials run side by side
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
 ]
@@ -655,7 +654,6 @@ def _writes_of_a_search(source: dict[str, Any], tmp_path: Path, finish: Any) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_kill_between_any_two_writes_loses_and_doubles_nothing(
     tunable: dict[str, Any], tmp_path: Path, finish_trial: Callable[..., None]
 ) -> None:
@@ -669,7 +667,6 @@ def test_a_kill_between_any_two_writes_loses_and_doubles_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @given(kills=st.lists(st.integers(0, 60), min_size=1, max_size=6))
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_row_of_kills_loses_and_doubles_nothing_in_a_real_database(
