@@ -1,5 +1,6 @@
 """What the pages say exists, and the commands they show are commands that we have."""
 
+import pydoc
 import re
 import shlex
 from pathlib import Path
@@ -59,6 +60,37 @@ def test_the_tune_block_of_the_readme_is_a_valid_one() -> None:
     for block in blocks:
         assert load_study({**quickstart, **yaml.safe_load(block)}).tune is not None
     assert blocks
+
+
+PRESENT = [page for page in PAGES if page.name not in {"CHANGELOG.md", "log.md"}]
+PRESENT = [page for page in PRESENT if page.parent.name != "results"]
+"""Pages that speak of the code as it is; the others keep the names of their time."""
+
+MODULE = re.compile(r"`((?:[a-z_]+/)*[a-z_]+\.py)`")
+DOTTED = re.compile(r"`((?:oat|baselines|studies|benchmarks)(?:\.[A-Za-z_]+)+)`")
+IN_STUDIES = re.compile(r"`([a-z_]+(?:\.[A-Za-z_]+)+)(?:\(\))?`")
+TAGS = {"oat.kind", "oat.key", "oat.attacks", "oat.masking"}
+"""Tags of MLflow's runs, which look like modules."""
+
+
+@pytest.mark.parametrize("page", PRESENT, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_module_that_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text()
+    files = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/**/*.py")}
+    for name in MODULE.findall(text):
+        found = [file for file in files if file == name or file.endswith(f"studies/{name}")]
+        assert found or f"oat/{name}" in files, f"{page.name} names {name}"
+    for name in set(DOTTED.findall(text)) - TAGS:
+        assert _exists(name), f"{page.name} names {name}"
+    rooms = {place.name for place in (ROOT / "studies").iterdir()}
+    for name in IN_STUDIES.findall(text):
+        if name.partition(".")[0] in rooms and not name.endswith((".json", ".yaml")):
+            assert _exists(f"studies.{name}"), f"{page.name} names {name}"
+
+
+def _exists(name: str) -> bool:
+    """Tell whether a dotted name is that of a module, or of something in one."""
+    return pydoc.locate(name) is not None
 
 
 def test_the_readme_names_every_preset_and_command() -> None:
