@@ -15,6 +15,7 @@ ROOMS = (
     "methods",
     "naming",
     "console",
+    "knocking",
     "statistics",
     "storage",
     "study_file",

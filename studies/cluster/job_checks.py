@@ -2,11 +2,10 @@
 
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError
 from urllib.parse import parse_qsl, urlsplit
-from urllib.request import urlopen
 
 from studies.errors import JobError
+from studies.knocking import http_answer
 from studies.storage.addresses import SECRET
 from studies.study_file.study import Study
 
@@ -86,9 +85,7 @@ def check_installed() -> None:
 def knock_at_server(address: str) -> None:
     """Wait some seconds for any answer: Ray's client would wait for minutes."""
     try:
-        urlopen(f"{address}/api/version", timeout=KNOCK_SECONDS).close()
-    except HTTPError as error:  # an answer, of which Ray's client judges
-        error.close()
+        http_answer(f"{address}/api/version", KNOCK_SECONDS)  # a refusal is for Ray's client
     except (OSError, HTTPException) as error:
         said = getattr(error, "reason", None) or type(error).__name__
         raise JobError(

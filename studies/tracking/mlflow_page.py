@@ -10,7 +10,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from rich.console import Console
 
 from studies.console import say
 from studies.errors import TrackingError
+from studies.knocking import http_answer
 from studies.storage.addresses import without_credentials
 
 START_SECONDS = 180
@@ -196,10 +196,8 @@ def _wait_for(page: MlflowPage, health: str, stop: threading.Event) -> None:
 
 
 def _answers(health: str) -> bool:
-    asker = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on this machine
     try:
-        with asker.open(health, timeout=5):
-            return True
+        return http_answer(health, 5, direct=True) is None
     except OSError:
         return False
 

@@ -1,13 +1,13 @@
 """Whether a tracking server answers: asked within seconds, and told in one sentence."""
 
 import re
-import urllib.request
 
 from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from studies.errors import TrackingError
+from studies.knocking import http_answer
 from studies.storage.addresses import holds_credentials, without_credentials
 
 KNOCK_SECONDS = 5
@@ -43,15 +43,15 @@ def knock(uri: str) -> str | None:
     """
     try:
         if uri.startswith(("http://", "https://")):
-            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=KNOCK_SECONDS):
+            refusal = http_answer(f"{uri.rstrip('/')}/health", KNOCK_SECONDS)
+            # credentials and hosts are checked by the first call
+            if refusal is None or refusal.code in {401, 403}:
                 return None
+            return words_of(refusal)
         kind = uri.partition("://")[0].partition("+")[0]
         if kind in DATABASES:
             wait = {DATABASES[kind]: KNOCK_SECONDS}
             create_engine(uri, poolclass=NullPool, connect_args=wait).connect().close()
-    except urllib.error.HTTPError as error:
-        # it is there; credentials and hosts are checked by the first call
-        return None if error.code in {401, 403} else words_of(error)
     except (OSError, ValueError, ImportError, SQLAlchemyError) as error:
         return words_of(error)
     return None
