@@ -10,7 +10,6 @@ from benchmarks.faults import FAULTS
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.alone
 @pytest.mark.ray
 @pytest.mark.mlflow
 @pytest.mark.slow

@@ -1,29 +1,20 @@
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
 from oat.attacks import Attack, perturb
-from oat.deploy import condition, fold, specialize
-from oat.encodings import Encoding
+from oat.deploy import condition, specialize
 from oat.lambdas import RowLams
 from oat.method import Oat, Oats, cross_entropy_of, oat_loss, training_cost
 from oat.models import ModelConfig, Network, build, relative_flops
-from oat.models.slimmable import HeadPerWidth, SlimmableConv2d
+from tests.oat.methods import CHOICES, INDEX, LAMS, Batch, Randomise, calls_of, oats_of, slim_of
 
-Batch = tuple[Tensor, Tensor]
 Passes = Callable[[Network], list[int]]
-Randomise = Callable[[Network], Network]
-CHOICES = (0.0, 0.3, 1.0)
-INDEX = torch.tensor([0, 0, 0, 0, 1, 2, 1, 2, 2, 1, 1, 2])  # a third of twelve rows at λ = 0
-LAMS = RowLams(torch.tensor(CHOICES), INDEX, 4)
 
 
 def _network(method: Oat) -> Network:
@@ -198,279 +189,6 @@ def test_oat_refuses_values_out_of_range_by_name(key: str, value: object) -> Non
         Oat(**{key: value})  # type: ignore[arg-type]
 
 
-def _oats(**changes: Any) -> Oats:
-    settings: dict[str, Any] = {
-        "lambda_choices": CHOICES, "encoding_dim": 4, "width_mults": (0.5, 0.75, 1.0)
-    }  # fmt: skip
-    return Oats(**{**settings, **changes})
-
-
-def _slim(method: Oat, name: str = "resnet8") -> Network:
-    return build(
-        ModelConfig(name, 4),
-        in_channels=3,
-        num_classes=5,
-        conditioning=method.conditioning(),
-    )
-
-
-Calls = list[tuple[Tensor, dict[str, Any]]]
-
-
-def _calls(network: Network) -> Calls:
-    """Record images and keywords of every pass in train mode; the attack's go another way."""
-    calls: Calls = []
-    network.register_forward_pre_hook(
-        lambda _m, args, kwargs: calls.append((args[0].detach().clone(), kwargs)),
-        with_kwargs=True,
-    )
-    return calls
-
-
-def _state(network: Network) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in network.state_dict().items()}
-
-
-@pytest.mark.parametrize("widths", [(0.5, 0.75, 1.0), (1.0, 0.5, 0.75), (0.5, 0.25), (0.75,)])
-@pytest.mark.parametrize("encoding", ["random", "continuous"])
-def test_every_width_costs_its_own_oat_loss_the_widest_first(
-    widths: tuple[float, ...],
-    encoding: Encoding,
-    batch: Batch,
-    generator: torch.Generator,
-    randomise: Randomise,
-) -> None:
-    method = _oats(width_mults=widths, encoding=encoding)
-    network = randomise(_slim(method))
-    twin, attack = copy.deepcopy(network), Attack(0.1, 2)
-    calls = _calls(network)
-    losses = list(method.losses(network, *batch, attack=attack, generator=generator.manual_seed(1)))
-    lams = method.sampler().draw(12, generator=generator.manual_seed(1))
-    order = sorted(widths, reverse=True)
-    expected = [
-        oat_loss(twin, *batch, lams=lams, attack=attack, generator=generator, width_mult=width)
-        for width in order
-    ]
-    for ours, theirs in zip(losses, expected, strict=True):
-        assert torch.equal(ours, theirs)
-    assert [kwargs["width_mult"] for _, kwargs in calls] == [w for w in order for _ in range(2)]
-    for clean, adv in zip(calls[::2], calls[1::2], strict=True):
-        assert torch.equal(clean[1]["lam_index"], lams.index)  # one λ a row at all widths
-        assert torch.equal(adv[1]["lam_index"], lams.index[4:])
-        assert torch.equal(clean[0], batch[0])
-
-
-def test_every_width_makes_adversarial_images_of_its_own(
-    batch: Batch, generator: torch.Generator, randomise: Randomise
-) -> None:
-    method, attack = _oats(), Attack(0.1, 3)
-    network = randomise(_slim(method))
-    lams = method.sampler().draw(12, generator=generator)
-    adv = {}
-    for width in method.widths:
-        calls = _calls(network)
-        oat_loss(
-            network,
-            *batch,
-            lams=lams,
-            attack=attack,
-            generator=generator.manual_seed(1),
-            width_mult=width,
-        )
-        adv[width] = calls[-1][0]
-    assert all((images - batch[0][4:]).abs().max() <= 0.1 + 1e-6 for images in adv.values())
-    for width, other in ((0.5, 0.75), (0.75, 1.0), (0.5, 1.0)):
-        assert not torch.allclose(adv[width], adv[other], rtol=0, atol=1e-3)
-
-
-@pytest.mark.parametrize("width", [0.5, 1.0])
-def test_attack_of_a_width_ascends_the_loss_of_that_width(
-    width: float, batch: Batch, generator: torch.Generator, randomise: Randomise
-) -> None:
-    network = randomise(_slim(_oats()))
-    attack, twin = Attack(0.1, 3), copy.deepcopy(network)
-    calls = _calls(network)
-    oat_loss(
-        network,
-        *batch,
-        lams=LAMS,
-        attack=attack,
-        generator=generator.manual_seed(1),
-        width_mult=width,
-    )
-    assert twin.encoding is not None
-    codes = twin.encoding.encode(LAMS.values)
-    twin(batch[0], codes, lam_index=INDEX, num_zero_lam=4, width_mult=width)
-    frozen = twin.eval()
-    expected = perturb(
-        lambda x: frozen(x, codes, lam_index=INDEX[4:], num_zero_lam=0, width_mult=width),
-        cross_entropy_of(batch[1][4:]),
-        batch[0][4:],
-        attack,
-        generator=generator.manual_seed(1),
-    )
-    # a gradient near 0 may change its sign by rounding
-    assert ((calls[1][0] - expected).abs() < 1e-5).double().mean() > 0.995
-
-
-def test_gradients_of_the_widths_add_up(
-    batch: Batch, generator: torch.Generator, randomise: Randomise
-) -> None:
-    method, attack = _oats(), Attack(0.1, 2)
-    network = randomise(_slim(method))
-    twin = copy.deepcopy(network)
-    parameters = list(twin.parameters())
-    expected = [torch.zeros_like(p) for p in parameters]
-    for rows in method.losses(twin, *batch, attack=attack, generator=generator.manual_seed(1)):
-        for total, part in zip(
-            expected,
-            torch.autograd.grad(rows.mean(), parameters, materialize_grads=True),
-            strict=True,
-        ):
-            total += part
-    for rows in method.losses(network, *batch, attack=attack, generator=generator.manual_seed(1)):
-        rows.mean().backward()
-    for (key, parameter), total in zip(network.named_parameters(), expected, strict=True):
-        assert parameter.grad is not None, key
-        torch.testing.assert_close(parameter.grad, total, msg=key)
-        assert total.abs().max() > 0, key
-
-
-@pytest.mark.parametrize("name", ["resnet8", "wrn-10-1"])
-@pytest.mark.parametrize("width", [0.5, 0.75, 1.0])
-def test_training_at_one_width_leaves_the_statistics_of_the_others_alone(
-    name: str, width: float, batch: Batch, generator: torch.Generator
-) -> None:
-    method = _oats()
-    network = _slim(method, name)
-    before = _state(network)
-    place = method.widths.index(width)
-    oat_loss(
-        network, *batch, lams=LAMS, attack=Attack(0.1, 1), generator=generator, width_mult=width
-    )
-    for key, value in network.state_dict().items():
-        if "running" in key:
-            assert torch.equal(value, before[key]) == (f".bn.{place}." not in key), key
-        elif "num_batches" not in key:
-            assert torch.equal(value, before[key]), key
-
-
-@pytest.mark.parametrize("name", ["resnet8", "wrn-10-1"])
-def test_statistics_and_losses_of_lambda_zero_ignore_all_other_rows_at_every_width(
-    name: str, batch: Batch, generator: torch.Generator
-) -> None:
-    first = _slim(_oats(), name)
-    second = copy.deepcopy(first)
-    images, labels = batch
-    others = torch.cat([images[:4], images[4:].flip(0, 2)])
-    other_labels = torch.cat([labels[:4], labels[4:].flip(0)])
-    attack = Attack(0.1, 1)
-    for width in (1.0, 0.75, 0.5):
-        left, right = (
-            oat_loss(net, x, y, lams=LAMS, attack=attack, generator=generator, width_mult=width)
-            for net, x, y in ((first, images, labels), (second, others, other_labels))
-        )
-        torch.testing.assert_close(left[:4], right[:4])
-    theirs = second.state_dict()
-    for key, value in first.state_dict().items():
-        if ".clean.running" in key:
-            torch.testing.assert_close(value, theirs[key], msg=key)
-        elif ".adv.running" in key:
-            assert not torch.allclose(value, theirs[key], rtol=1e-4, atol=1e-6), key
-
-
-def test_oats_at_the_single_width_one_is_oat_bit_for_bit(
-    batch: Batch, generator: torch.Generator
-) -> None:
-    runs = []
-    for method in (
-        Oat(lambda_choices=CHOICES, encoding_dim=4),
-        _oats(width_mults=(1.0,)),
-        _oats(width_mults=(1.0,), head_per_width=True),
-    ):
-        torch.manual_seed(3)
-        network = _slim(method)
-        (loss,) = method.losses(
-            network, *batch, attack=Attack(0.1, 2), generator=generator.manual_seed(1)
-        )
-        loss.mean().backward()
-        gradients = [p.grad for p in network.parameters()]
-        runs.append((loss, gradients, list(network.state_dict().values())))
-    for loss, gradients, values in runs[1:]:
-        assert torch.equal(loss, runs[0][0])
-        for ours, theirs in zip(gradients, runs[0][1], strict=True):
-            assert ours is not None
-            assert theirs is not None
-            assert torch.equal(ours, theirs)
-        for value, other in zip(values, runs[0][2], strict=True):
-            assert torch.equal(value, other)
-
-
-def test_head_of_a_width_is_touched_by_that_width_only(
-    batch: Batch, generator: torch.Generator, randomise: Randomise
-) -> None:
-    method = _oats(head_per_width=True)
-    network = randomise(_slim(method))
-    assert isinstance(network.head, HeadPerWidth)
-    for i, width in enumerate(method.widths):
-        network.zero_grad()
-        oat_loss(
-            network,
-            *batch,
-            lams=LAMS,
-            attack=Attack(0.1, 1),
-            generator=generator,
-            width_mult=width,
-        ).mean().backward()
-        reached = [head.weight.grad is not None for head in network.head.heads]
-        assert reached == [j == i for j in range(3)]
-    network.eval()
-    plain = fold(network, 0.3, 0.5)(batch[0])
-    with torch.no_grad():
-        for head in network.head.heads[1:]:
-            head.weight.fill_(math.nan)
-            head.bias.fill_(math.nan)
-    assert torch.equal(fold(network, 0.3, 0.5)(batch[0]), plain)
-
-
-@given(
-    widths=st.lists(st.sampled_from([0.25, 0.5, 0.75, 1.0]), min_size=1, max_size=4, unique=True),
-    heads=st.booleans(),
-)
-@settings(max_examples=8)
-def test_any_set_of_widths_trains_what_its_widest_uses_and_nothing_else(
-    widths: list[float], heads: bool
-) -> None:
-    method = _oats(width_mults=tuple(widths), head_per_width=heads)
-    torch.manual_seed(0)
-    network = _slim(method)
-    source = torch.Generator().manual_seed(2)
-    images = torch.rand(12, 3, 8, 8, generator=source)
-    labels = torch.randint(5, (12,), generator=source)
-    losses = method.losses(network, images, labels, attack=Attack(0.1, 1), generator=source)
-    count = 0
-    for loss in losses:
-        loss.mean().backward()
-        count += 1
-    assert count == len(widths)
-    for module in network.modules():
-        if isinstance(module, SlimmableConv2d):
-            rows = round(module.out_channels * max(widths))
-            columns = round(module.in_channels * max(widths)) if module.slim_in else 3
-            assert module.weight.grad is not None
-            assert module.weight.grad[rows:].abs().sum() == 0
-            assert module.weight.grad[:, columns:].abs().sum() == 0
-            assert module.weight.grad[:rows, :columns].abs().max() > 0
-    points = method.operating_points([0.0, 1.0])
-    assert points == [(lam, w) for w in sorted(widths, reverse=True) for lam in (0.0, 1.0)]
-
-
-@pytest.mark.parametrize("widths", [(), (0.0, 1.0), (1.5,), (-0.5,), (math.nan,), (0.5, 0.5)])
-def test_widths_out_of_range_are_refused_by_name(widths: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match=r"`width_mults` must"):
-        Oats(width_mults=widths)
-
-
 @pytest.mark.parametrize("zeros", [0, 4, 11])
 @pytest.mark.parametrize("dual_bn", [True, False])
 def test_skipping_the_clean_pass_at_one_changes_no_loss_or_gradient_of_a_frozen_network(
@@ -503,7 +221,7 @@ def test_rows_with_lambda_one_are_not_in_the_clean_pass(
     batch: Batch, generator: torch.Generator
 ) -> None:
     network = _network(Oat(lambda_choices=CHOICES, encoding_dim=4))
-    calls = _calls(network)
+    calls = calls_of(network)
     oat_loss(
         network,
         *batch,
@@ -524,7 +242,7 @@ def test_where_every_lambda_is_one_no_clean_pass_is_made(
 ) -> None:
     method = Oat(lambda_choices=(1.0,), encoding_dim=4, skip_clean_at_one=True)
     network = _network(method)
-    sizes, calls = passes(network), _calls(network)
+    sizes, calls = passes(network), calls_of(network)
     (loss,) = method.losses(network, *batch, attack=Attack(0.1, 3), generator=generator)
     assert sizes == [12] * 4
     ((images_adv, how),) = calls
@@ -566,7 +284,7 @@ def test_estimated_cost_is_that_of_the_passes_made(
 ) -> None:
     method, attack = COUNTED[name], Attack(0.1, 3)
     network = _network(method)
-    sizes, calls = passes(network), _calls(network)
+    sizes, calls = passes(network), calls_of(network)
     list(method.losses(network, *batch, attack=attack, generator=generator))
     trained = sum(len(images) for images, _ in calls)
     attacked = sum(sizes) - trained
@@ -588,21 +306,21 @@ def test_estimated_cost_is_the_mean_over_draws(batchwise: bool, generator: torch
 
 def test_cost_of_training_weighs_each_width_by_its_operations() -> None:
     model, attack, shape = ModelConfig("resnet8", 4), Attack(steps=3), (3, 8, 8)
-    wide = training_cost(_oats(width_mults=(1.0,)), attack, 12, model, shape)
-    both = training_cost(_oats(width_mults=(1.0, 0.5)), attack, 12, model, shape)
-    assert wide == pytest.approx(_oats().work(attack, 12)[1.0].units)
+    wide = training_cost(oats_of(width_mults=(1.0,)), attack, 12, model, shape)
+    both = training_cost(oats_of(width_mults=(1.0, 0.5)), attack, 12, model, shape)
+    assert wide == pytest.approx(oats_of().work(attack, 12)[1.0].units)
     assert both == pytest.approx(wide * (1 + relative_flops(model, 0.5, shape)))
 
 
 def test_label_smoothing_is_torchs_and_the_attack_has_hard_labels(
     batch: Batch, generator: torch.Generator, randomise: Randomise
 ) -> None:
-    network = randomise(_slim(_oats()))
+    network = randomise(slim_of(oats_of()))
     seen = []
     for smoothing in (0.0, 0.4):
         net = copy.deepcopy(network)
         twin = copy.deepcopy(network)
-        calls = _calls(net)
+        calls = calls_of(net)
         loss = oat_loss(
             net,
             *batch,

@@ -3,7 +3,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,18 +17,18 @@ from urllib.request import Request, urlopen
 
 import pandas as pd
 import pytest
-import yaml
 
 import studies
-from studies.cli.app import main
-from studies.cluster.job_checks import check_travels
-from studies.cluster.jobs import STUDY_FILE, entry_point
-from studies.errors import JobError, StudyError
+from studies.cluster.jobs import STUDY_FILE
 from studies.study_file.loading import load_study
+from tests.studies.cluster.job_cluster import Ended, free_ports_of, is_a_sentence
 
 OAT = Path(sys.executable).with_name("oat")
+
 TOKEN = "a" * 32
+
 SECRET = "secret-of-this-shell"
+
 OF_A_RUN = {"training_id", "folder"}
 """Columns of a point that tell of one run, beside its times."""
 
@@ -55,9 +54,6 @@ def on_a_cluster(test: Callable[..., None]) -> Callable[..., None]:
     for mark in (pytest.mark.ray, pytest.mark.slow):
         test = mark(test)
     return test
-
-
-Ended = subprocess.CompletedProcess[str]
 
 
 @dataclass(frozen=True)
@@ -92,14 +88,6 @@ class Cluster:
         request = Request(self.address + path, headers={"Authorization": f"Bearer {TOKEN}"})
         with urlopen(request, timeout=20) as answer:
             return json.load(answer)
-
-
-def _free_ports(count: int) -> list[int]:
-    with_ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(bound.getsockname()[1]) for bound in with_ports]
-    for bound in with_ports:
-        bound.close()
-    return ports
 
 
 def _children() -> dict[int, list[int]]:
@@ -159,7 +147,7 @@ def cluster() -> Iterator[Cluster]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "PATH": f"{OAT.parent}:{os.environ['PATH']}",
     }
-    dashboard, agent, client, metrics, environments = _free_ports(5)
+    dashboard, agent, client, metrics, environments = free_ports_of(5)
     command = (
         f"ray start --head --block --num-cpus 2 --port 0 --temp-dir {home}/t "
         f"--include-dashboard true --dashboard-host 127.0.0.1 --dashboard-port {dashboard} "
@@ -332,13 +320,6 @@ def test_following_a_job_that_fails_ends_with_its_words_and_1(
     assert json.loads(job.stdout)["status"] == "FAILED"
 
 
-def _is_a_sentence(ended: Ended, *words: str) -> None:
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
-    for word in words:
-        assert word in ended.stderr
-
-
 @on_a_cluster
 def test_a_wrong_or_missing_token_is_refused_in_a_sentence(
     cluster: Cluster, tiny_file: Path
@@ -346,20 +327,20 @@ def test_a_wrong_or_missing_token_is_refused_in_a_sentence(
     where = ("logs", tiny_file, "--job-server", cluster.address)
     (cluster.home / "wrong").write_text("b" * 32)
     wrong = cluster.oat_apart(*where, RAY_AUTH_TOKEN_PATH=str(cluster.home / "wrong"))
-    _is_a_sentence(wrong, "Invalid authentication token", "`RAY_AUTH_TOKEN_PATH`")
+    is_a_sentence(wrong, "Invalid authentication token", "`RAY_AUTH_TOKEN_PATH`")
     off = cluster.oat_apart(*where, RAY_AUTH_MODE="disabled")
-    _is_a_sentence(off, "Missing authentication token", "`RAY_AUTH_MODE=token`")
+    is_a_sentence(off, "Missing authentication token", "`RAY_AUTH_MODE=token`")
 
 
 @on_a_cluster
 def test_a_study_that_was_never_submitted_has_no_log(cluster: Cluster, detached: Detached) -> None:
     never = cluster.oat("logs", "quickstart", "--job-server", cluster.address)
-    _is_a_sentence(never, "'quickstart'", "`oat submit`")
+    is_a_sentence(never, "'quickstart'", "`oat submit`")
     elsewhere = cluster.oat(
         *("logs", cluster.home / "my study.yaml", "--job-server", cluster.address),
         *("--storage", "/elsewhere"),
     )
-    _is_a_sentence(elsewhere, "'tiny'", "'/elsewhere'")
+    is_a_sentence(elsewhere, "'tiny'", "'/elsewhere'")
 
 
 @on_a_cluster
@@ -387,152 +368,3 @@ def test_ctrl_c_while_following_leaves_the_job_alone(cluster: Cluster, tiny_file
     stop = f"{cluster.address}/api/jobs/{job['submission_id']}/stop"
     headers = {"Authorization": f"Bearer {TOKEN}"}
     urlopen(Request(stop, headers=headers, method="POST"), timeout=20).close()
-
-
-def test_a_dead_address_is_refused_in_a_sentence(tiny_file: Path) -> None:
-    (port,) = _free_ports(1)
-    with pytest.raises(JobError, match=r"No job server answers.*refused.*`ray\[default\]`"):
-        studies.job(tiny_file, job_server=f"http://127.0.0.1:{port}")
-
-
-@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.0 404 Not Found\r\n\r\n"])
-def test_a_server_that_is_no_job_server_is_refused_in_a_sentence(
-    answer: bytes, tiny_file: Path
-) -> None:
-    program = (
-        "import socket, sys\n"
-        "server = socket.create_server(('127.0.0.1', 0))\n"
-        "print(server.getsockname()[1], flush=True)\n"
-        "while True:\n"
-        "    with server.accept()[0] as asked:\n"
-        "        asked.recv(10000)\n"
-        f"        asked.sendall({answer!r})\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as server:
-        assert server.stdout is not None
-        port = int(server.stdout.readline())
-        try:
-            with pytest.raises(JobError) as caught:
-                studies.job(tiny_file, job_server=f"http://127.0.0.1:{port}")
-        finally:
-            server.kill()
-    assert "\n" not in str(caught.value)
-    assert f"http://127.0.0.1:{port}" in str(caught.value)
-
-
-@pytest.mark.parametrize("address", ["head:8265", "auto", "ray://head:10001", "http://", ""])
-def test_an_address_that_is_no_url_is_refused(address: str, tiny_file: Path) -> None:
-    with pytest.raises(JobError, match="`--job-server` must be the URL of a cluster's job server"):
-        studies.job(tiny_file, job_server=address)
-
-
-def test_a_faulty_study_is_refused_before_a_server_is_asked(tiny: dict[str, Any]) -> None:
-    nobody = {"job_server": "http://127.0.0.1:1", "storage": "/results"}
-    with pytest.raises(StudyError, match="epochs"):
-        studies.submit(tiny, **nobody, overrides=["train.epochs=0"])
-    with pytest.raises(JobError, match=r"`--storage` must be an absolute path.*'\./results'"):
-        studies.submit(tiny, job_server="http://127.0.0.1:1", storage="./results")
-
-
-def test_a_relative_data_folder_is_refused_where_the_data_lie_in_one(tiny: dict[str, Any]) -> None:
-    tiny["data"] = {"name": "cifar10"}
-    with pytest.raises(JobError, match=r"`data.root` must be an absolute path.*'\./data'"):
-        check_travels(load_study(tiny), "/results", None)
-    check_travels(load_study(tiny, ["data.root=/data"]), "/results", None)
-
-
-@pytest.mark.parametrize(
-    ("storage", "tracking_uri"),
-    [
-        ("/results", None),
-        ("s3://bucket/results?endpoint_override=host:9000", None),
-        ("/results", "http://mlflow:5000"),
-        ("/results", "https://mlflow/at@home"),
-        ("/results", "sqlite:////results/mlflow.db"),
-        ("/results", "postgresql://host:5432/mlflow"),
-        ("/results", "databricks"),
-    ],
-)
-def test_places_that_mean_the_same_there_travel(
-    storage: str, tracking_uri: str | None, tiny: dict[str, Any]
-) -> None:
-    check_travels(load_study(tiny), storage, tracking_uri)
-    words = shlex.split(entry_point(storage, tracking_uri))
-    assert words[:5] == ["oat", "run", STUDY_FILE, "--storage", storage]
-    assert words[-1] == (tracking_uri or "auto")
-
-
-@pytest.mark.parametrize(
-    ("storage", "tracking_uri", "option"),
-    [
-        ("s3://AKIA:hidden@bucket/results", None, "`--storage`"),
-        ("s3://AKIA:hid/den@bucket/results", None, "`--storage`"),
-        ("s3://bucket/results?secret_key=hidden", None, "`--storage`"),
-        ("/results", "http://me:hidden@mlflow:5000", "`--tracking-uri`"),
-        ("/results", "https://hidden@mlflow", "`--tracking-uri`"),
-        ("/results", "postgresql://host/mlflow?user=me&password=hidden", "`--tracking-uri`"),
-        ("/results", "postgresql+psycopg2://me:hidden@host/mlflow", "`--tracking-uri`"),
-    ],
-)
-def test_a_credential_in_an_address_is_refused_and_not_repeated(
-    storage: str, tracking_uri: str | None, option: str, tiny: dict[str, Any]
-) -> None:
-    with pytest.raises(JobError, match="environment of the cluster") as caught:
-        check_travels(load_study(tiny), storage, tracking_uri)
-    assert option in str(caught.value)
-    assert "hidden" not in str(caught.value)
-
-
-def test_a_credential_in_the_address_of_the_server_is_refused(tiny_file: Path) -> None:
-    with pytest.raises(JobError, match="`--job-server`") as caught:
-        studies.job(tiny_file, job_server="http://me:hidden@head:8265")
-    assert "hidden" not in str(caught.value)
-
-
-def test_a_database_of_a_relative_path_is_refused(tiny: dict[str, Any]) -> None:
-    with pytest.raises(JobError, match=r"absolute path.*'sqlite:///mlflow\.db'"):
-        check_travels(load_study(tiny), "/results", "sqlite:///mlflow.db")
-
-
-def test_the_study_that_is_sent_plans_the_same_trials(tiny: dict[str, Any], tmp_path: Path) -> None:
-    study = load_study(tiny, ["attack.eps=8/255", "train.lr=1e-3"])
-    sent = yaml.safe_dump(study.dump(), sort_keys=False, allow_unicode=True)
-    (tmp_path / STUDY_FILE).write_text(sent)
-    keys = [trial.run_key for trial in studies.plan(study, storage=tmp_path).trials]
-    again = studies.plan(tmp_path / STUDY_FILE, storage=tmp_path).trials
-    assert [trial.run_key for trial in again] == keys
-
-
-PROGRAM = """
-import sys
-from importlib.abc import MetaPathFinder
-
-class Block(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "aiohttp":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return None
-
-sys.meta_path.insert(0, Block())
-sys.argv = ["oat", "logs", "quickstart", "--job-server", "http://127.0.0.1:1"]
-from studies.cli.app import main
-main()
-"""
-
-
-@pytest.mark.slow
-def test_without_the_extra_a_sentence_names_it() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False
-    )
-    _is_a_sentence(ended, "`pip install 'oat-studies[cluster]'`")
-
-
-def test_submitting_without_a_job_server_is_refused(
-    tiny_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["oat", "submit", str(tiny_file)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    assert "--job-server" in capsys.readouterr().err

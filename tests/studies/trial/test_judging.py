@@ -1,7 +1,6 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,52 +14,34 @@ from oat.autoattack import STAGES, Ensemble
 from oat.data import DataConfig, Dataset, load
 from oat.deploy import fold
 from oat.evaluation import Judged, evaluate, evaluate_at
-from oat.masking import check_masking
 from oat.models import Network
 from oat.models.slimmable import HeadPerWidth, SlimmableLinear
 from studies.methods import method_of
-from studies.planning.expand import make_plan
-from studies.planning.plan import ONLY_CHECKS, PlannedTrial
+from studies.planning.plan import PlannedTrial
 from studies.results.reading import read_trial
 from studies.storage.local import LocalFolder
-from studies.storage.sealed import unseal, write_sealed
-from studies.study_file.loading import load_study
+from studies.storage.sealed import write_sealed
 from studies.trial.judging import rebuild
-from studies.trial.records import read_checks, read_result, read_weights
+from studies.trial.records import read_result, read_weights
 from studies.trial.run import run_trial
+from tests.studies.trial.judged import (
+    DEDICATED,
+    LABELS,
+    place_of,
+    run_and_read,
+    trial_of,
+    trials_of,
+)
 
 TRANSFER = "evaluate.attacks=[{name: pgd, steps: 1}, {name: transfer, steps: 3}]"
+
 AUTOATTACK = ("evaluate.attacks=[{name: pgd, steps: 1}, {name: autoattack}]", "evaluate.images=8")
-LABELS = ["oat lambda_choices=(0.0,1.0)", "pgd_at λ=0", "pgd_at λ=1", "trades β=1"]
-DEDICATED = LABELS[1:]
-
-
-def _trials(source: dict[str, Any], storage: Path, *overrides: str) -> dict[str, PlannedTrial]:
-    study = load_study(deepcopy(source), overrides)
-    plan = make_plan(study, LocalFolder(storage / study.name))
-    return {f"{trial.label}#{trial.seed}": trial for trial in plan.trials}
-
-
-def _trial(source: dict[str, Any], label: str, storage: Path, *overrides: str) -> PlannedTrial:
-    return _trials(source, storage, *overrides)[f"{label}#0"]
-
-
-def _place(trial: PlannedTrial, storage: Path) -> LocalFolder:
-    return LocalFolder(storage / "tiny" / "trials" / trial.run_key)
-
-
-def _run(trial: PlannedTrial, storage: Path) -> list[dict[str, Any]]:
-    """Run a trial to its end; return what it reported."""
-    told: list[dict[str, Any]] = []
-    outcome = run_trial(trial.job, _place(trial, storage), told.append)
-    assert outcome["status"] == "done", outcome
-    return told
 
 
 def _rows(trial: PlannedTrial, storage: Path) -> dict[str, dict[str, Any]]:
     """Return the rows of a trial with their correctness, by point key."""
     keys = [point["point_key"] for point in trial.job["points"]]
-    rows, correct = read_trial(_place(trial, storage), keys)
+    rows, correct = read_trial(place_of(trial, storage), keys)
     return {
         row["point_key"]: {**row, "robust": correct[f"{row['point_key']}.robust"].tolist()}
         for row in rows
@@ -72,7 +53,7 @@ def _dataset(trial: PlannedTrial) -> Dataset:
 
 
 def _network(trial: PlannedTrial, storage: Path, rule: str = "last") -> Network:
-    folder, config = _place(trial, storage), trial.job["config"]
+    folder, config = place_of(trial, storage), trial.job["config"]
     result = read_result(folder)
     assert result is not None
     weights = read_weights(folder, result["trained"], rule)
@@ -125,11 +106,11 @@ def test_a_killed_autoattack_goes_on_and_leaves_no_state_behind(
     tmp_path: Path,
 ) -> None:
     other = Path(shutil.copytree(storage, tmp_path / "other"))
-    trial = _trial(tiny, "pgd_at λ=1", storage, *AUTOATTACK)
-    undisturbed = _trial(tiny, "pgd_at λ=1", other, *AUTOATTACK)
-    _run(undisturbed, other)
+    trial = trial_of(tiny, "pgd_at λ=1", storage, *AUTOATTACK)
+    undisturbed = trial_of(tiny, "pgd_at λ=1", other, *AUTOATTACK)
+    run_and_read(undisturbed, other)
     assert tuple(stages) == STAGES
-    folder, at = _place(trial, storage), STAGES.index(stage)
+    folder, at = place_of(trial, storage), STAGES.index(stage)
     stages.clear()
     die(stage)
     with pytest.raises(KeyboardInterrupt):
@@ -138,22 +119,22 @@ def test_a_killed_autoattack_goes_on_and_leaves_no_state_behind(
     last = trial.job["points"][-1]["point_key"]
     assert state == f"judging-{last}.json"
     assert tuple(stages) == STAGES[:at]
-    assert _trial(tiny, "pgd_at λ=1", storage, *AUTOATTACK).state == "evaluate"
+    assert trial_of(tiny, "pgd_at λ=1", storage, *AUTOATTACK).state == "evaluate"
 
     stages.clear()
-    told = _run(trial, storage)
+    told = run_and_read(trial, storage)
     assert tuple(stages) == STAGES[at:]
     assert [record["kind"] for record in told] == ["point"]
     assert not [name for name in folder.names() if name.startswith("judging-")]
     assert _rows(trial, storage) == _rows(undisturbed, other)
-    assert _trial(tiny, "pgd_at λ=1", storage, *AUTOATTACK).state == "done"
+    assert trial_of(tiny, "pgd_at λ=1", storage, *AUTOATTACK).state == "done"
 
 
 def test_a_state_that_outlived_its_point_is_swept_away(
     stages: list[str], tiny: dict[str, Any], storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial = _trial(tiny, "pgd_at λ=1", storage, *AUTOATTACK)
-    folder, last = _place(trial, storage), trial.job["points"][-1]["point_key"]
+    trial = trial_of(tiny, "pgd_at λ=1", storage, *AUTOATTACK)
+    folder, last = place_of(trial, storage), trial.job["points"][-1]["point_key"]
     remove = LocalFolder.remove
 
     def killed(self: LocalFolder, name: str) -> None:
@@ -166,7 +147,7 @@ def test_a_state_that_outlived_its_point_is_swept_away(
         run_trial(trial.job, folder, lambda _: None)
     monkeypatch.setattr(LocalFolder, "remove", remove)
     stages.clear()
-    _run(trial, storage)
+    run_and_read(trial, storage)
     assert stages == []
     assert not [name for name in folder.names() if name.startswith("judging-")]
 
@@ -174,22 +155,22 @@ def test_a_state_that_outlived_its_point_is_swept_away(
 def test_the_state_of_other_weights_is_not_gone_on_from(
     stages: list[str], die: Callable[[str], None], tiny: dict[str, Any], storage: Path
 ) -> None:
-    one, other = (_trial(tiny, label, storage, *AUTOATTACK) for label in DEDICATED[1:])
+    one, other = (trial_of(tiny, label, storage, *AUTOATTACK) for label in DEDICATED[1:])
     die("apgd-t")
     with pytest.raises(KeyboardInterrupt):
-        run_trial(one.job, _place(one, storage), lambda _: None)
+        run_trial(one.job, place_of(one, storage), lambda _: None)
     key, foreign = (trial.job["points"][-1]["point_key"] for trial in (other, one))
-    state = _place(one, storage).read(f"judging-{foreign}.json")
-    _place(other, storage).write(f"judging-{key}.json", state)
+    state = place_of(one, storage).read(f"judging-{foreign}.json")
+    place_of(other, storage).write(f"judging-{key}.json", state)
     stages.clear()
-    _run(other, storage)
+    run_and_read(other, storage)
     assert stages[0] == STAGES[0]
 
 
 def test_the_sources_of_a_transfer_are_the_other_dedicated_models_of_the_same_seed(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:
-    trials = _trials(tiny, tmp_path, TRANSFER, "seeds=[0, 1]")
+    trials = trials_of(tiny, tmp_path, TRANSFER, "seeds=[0, 1]")
     assert len(trials) == 8
     for name, trial in trials.items():
         same_seed = {
@@ -206,46 +187,46 @@ def test_the_sources_of_a_transfer_are_the_other_dedicated_models_of_the_same_se
 
 
 def test_a_transfer_waits_for_its_sources(tiny: dict[str, Any], tmp_path: Path) -> None:
-    first, *others = (_trial(tiny, label, tmp_path, TRANSFER) for label in DEDICATED)
-    told = _run(first, tmp_path)
+    first, *others = (trial_of(tiny, label, tmp_path, TRANSFER) for label in DEDICATED)
+    told = run_and_read(first, tmp_path)
     assert [record["kind"] for record in told] == ["epoch", "point"]
     assert [row["attack"] for row in _rows(first, tmp_path).values()] == ["pgd1"]
     for left, other in zip((1, 0), others, strict=True):
-        _run(other, tmp_path)
-        told = _run(first, tmp_path)
+        run_and_read(other, tmp_path)
+        told = run_and_read(first, tmp_path)
         assert [record["kind"] for record in told] == [] if left else ["point"]
-        again = _trial(tiny, DEDICATED[0], tmp_path, TRANSFER)
+        again = trial_of(tiny, DEDICATED[0], tmp_path, TRANSFER)
         assert again.state == ("evaluate" if left else "done")
     rows = _rows(first, tmp_path)
     assert [row["attack"] for row in rows.values()] == ["pgd1", "transfer3"]
-    before = _place(first, tmp_path).read("points.jsonl")
-    assert _run(first, tmp_path) == []
-    assert _place(first, tmp_path).read("points.jsonl") == before
+    before = place_of(first, tmp_path).read("points.jsonl")
+    assert run_and_read(first, tmp_path) == []
+    assert place_of(first, tmp_path).read("points.jsonl") == before
 
 
 def test_images_come_from_the_sources_that_did_not_diverge(
     tiny: dict[str, Any], storage: Path
 ) -> None:
     trial, lost, kept = (
-        _trial(tiny, label, storage, TRANSFER) for label in ("pgd_at λ=1", *DEDICATED[::2])
+        trial_of(tiny, label, storage, TRANSFER) for label in ("pgd_at λ=1", *DEDICATED[::2])
     )
     assert trial.label not in {lost.label, kept.label}
     diverged = {"status": "diverged", "epoch": 1, "error": "no number"}
-    write_sealed(_place(lost, storage), "result.json", diverged)
-    _run(trial, storage)
+    write_sealed(place_of(lost, storage), "result.json", diverged)
+    run_and_read(trial, storage)
     assert [row["attack"] for row in _rows(trial, storage).values()] == ["pgd1", "transfer3"]
 
 
 def test_without_a_source_that_did_not_diverge_there_is_no_transfer(
     tiny: dict[str, Any], storage: Path
 ) -> None:
-    trial = _trial(tiny, "pgd_at λ=1", storage, TRANSFER)
+    trial = trial_of(tiny, "pgd_at λ=1", storage, TRANSFER)
     for label in DEDICATED:
-        other = _trial(tiny, label, storage, TRANSFER)
+        other = trial_of(tiny, label, storage, TRANSFER)
         if other.run_key != trial.run_key:
             diverged = {"status": "diverged", "epoch": 1, "error": "no number"}
-            write_sealed(_place(other, storage), "result.json", diverged)
-    _run(trial, storage)
+            write_sealed(place_of(other, storage), "result.json", diverged)
+    run_and_read(trial, storage)
     assert [row["attack"] for row in _rows(trial, storage).values()] == ["pgd1"]
 
 
@@ -253,9 +234,9 @@ def test_without_a_source_that_did_not_diverge_there_is_no_transfer(
 def test_a_transfer_is_crafted_on_the_deployed_networks_of_its_sources(
     label: str, tiny: dict[str, Any], storage: Path
 ) -> None:
-    trial = _trial(tiny, label, storage, TRANSFER)
-    _run(trial, storage)
-    sources = [_trial(tiny, other, storage, TRANSFER) for other in DEDICATED if other != label]
+    trial = trial_of(tiny, label, storage, TRANSFER)
+    run_and_read(trial, storage)
+    sources = [trial_of(tiny, other, storage, TRANSFER) for other in DEDICATED if other != label]
     surrogates = [fold(_network(source, storage), None) for source in sources]
     network = _network(trial, storage)
     rows = _rows(trial, storage)
@@ -276,13 +257,13 @@ def test_equal_weights_of_two_rules_are_attacked_from_each_rules_own_sources(
 ) -> None:
     overrides = (TRANSFER, "evaluate.checkpoints=[last, chosen]", "evaluate.masking_images=0")
     trial, source, donor = (
-        _trial(tiny, label, storage, *overrides) for label in ("pgd_at λ=1", *DEDICATED[::2])
+        trial_of(tiny, label, storage, *overrides) for label in ("pgd_at λ=1", *DEDICATED[::2])
     )
-    place = _place(source, storage)
-    result, given = read_result(place), read_result(_place(donor, storage))
+    place = place_of(source, storage)
+    result, given = read_result(place), read_result(place_of(donor, storage))
     assert result is not None
     assert given is not None
-    place.write("model-chosen.safetensors", _place(donor, storage).read("model.safetensors"))
+    place.write("model-chosen.safetensors", place_of(donor, storage).read("model.safetensors"))
     result["trained"]["weights"]["chosen"] = given["trained"]["weights"]["last"]
     write_sealed(place, "result.json", {k: v for k, v in result.items() if k != "check"})
     seen: list[str] = []
@@ -292,14 +273,14 @@ def test_equal_weights_of_two_rules_are_attacked_from_each_rules_own_sources(
         return evaluate_at(*args, **kwargs)
 
     monkeypatch.setattr("studies.trial.judging.evaluate_at", judged)
-    _run(trial, storage)
+    run_and_read(trial, storage)
     assert seen == ["transfer3", "transfer3"]
 
 
 def test_every_lam_takes_the_studys_other_lams_at_the_same_width(
     tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial = _trial(
+    trial = trial_of(
         tiny,
         "oats lambda_choices=(0.0,1.0) width_mults=(0.5,1.0)",
         tmp_path,
@@ -316,7 +297,7 @@ def test_every_lam_takes_the_studys_other_lams_at_the_same_width(
         return evaluate_at(model, point, *args, **kwargs)
 
     monkeypatch.setattr("studies.trial.judging.evaluate_at", judged)
-    _run(trial, tmp_path)
+    run_and_read(trial, tmp_path)
     network = _network(trial, tmp_path)
     assert len(seen) == 2 * 2 * 2
     assert {tuple(point) for point, _ in seen[::2]} == {(0, 1), (0, 0.5), (1, 1), (1, 0.5)}
@@ -333,133 +314,12 @@ def test_every_lam_takes_the_studys_other_lams_at_the_same_width(
 def test_a_model_without_lam_has_no_other_lams(tiny: dict[str, Any], tmp_path: Path) -> None:
     tiny["methods"][0]["lambda_choices"] = [0, 0.5, 1]
     every = "evaluate.attacks=[{name: pgd, steps: 2, every_lam: true}]"
-    for name, trial in _trials(tiny, tmp_path, every).items():
+    for name, trial in trials_of(tiny, tmp_path, every).items():
         for point in trial.job["points"]:
             if name.startswith("oat"):
                 assert point["other_lams"] == [x for x in (0, 0.5, 1) if x != point["lam"]]
             else:
                 assert "other_lams" not in point
-
-
-@pytest.fixture
-def checked(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """List the radii of the checks that are made."""
-    made: list[float] = []
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        made.append(args[2])
-        return check_masking(*args, **kwargs)
-
-    monkeypatch.setattr("studies.trial.judging.check_masking", counted)
-    return made
-
-
-CHECKED = "evaluate.masking_images=10"
-
-
-def _checks(trial: PlannedTrial, storage: Path) -> list[dict[str, Any]]:
-    folder = _place(trial, storage)
-    result = read_result(folder)
-    assert result is not None
-    return read_checks(folder, result["trained"]["training_id"])
-
-
-def test_each_operating_point_is_checked_once_and_equal_weights_are_not_checked_twice(
-    checked: list[float], tiny: dict[str, Any], tmp_path: Path
-) -> None:
-    overrides = (
-        CHECKED,
-        "evaluate.checkpoints=[last, chosen]",
-        "evaluate.attacks=[{steps: 1}, {steps: 2}]",
-    )
-    trial = _trial(tiny, LABELS[0], tmp_path, *overrides)
-    _run(trial, tmp_path)
-    assert checked == [0.1, 0.1]  # of two λ; after one epoch both rules have the same weights
-    checks = _checks(trial, tmp_path)
-    assert [(c["checkpoint_rule"], c["lam"]) for c in checks] == [
-        ("last", 0),
-        ("last", 1),
-        ("chosen", 0),
-        ("chosen", 1),
-    ]
-    assert [c["check_key"] for c in checks] == [c["check_key"] for c in trial.job["checks"]]
-    assert len({c["check_key"] for c in checks}) == 4
-    own = {"check_key", "checkpoint_rule"}
-    last, chosen = (
-        [{k: v for k, v in c.items() if k not in own} for c in checks[i::2]] for i in (0, 1)
-    )
-    assert last[0] == last[1]
-    assert chosen[0] == chosen[1]
-    assert last[0] != chosen[0]
-    _run(trial, tmp_path)
-    assert len(checked) == 2
-
-
-def test_one_more_attack_is_no_reason_to_check_again(
-    checked: list[float], tiny: dict[str, Any], storage: Path
-) -> None:
-    _run(_trial(tiny, LABELS[0], storage, CHECKED), storage)
-    assert len(checked) == 2
-    more = "evaluate.attacks=[{steps: 1}, {steps: 2}]"
-    _run(_trial(tiny, LABELS[0], storage, CHECKED, more), storage)
-    assert len(checked) == 2
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda line: line[: len(line) // 2],
-        lambda line: line.replace(b'"ra_noise": ', b'"ra_noise": 1'),
-        lambda line: b"[]",
-        lambda line: b"\xff\xfe",
-        lambda line: b"",
-    ],
-    ids=["cut", "a digit", "a list", "no text", "empty"],
-)
-def test_a_damaged_check_is_made_anew_and_no_other(
-    damage: Callable[[bytes], bytes], checked: list[float], tiny: dict[str, Any], storage: Path
-) -> None:
-    trial = _trial(tiny, LABELS[0], storage, CHECKED)
-    _run(trial, storage)
-    checked.clear()
-    folder, before = _place(trial, storage), _checks(trial, storage)
-    first, second = folder.read("checks.jsonl").splitlines()
-    assert damage(first) != first
-    folder.write("checks.jsonl", damage(first) + b"\n" + second + b"\n")
-    left = _trial(tiny, LABELS[0], storage, CHECKED)
-    assert (left.state, left.reason) == ("evaluate", ONLY_CHECKS)
-    assert _run(trial, storage) == []
-    assert len(checked) == 1
-    by_key = {check["check_key"]: check for check in before}
-    assert {check["check_key"]: check for check in _checks(trial, storage)} == by_key
-    assert len(folder.read("checks.jsonl").splitlines()) == 2
-    assert _trial(tiny, LABELS[0], storage, CHECKED).state == "done"
-
-
-def test_checks_of_another_training_do_not_count(
-    checked: list[float], tiny: dict[str, Any], storage: Path
-) -> None:
-    trial, other = (_trial(tiny, label, storage, CHECKED) for label in DEDICATED[:2])
-    _run(other, storage)
-    checked.clear()
-    lines = _place(other, storage).read("checks.jsonl")
-    _place(trial, storage).write("checks.jsonl", lines)
-    _run(trial, storage)
-    assert len(checked) == 1
-    assert [
-        unseal(line)["check_key"]
-        for line in _place(trial, storage).read("checks.jsonl").splitlines()
-    ] == [trial.job["checks"][0]["check_key"]]
-
-
-def test_no_images_to_check_are_no_checks(
-    checked: list[float], tiny: dict[str, Any], tmp_path: Path
-) -> None:
-    trial = _trial(tiny, "pgd_at λ=1", tmp_path, "evaluate.masking_images=0")
-    _run(trial, tmp_path)
-    assert checked == []
-    assert _checks(trial, tmp_path) == []
-    assert _trial(tiny, "pgd_at λ=1", tmp_path, "evaluate.masking_images=0").state == "done"
 
 
 @pytest.fixture
@@ -500,8 +360,8 @@ def test_gradients_of_a_training_are_those_that_were_evaluated(
     tmp_path: Path,
 ) -> None:
     blocks = f"methods=[{BLOCKS[label]}]"
-    trial = _trial(tiny, label, tmp_path, blocks, f"attack.steps={steps}", *more)
-    _run(trial, tmp_path)
+    trial = trial_of(tiny, label, tmp_path, blocks, f"attack.steps={steps}", *more)
+    run_and_read(trial, tmp_path)
     (row,) = list(_rows(trial, tmp_path).values())[:1]
     assert row["train_gradients"] == sum(gradients)
 
@@ -510,8 +370,8 @@ def test_a_row_has_the_warnings_of_its_attack(
     stages: list[str], tiny: dict[str, Any], storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Ensemble, "warnings", lambda self: ("One thing.", "Another."))
-    trial = _trial(tiny, "pgd_at λ=1", storage, *AUTOATTACK)
-    _run(trial, storage)
+    trial = trial_of(tiny, "pgd_at λ=1", storage, *AUTOATTACK)
+    run_and_read(trial, storage)
     rows = _rows(trial, storage).values()
     assert {row["attack"]: row["warnings"] for row in rows} == {
         "pgd1": "",

@@ -3,7 +3,7 @@ import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -14,104 +14,34 @@ import torch
 from PIL import Image
 
 from baselines import PgdAt, Trades
-from oat.checkpoint import dumps
 from oat.data import load
 from oat.method import Method, Oat, Oats
 from studies.methods import METHODS, describe, method_of
-from studies.planning.expand import make_plan
-from studies.planning.plan import PlannedTrial
 from studies.planning.run_keys import trial_config
 from studies.results.points import COLUMNS, DERIVED, frame
 from studies.results.reading import read_trial
 from studies.storage.local import LocalFolder
 from studies.storage.sealed import digest, unseal
 from studies.study_file.loading import load_study
-from studies.trial.records import read_checks, read_epochs, read_points, read_result, weights_file
+from studies.trial.records import read_checks, read_epochs, read_result, weights_file
 from studies.trial.run import run_trial
-
-LABELS = ["oat lambda_choices=(0.0,1.0)", "pgd_at λ=0", "pgd_at λ=1", "trades β=1"]
-WIDE = (
-    "methods=[{name: oats, lambda_choices: [0, 1], width_mults: [0.5, 1], head_per_width: true}, "
-    "{name: pgd_at, lam: 1, width_mults: 0.5}, {name: trades, beta: 1, width_mults: [0.5]}, "
-    "{name: oat, lambda_choices: [0, 1], encoding: continuous, lambda_sampling: steep}]",
-    "train.ema=0.9",
-    "train.label_smoothing=0.1",
-    "train.eps_warmup=2",
-    "train.clip_norm=1",
-    "train.schedule=onecycle",
-    "evaluate.checkpoints=[last, averaged, chosen]",
-    "evaluate.lams=[0, 1]",
+from tests.studies.trial.trials import (
+    LABELS,
+    WIDE,
+    WIDE_LABELS,
+    Interrupt,
+    ignore,
+    numbers_of,
+    place_of,
+    states_of,
+    trial_of,
+    weights_of,
 )
-"""Overrides that switch on what the paper has beyond OAT, and what makes training better."""
 
-WIDE_LABELS = [
-    "oats lambda_choices=(0.0,1.0) width_mults=(0.5,1.0) head_per_width=True",
-    "pgd_at λ=1 width=0.5",
-    "trades β=1 width=0.5",
-    "oat lambda_choices=(0.0,1.0) lambda_sampling=steep encoding=continuous",
-]
 CASES = [(label, ()) for label in LABELS] + [(label, WIDE) for label in WIDE_LABELS]
+
 RANDOM = [LABELS[0], "pgd_at λ=1", "trades β=1"]
 """Trials of which each step draws from a generator of its own."""
-
-
-@pytest.fixture(autouse=True)
-def _forget_data() -> Iterator[None]:
-    """Let no test read what another one has put in place of the data."""
-    yield
-    load.cache_clear()
-
-
-def _trial(source: dict[str, Any], label: str, storage: Path, *overrides: str) -> PlannedTrial:
-    study = load_study(deepcopy(source), overrides)
-    trials = make_plan(study, LocalFolder(storage / study.name)).trials
-    (found,) = [trial for trial in trials if trial.label == label]
-    return found
-
-
-def _states(source: dict[str, Any], storage: Path, *overrides: str) -> dict[str, str]:
-    study = load_study(deepcopy(source), overrides)
-    trials = make_plan(study, LocalFolder(storage / study.name)).trials
-    return {trial.label: trial.state for trial in trials}
-
-
-def _place(trial: PlannedTrial, storage: Path) -> LocalFolder:
-    return LocalFolder(storage / "tiny" / "trials" / trial.run_key)
-
-
-def _ignore(record: dict[str, Any]) -> None:
-    pass
-
-
-class Interrupt:
-    """Stop a trial as Ctrl-C would, at the so-many-th report of a kind."""
-
-    def __init__(self, kind: str, count: int) -> None:
-        self.kind, self.left = kind, count
-
-    def __call__(self, record: dict[str, Any]) -> None:
-        self.left -= record["kind"] == self.kind
-        if not self.left:
-            raise KeyboardInterrupt
-
-
-def _weights(folder: LocalFolder) -> str:
-    return hashlib.sha256(folder.read("model.safetensors")).hexdigest()
-
-
-def _numbers(trial: PlannedTrial, folder: LocalFolder) -> list[dict[str, Any]]:
-    """Return the points of a finished trial less what names or times the training."""
-    rows, correct = read_trial(folder, [point["point_key"] for point in trial.job["points"]])
-    assert len(rows) == len(trial.job["points"])
-    kept = [
-        {k: v for k, v in row.items() if k not in {"training_id", "train_device_seconds"}}
-        for row in rows
-    ]
-    for row in kept:
-        for kind in ("clean", "robust"):
-            row[kind] = correct[f"{row['point_key']}.{kind}"].tolist()
-    return sorted(kept, key=lambda row: str(row["point_key"]))
-
 
 ODD: list[Method] = [
     Oat(),
@@ -146,7 +76,7 @@ def test_every_method_is_tried_here() -> None:
 
 @pytest.mark.parametrize("label", LABELS)
 def test_a_job_is_plain_values(label: str, tiny: dict[str, Any], tmp_path: Path) -> None:
-    job = _trial(tiny, label, tmp_path).job
+    job = trial_of(tiny, label, tmp_path).job
     assert json.loads(json.dumps(job)) == job
     assert pickle.loads(pickle.dumps(job)) == job
 
@@ -156,8 +86,8 @@ def test_every_method_keeps_the_contract_of_a_trial(
     label: str, overrides: tuple[str, ...], tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     checked = "evaluate.masking_images=10"
-    trial = _trial(tiny, label, tmp_path, "train.epochs=2", checked, *overrides)
-    folder = _place(trial, tmp_path)
+    trial = trial_of(tiny, label, tmp_path, "train.epochs=2", checked, *overrides)
+    folder = place_of(trial, tmp_path)
     told: list[dict[str, Any]] = []
     outcome = run_trial(json.loads(json.dumps(trial.job)), folder, told.append)
 
@@ -229,7 +159,7 @@ def test_a_finished_trial_keeps_what_it_needs_and_no_more(
     tiny: dict[str, Any], finished: Path
 ) -> None:
     for label in LABELS:
-        assert _place(_trial(tiny, label, finished), finished).names() == [
+        assert place_of(trial_of(tiny, label, finished), finished).names() == [
             "config.json",
             "correct.npz",
             "epochs.jsonl",
@@ -239,18 +169,6 @@ def test_a_finished_trial_keeps_what_it_needs_and_no_more(
             "provenance.json",
             "result.json",
         ]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Run a trial of three epochs to its end, once for all who ask."""
-    storage = tmp_path_factory.mktemp("undisturbed")
-
-    def ask(trial: PlannedTrial) -> Path:
-        run_trial(trial.job, _place(trial, storage), _ignore)
-        return storage
-
-    return ask
 
 
 @pytest.mark.parametrize("label", RANDOM)
@@ -265,21 +183,21 @@ def test_a_trial_that_was_stopped_ends_as_if_it_had_not_been(
     tmp_path: Path,
     undisturbed: Callable[..., Path],
 ) -> None:
-    trial = _trial(tiny, label, tmp_path, "train.epochs=3")
-    folder, whole = _place(trial, tmp_path), _place(trial, undisturbed(trial))
+    trial = trial_of(tiny, label, tmp_path, "train.epochs=3")
+    folder, whole = place_of(trial, tmp_path), place_of(trial, undisturbed(trial))
     with pytest.raises(KeyboardInterrupt):
         run_trial(trial.job, folder, Interrupt(kind, count))
     assert read_result(folder) is None
     assert folder.size("failure.json") is None
-    assert _states(tiny, tmp_path, "train.epochs=3")[label] == "unfinished"
+    assert states_of(tiny, tmp_path, "train.epochs=3")[label] == "unfinished"
     torch.rand(3)  # someone else draws in between
 
     told: list[dict[str, Any]] = []
     assert run_trial(trial.job, folder, told.append)["status"] == "done"
     trained = [record["epoch"] for record in told if record["kind"] == "epoch"]
     assert trained == list(range(count + 1, 4)) if kind == "epoch" else not trained
-    assert _weights(folder) == _weights(whole)
-    assert _numbers(trial, folder) == _numbers(trial, whole)
+    assert weights_of(folder) == weights_of(whole)
+    assert numbers_of(trial, folder) == numbers_of(trial, whole)
     assert [epoch["epoch"] for epoch in read_epochs(folder)] == [1, 2, 3]
     losses = [[e["train_loss"] for e in read_epochs(place)] for place in (folder, whole)]
     assert losses[0] == losses[1]
@@ -303,11 +221,11 @@ class Dying(LocalFolder):
 def test_a_kill_between_a_checkpoint_and_its_line_loses_no_epoch_of_the_record(
     count: int, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
-    trial = _trial(tiny, "pgd_at λ=0", tmp_path, "train.epochs=3")
-    folder = _place(trial, tmp_path)
+    trial = trial_of(tiny, "pgd_at λ=0", tmp_path, "train.epochs=3")
+    folder = place_of(trial, tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        run_trial(trial.job, Dying(folder.path, "epochs.jsonl", count), _ignore)
-    assert run_trial(trial.job, folder, _ignore)["status"] == "done"
+        run_trial(trial.job, Dying(folder.path, "epochs.jsonl", count), ignore)
+    assert run_trial(trial.job, folder, ignore)["status"] == "done"
     assert [epoch["epoch"] for epoch in read_epochs(folder)] == [1, 2, 3]
 
 
@@ -321,229 +239,27 @@ def test_a_trial_that_is_stopped_at_every_epoch_ends_all_the_same(
     tmp_path: Path,
     undisturbed: Callable[..., Path],
 ) -> None:
-    trial = _trial(tiny, label, tmp_path, "train.epochs=3", *overrides)
-    folder, whole = _place(trial, tmp_path), _place(trial, undisturbed(trial))
+    trial = trial_of(tiny, label, tmp_path, "train.epochs=3", *overrides)
+    folder, whole = place_of(trial, tmp_path), place_of(trial, undisturbed(trial))
     for kind in ("epoch", "epoch", "epoch", "point", "point"):
         with pytest.raises(KeyboardInterrupt):
             run_trial(trial.job, folder, Interrupt(kind, 1))
-    outcome = run_trial(trial.job, folder, _ignore)
+    outcome = run_trial(trial.job, folder, ignore)
     assert outcome["status"] == "done"
     for rule in outcome["trained"]["weights"]:
         assert folder.read(weights_file(rule)) == whole.read(weights_file(rule)), rule
-    assert _numbers(trial, folder) == _numbers(trial, whole)
-
-
-def _cut(data: bytes) -> bytes:
-    return data[: len(data) // 2]
-
-
-def _flipped(data: bytes) -> bytes:
-    changed = bytearray(data)
-    changed[len(changed) // 2] ^= 1
-    return bytes(changed)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        _cut,
-        _flipped,
-        lambda _: b"",
-        lambda _: b"not a checkpoint",
-        lambda _: dumps({"epoch": 1}),  # sound, but of other code
-    ],
-    ids=["cut", "flipped", "empty", "foreign", "of other code"],
-)
-def test_a_corrupt_checkpoint_starts_the_trial_anew(
-    damage: Callable[[bytes], bytes],
-    tiny: dict[str, Any],
-    tmp_path: Path,
-    undisturbed: Callable[..., Path],
-) -> None:
-    trial = _trial(tiny, "pgd_at λ=1", tmp_path, "train.epochs=3")
-    folder, whole = _place(trial, tmp_path), _place(trial, undisturbed(trial))
-    with pytest.raises(KeyboardInterrupt):
-        run_trial(trial.job, folder, Interrupt("epoch", 2))
-    folder.write("checkpoint", damage(folder.read("checkpoint")))
-    outcome = run_trial(trial.job, folder, _ignore)
-    assert outcome["status"] == "done", outcome
-    assert _weights(folder) == _weights(whole)
-    assert _numbers(trial, folder) == _numbers(trial, whole)
-    assert [epoch["epoch"] for epoch in read_epochs(folder)] == [1, 2, 3]
-
-
-def test_weights_of_a_rule_judged_later_are_not_trained_again(
-    tiny: dict[str, Any], storage: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checked = "evaluate.masking_images=5"
-    first = _trial(tiny, "pgd_at λ=1", storage, checked)
-    assert first.state == "evaluate"
-    run_trial(first.job, _place(first, storage), _ignore)
-    trial = _trial(tiny, "pgd_at λ=1", storage, checked, "evaluate.checkpoints=[last, chosen]")
-    folder = _place(trial, storage)
-    assert trial.state == "evaluate"
-    told: list[dict[str, Any]] = []
-    before = read_result(folder)
-    # one epoch: both rules have the same weights, which are not judged twice
-    monkeypatch.setattr("studies.trial.judging.evaluate_at", None)
-    monkeypatch.setattr("studies.trial.judging.check_masking", None)
-    outcome = run_trial(trial.job, folder, told.append)
-    assert outcome["status"] == "done", outcome
-    assert [record["kind"] for record in told] == ["point"]
-    assert before is not None
-    assert outcome["trained"] == before["trained"]
-    last, chosen = _numbers(trial, folder)
-    same = {"point_key", "checkpoint_rule"}
-    assert {k: v for k, v in last.items() if k not in same} == {
-        k: v for k, v in chosen.items() if k not in same
-    }
-
-
-def test_a_trial_stopped_while_it_is_judged_keeps_its_weights(
-    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trial = _trial(tiny, WIDE_LABELS[0], tmp_path, "train.epochs=2", *WIDE)
-    folder = _place(trial, tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        run_trial(trial.job, folder, Interrupt("point", 2))
-    before = {name: folder.read(name) for name in folder.names() if name.endswith("safetensors")}
-    assert len(before) == 3
-    monkeypatch.setattr("studies.trial.choosing.Training", None)  # whoever trains now, fails
-    assert run_trial(trial.job, folder, _ignore)["status"] == "done"
-    assert {name: folder.read(name) for name in before} == before
-    assert "trained.json" not in folder.names()
-
-
-@pytest.mark.parametrize("name", ["trained.json", "model-averaged.safetensors"])
-def test_a_damaged_trial_stopped_while_it_is_judged_starts_anew(
-    name: str, tiny: dict[str, Any], tmp_path: Path, undisturbed: Callable[..., Path]
-) -> None:
-    trial = _trial(tiny, WIDE_LABELS[0], tmp_path, "train.epochs=2", *WIDE)
-    folder, whole = _place(trial, tmp_path), _place(trial, undisturbed(trial))
-    with pytest.raises(KeyboardInterrupt):
-        run_trial(trial.job, folder, Interrupt("point", 2))
-    folder.write(name, _flipped(folder.read(name)))
-    assert run_trial(trial.job, folder, _ignore)["status"] == "done"
-    assert _numbers(trial, folder) == _numbers(trial, whole)
-
-
-def test_corrupt_weights_of_the_right_size_are_found_when_they_are_used(
-    tiny: dict[str, Any], storage: Path
-) -> None:
-    added = "evaluate.attacks=[{steps: 1}, {steps: 2}]"
-    trial = _trial(tiny, "pgd_at λ=1", storage, added)
-    folder = _place(trial, storage)
-    before, weights = read_result(folder), _weights(folder)
-    folder.write("model.safetensors", _flipped(folder.read("model.safetensors")))
-    outcome = run_trial(trial.job, folder, _ignore)
-    assert before is not None
-    assert outcome["status"] == "done"
-    assert outcome["trained"]["training_id"] != before["trained"]["training_id"]
-    assert _weights(folder) == weights
-    rows, _ = read_points(folder, outcome["trained"]["training_id"])
-    assert sorted(row["attack"] for row in rows) == ["pgd1", "pgd2"]
-    assert _states(tiny, storage, added)["pgd_at λ=1"] == "done"
-
-
-REPAIRABLE: dict[str, Callable[[LocalFolder], None]] = {
-    "result cut": lambda f: f.write("result.json", _cut(f.read("result.json"))),
-    "result flipped": lambda f: f.write("result.json", _flipped(f.read("result.json"))),
-    "result a list": lambda f: f.write("result.json", b"[]"),
-    "result without keys": lambda f: f.write(
-        "result.json",
-        json.dumps(
-            {
-                "status": "done",
-                "trained": {"weights": {"last": {"bytes": f.size("model.safetensors")}}},
-            }
-        ).encode(),
-    ),
-    "result missing": lambda f: f.remove("result.json"),
-    "model cut": lambda f: f.write("model.safetensors", _cut(f.read("model.safetensors"))),
-    "model missing": lambda f: f.remove("model.safetensors"),
-    "chosen cut": lambda f: f.write(
-        "model-chosen.safetensors", _cut(f.read("model-chosen.safetensors"))
-    ),
-    "chosen missing": lambda f: f.remove("model-chosen.safetensors"),
-    "points cut": lambda f: f.write("points.jsonl", _cut(f.read("points.jsonl"))),
-    "points no objects": lambda f: f.write("points.jsonl", b"[]\n"),
-    "points missing": lambda f: f.remove("points.jsonl"),
-    "correctness cut": lambda f: f.write("correct.npz", _cut(f.read("correct.npz"))),
-    "correctness flipped": lambda f: f.write("correct.npz", _flipped(f.read("correct.npz"))),
-    "correctness missing": lambda f: f.remove("correct.npz"),
-    "all but a checkpoint of nothing": lambda f: (
-        [f.remove(n) for n in f.names()],
-        f.write("checkpoint", b"junk"),
-    )[1],
-}
-
-
-@pytest.mark.parametrize("kind", REPAIRABLE)
-def test_a_damaged_trial_is_made_whole_again_with_the_same_numbers(
-    kind: str, tiny: dict[str, Any], storage: Path
-) -> None:
-    trial = _trial(tiny, "pgd_at λ=1", storage)
-    folder = _place(trial, storage)
-    weights, numbers = _weights(folder), _numbers(trial, folder)
-    REPAIRABLE[kind](folder)
-    assert _states(tiny, storage)["pgd_at λ=1"] in {"damaged", "evaluate", "missing", "unfinished"}
-    outcome = run_trial(trial.job, folder, _ignore)
-    assert outcome["status"] == "done", outcome
-    assert _states(tiny, storage) == dict.fromkeys(LABELS, "done")
-    assert _weights(folder) == weights
-    assert _numbers(trial, folder) == numbers
-    assert len(folder.read("points.jsonl").splitlines()) == 1
-
-
-@pytest.mark.parametrize("name", ["points.jsonl", "correct.npz"])
-def test_points_that_cannot_be_read_for_a_while_are_not_taken_for_none(
-    name: str, tiny: dict[str, Any], storage: Path
-) -> None:
-    class Away(LocalFolder):
-        def read(self, wanted: str) -> bytes:
-            if wanted == name:
-                raise OSError(5, "Input/output error")
-            return super().read(wanted)
-
-    more = _trial(tiny, LABELS[0], storage, "evaluate.attacks=[{steps: 2}]")
-    folder = _place(more, storage)
-    before = {file: folder.read(file) for file in ("points.jsonl", "correct.npz")}
-    outcome = run_trial(more.job, Away(folder.path), _ignore)
-    assert (outcome["status"], outcome["kind"]) == ("failed", "storage")
-    assert {file: folder.read(file) for file in before} == before
-    assert run_trial(more.job, folder, _ignore)["status"] == "done"
-    assert folder.read("points.jsonl").startswith(before["points.jsonl"])
-
-
-def test_any_bit_of_the_correctness_that_changes_leaves_no_wrong_point(
-    tiny: dict[str, Any], storage: Path
-) -> None:
-    trial = _trial(tiny, "pgd_at λ=1", storage)
-    folder = _place(trial, storage)
-    result = read_result(folder)
-    assert result is not None
-    training_id = result["trained"]["training_id"]
-    rows, correct = read_points(folder, training_id)
-    data = folder.read("correct.npz")
-    for bit in range(8 * len(data)):
-        changed = bytearray(data)
-        changed[bit // 8] ^= 1 << bit % 8
-        (folder.path / "correct.npz").write_bytes(changed)
-        found, read = read_points(folder, training_id)
-        assert found in ([], rows), bit
-        for key in read:
-            assert (read[key] == correct[key]).all(), bit
+    assert numbers_of(trial, folder) == numbers_of(trial, whole)
 
 
 def test_one_more_attack_keeps_the_training_and_the_points_it_has(
     tiny: dict[str, Any], storage: Path
 ) -> None:
     label = LABELS[0]
-    first = _trial(tiny, label, storage)
-    folder = _place(first, storage)
+    first = trial_of(tiny, label, storage)
+    folder = place_of(first, storage)
     before, old = read_result(folder), folder.read("points.jsonl").splitlines()
     kept = {n: folder.read(n) for n in ("model.safetensors", "epochs.jsonl", "provenance.json")}
-    more = _trial(tiny, label, storage, "evaluate.attacks=[{steps: 1}, {steps: 2}]")
+    more = trial_of(tiny, label, storage, "evaluate.attacks=[{steps: 1}, {steps: 2}]")
     told: list[dict[str, Any]] = []
     outcome = run_trial(more.job, folder, told.append)
     assert before is not None
@@ -558,8 +274,8 @@ def test_one_more_attack_keeps_the_training_and_the_points_it_has(
 def test_a_finished_trial_that_is_run_again_does_nothing(
     tiny: dict[str, Any], storage: Path
 ) -> None:
-    trial = _trial(tiny, LABELS[0], storage)
-    folder = _place(trial, storage)
+    trial = trial_of(tiny, LABELS[0], storage)
+    folder = place_of(trial, storage)
     before = {name: folder.read(name) for name in folder.names()}
     told: list[dict[str, Any]] = []
     run_trial(trial.job, folder, told.append)
@@ -573,8 +289,8 @@ def test_a_loss_that_is_no_number_ends_its_trial_alone(
     tiny["methods"][2]["beta"] = [1, 1e38]
     overrides = ["train.epochs=3"]
     train_all(load_study(deepcopy(tiny), overrides), tmp_path)
-    trial = _trial(tiny, "trades β=1e+38", tmp_path, *overrides)
-    folder = _place(trial, tmp_path)
+    trial = trial_of(tiny, "trades β=1e+38", tmp_path, *overrides)
+    folder = place_of(trial, tmp_path)
     result = unseal(folder.read("result.json"))
     assert (result["status"], result["run_key"]) == ("diverged", trial.run_key)
     assert result["epoch"] in {1, 2, 3}
@@ -585,15 +301,15 @@ def test_a_loss_that_is_no_number_ends_its_trial_alone(
     assert trial.state == "diverged"
     assert trial.reason == result["error"]
     expected = {**dict.fromkeys(LABELS, "done"), trial.label: "diverged"}
-    assert _states(tiny, tmp_path, *overrides) == expected
+    assert states_of(tiny, tmp_path, *overrides) == expected
 
 
 @pytest.mark.parametrize("label", ["pgd_at λ=0", LABELS[0]])
 def test_a_learning_rate_too_high_is_recorded_with_its_epoch(
     label: str, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
-    trial = _trial(tiny, label, tmp_path, "train.lr=1e30", "train.epochs=5")
-    outcome = run_trial(trial.job, _place(trial, tmp_path), _ignore)
+    trial = trial_of(tiny, label, tmp_path, "train.lr=1e30", "train.epochs=5")
+    outcome = run_trial(trial.job, place_of(trial, tmp_path), ignore)
     assert outcome["status"] == "diverged"
     assert 1 <= outcome["epoch"] <= 5
 
@@ -623,43 +339,43 @@ def own(tiny: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
 def test_missing_data_fail_the_trial_until_they_are_there(
     own: dict[str, Any], tmp_path: Path
 ) -> None:
-    trial = _trial(own, "pgd_at λ=1", tmp_path)
-    folder = _place(trial, tmp_path)
-    outcome = run_trial(trial.job, folder, _ignore)
+    trial = trial_of(own, "pgd_at λ=1", tmp_path)
+    folder = place_of(trial, tmp_path)
+    outcome = run_trial(trial.job, folder, ignore)
     assert outcome["status"] == "failed"
     assert unseal(folder.read("failure.json")) == outcome
     assert "pictures" in outcome["error"]
     assert "Traceback" in outcome["traceback"]
     assert folder.size("result.json") is None
-    trial = _trial(own, "pgd_at λ=1", tmp_path)
+    trial = trial_of(own, "pgd_at λ=1", tmp_path)
     assert (trial.state, trial.needs_run, trial.reason) == ("failed", True, outcome["error"])
 
     _pictures(tmp_path / "pictures")
-    assert run_trial(trial.job, folder, _ignore)["status"] == "done"
+    assert run_trial(trial.job, folder, ignore)["status"] == "done"
     assert folder.size("failure.json") is None
-    assert _states(own, tmp_path) == {"pgd_at λ=1": "done"}
+    assert states_of(own, tmp_path) == {"pgd_at λ=1": "done"}
 
 
 def test_a_failure_never_replaces_a_finished_result(own: dict[str, Any], tmp_path: Path) -> None:
     _pictures(tmp_path / "pictures")
-    trial = _trial(own, "pgd_at λ=1", tmp_path)
-    folder = _place(trial, tmp_path)
-    run_trial(trial.job, folder, _ignore)
+    trial = trial_of(own, "pgd_at λ=1", tmp_path)
+    folder = place_of(trial, tmp_path)
+    run_trial(trial.job, folder, ignore)
     before = {name: folder.read(name) for name in folder.names()}
 
     (tmp_path / "pictures").rename(tmp_path / "away")
     load.cache_clear()
     added = "evaluate.attacks=[{steps: 1}, {steps: 2}]"
-    more = _trial(own, "pgd_at λ=1", tmp_path, added)
+    more = trial_of(own, "pgd_at λ=1", tmp_path, added)
     assert more.run_key == trial.run_key
-    assert run_trial(more.job, folder, _ignore)["status"] == "failed"
+    assert run_trial(more.job, folder, ignore)["status"] == "failed"
     assert {name: folder.read(name) for name in before} == before
-    assert _states(own, tmp_path, added) == {"pgd_at λ=1": "failed"}
-    assert _states(own, tmp_path) == {"pgd_at λ=1": "done"}
+    assert states_of(own, tmp_path, added) == {"pgd_at λ=1": "failed"}
+    assert states_of(own, tmp_path) == {"pgd_at λ=1": "done"}
 
     (tmp_path / "away").rename(tmp_path / "pictures")
-    assert run_trial(more.job, folder, _ignore)["status"] == "done"
-    assert _states(own, tmp_path, added) == {"pgd_at λ=1": "done"}
+    assert run_trial(more.job, folder, ignore)["status"] == "done"
+    assert states_of(own, tmp_path, added) == {"pgd_at λ=1": "done"}
 
 
 ALONE = """
@@ -676,7 +392,7 @@ print(outcome["trained"]["weights"]["last"]["sha256"])
 def test_a_trial_after_another_equals_one_in_a_process_of_its_own(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:
-    after, before = (_trial(tiny, label, tmp_path, "train.epochs=2") for label in LABELS[::3])
+    after, before = (trial_of(tiny, label, tmp_path, "train.epochs=2") for label in LABELS[::3])
     (tmp_path / "job.json").write_text(json.dumps(after.job))
     alone = subprocess.run(
         [sys.executable, "-c", ALONE, str(tmp_path / "job.json"), str(tmp_path / "alone")],
@@ -685,22 +401,22 @@ def test_a_trial_after_another_equals_one_in_a_process_of_its_own(
         check=True,
     )
     with pytest.raises(KeyboardInterrupt):  # the other one leaves in the middle
-        run_trial(before.job, _place(before, tmp_path), Interrupt("epoch", 1))
+        run_trial(before.job, place_of(before, tmp_path), Interrupt("epoch", 1))
     torch.manual_seed(99)
     torch.set_num_threads(2)
-    outcome = run_trial(after.job, _place(after, tmp_path), _ignore)
+    outcome = run_trial(after.job, place_of(after, tmp_path), ignore)
     assert torch.get_num_threads() == 1
     assert outcome["trained"]["weights"]["last"]["sha256"] == alone.stdout.strip()
     rows = [
-        _numbers(after, place)
-        for place in (_place(after, tmp_path), LocalFolder(tmp_path / "alone"))
+        numbers_of(after, place)
+        for place in (place_of(after, tmp_path), LocalFolder(tmp_path / "alone"))
     ]
     assert rows[0] == rows[1]
 
 
 def test_a_trial_runs_with_the_threads_it_asks_for(tiny: dict[str, Any], tmp_path: Path) -> None:
-    trial = _trial(tiny, "pgd_at λ=0", tmp_path, "resources.cpu=2", "data.train_images=16")
-    folder = _place(trial, tmp_path)
-    run_trial(trial.job, folder, _ignore)
+    trial = trial_of(tiny, "pgd_at λ=0", tmp_path, "resources.cpu=2", "data.train_images=16")
+    folder = place_of(trial, tmp_path)
+    run_trial(trial.job, folder, ignore)
     torch.set_num_threads(1)
     assert json.loads(folder.read("provenance.json"))["threads"] == 2

@@ -1,0 +1,165 @@
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import studies
+from studies.cli.app import main
+from studies.cluster.job_checks import check_travels
+from studies.cluster.jobs import STUDY_FILE, entry_point
+from studies.errors import JobError, StudyError
+from studies.study_file.loading import load_study
+from tests.studies.cluster.job_cluster import free_ports_of, is_a_sentence
+
+
+def test_a_dead_address_is_refused_in_a_sentence(tiny_file: Path) -> None:
+    (port,) = free_ports_of(1)
+    with pytest.raises(JobError, match=r"No job server answers.*refused.*`ray\[default\]`"):
+        studies.job(tiny_file, job_server=f"http://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.0 404 Not Found\r\n\r\n"])
+def test_a_server_that_is_no_job_server_is_refused_in_a_sentence(
+    answer: bytes, tiny_file: Path
+) -> None:
+    program = (
+        "import socket, sys\n"
+        "server = socket.create_server(('127.0.0.1', 0))\n"
+        "print(server.getsockname()[1], flush=True)\n"
+        "while True:\n"
+        "    with server.accept()[0] as asked:\n"
+        "        asked.recv(10000)\n"
+        f"        asked.sendall({answer!r})\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        try:
+            with pytest.raises(JobError) as caught:
+                studies.job(tiny_file, job_server=f"http://127.0.0.1:{port}")
+        finally:
+            server.kill()
+    assert "\n" not in str(caught.value)
+    assert f"http://127.0.0.1:{port}" in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["head:8265", "auto", "ray://head:10001", "http://", ""])
+def test_an_address_that_is_no_url_is_refused(address: str, tiny_file: Path) -> None:
+    with pytest.raises(JobError, match="`--job-server` must be the URL of a cluster's job server"):
+        studies.job(tiny_file, job_server=address)
+
+
+def test_a_faulty_study_is_refused_before_a_server_is_asked(tiny: dict[str, Any]) -> None:
+    nobody = {"job_server": "http://127.0.0.1:1", "storage": "/results"}
+    with pytest.raises(StudyError, match="epochs"):
+        studies.submit(tiny, **nobody, overrides=["train.epochs=0"])
+    with pytest.raises(JobError, match=r"`--storage` must be an absolute path.*'\./results'"):
+        studies.submit(tiny, job_server="http://127.0.0.1:1", storage="./results")
+
+
+def test_a_relative_data_folder_is_refused_where_the_data_lie_in_one(tiny: dict[str, Any]) -> None:
+    tiny["data"] = {"name": "cifar10"}
+    with pytest.raises(JobError, match=r"`data.root` must be an absolute path.*'\./data'"):
+        check_travels(load_study(tiny), "/results", None)
+    check_travels(load_study(tiny, ["data.root=/data"]), "/results", None)
+
+
+@pytest.mark.parametrize(
+    ("storage", "tracking_uri"),
+    [
+        ("/results", None),
+        ("s3://bucket/results?endpoint_override=host:9000", None),
+        ("/results", "http://mlflow:5000"),
+        ("/results", "https://mlflow/at@home"),
+        ("/results", "sqlite:////results/mlflow.db"),
+        ("/results", "postgresql://host:5432/mlflow"),
+        ("/results", "databricks"),
+    ],
+)
+def test_places_that_mean_the_same_there_travel(
+    storage: str, tracking_uri: str | None, tiny: dict[str, Any]
+) -> None:
+    check_travels(load_study(tiny), storage, tracking_uri)
+    words = shlex.split(entry_point(storage, tracking_uri))
+    assert words[:5] == ["oat", "run", STUDY_FILE, "--storage", storage]
+    assert words[-1] == (tracking_uri or "auto")
+
+
+@pytest.mark.parametrize(
+    ("storage", "tracking_uri", "option"),
+    [
+        ("s3://AKIA:hidden@bucket/results", None, "`--storage`"),
+        ("s3://AKIA:hid/den@bucket/results", None, "`--storage`"),
+        ("s3://bucket/results?secret_key=hidden", None, "`--storage`"),
+        ("/results", "http://me:hidden@mlflow:5000", "`--tracking-uri`"),
+        ("/results", "https://hidden@mlflow", "`--tracking-uri`"),
+        ("/results", "postgresql://host/mlflow?user=me&password=hidden", "`--tracking-uri`"),
+        ("/results", "postgresql+psycopg2://me:hidden@host/mlflow", "`--tracking-uri`"),
+    ],
+)
+def test_a_credential_in_an_address_is_refused_and_not_repeated(
+    storage: str, tracking_uri: str | None, option: str, tiny: dict[str, Any]
+) -> None:
+    with pytest.raises(JobError, match="environment of the cluster") as caught:
+        check_travels(load_study(tiny), storage, tracking_uri)
+    assert option in str(caught.value)
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_credential_in_the_address_of_the_server_is_refused(tiny_file: Path) -> None:
+    with pytest.raises(JobError, match="`--job-server`") as caught:
+        studies.job(tiny_file, job_server="http://me:hidden@head:8265")
+    assert "hidden" not in str(caught.value)
+
+
+def test_a_database_of_a_relative_path_is_refused(tiny: dict[str, Any]) -> None:
+    with pytest.raises(JobError, match=r"absolute path.*'sqlite:///mlflow\.db'"):
+        check_travels(load_study(tiny), "/results", "sqlite:///mlflow.db")
+
+
+def test_the_study_that_is_sent_plans_the_same_trials(tiny: dict[str, Any], tmp_path: Path) -> None:
+    study = load_study(tiny, ["attack.eps=8/255", "train.lr=1e-3"])
+    sent = yaml.safe_dump(study.dump(), sort_keys=False, allow_unicode=True)
+    (tmp_path / STUDY_FILE).write_text(sent)
+    keys = [trial.run_key for trial in studies.plan(study, storage=tmp_path).trials]
+    again = studies.plan(tmp_path / STUDY_FILE, storage=tmp_path).trials
+    assert [trial.run_key for trial in again] == keys
+
+
+PROGRAM = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Block(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "aiohttp":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return None
+
+sys.meta_path.insert(0, Block())
+sys.argv = ["oat", "logs", "quickstart", "--job-server", "http://127.0.0.1:1"]
+from studies.cli.app import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_without_the_extra_a_sentence_names_it() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False
+    )
+    is_a_sentence(ended, "`pip install 'oat-studies[cluster]'`")
+
+
+def test_submitting_without_a_job_server_is_refused(
+    tiny_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["oat", "submit", str(tiny_file)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "--job-server" in capsys.readouterr().err
