@@ -1,16 +1,36 @@
 """Points, times and lists in words, as every table, note and progress line writes them."""
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import NotRequired, TypedDict
 
 
-def knob_text(row: Mapping[str, Any]) -> str:
+class NamedRow(TypedDict):
+    """What names a point, or a cell of points of several seeds: a row of their frame.
+
+    Attributes:
+        variant: The method with what differs from its default.
+        lam: λ; NaN for TRADES.
+        beta: β of TRADES; NaN elsewhere.
+        width_mult: Share of the full network's channels.
+        seed: Not there for a cell.
+        recipe: See `studies.methods.recipe`; not there if all models have the same.
+    """
+
+    variant: str
+    lam: float
+    beta: float
+    width_mult: float
+    seed: NotRequired[int]
+    recipe: NotRequired[str]
+
+
+def knob_text(row: NamedRow) -> str:
     """Write the trade-off value of a point or cell: ``λ=0.2`` or ``β=6``."""
     return f"β={row['beta']:g}" if math.isnan(row["lam"]) else f"λ={row['lam']:g}"
 
 
-def value_text(row: Mapping[str, Any]) -> str:
+def value_text(row: NamedRow) -> str:
     """Write a trade-off value and the training settings in which dedicated models differ.
 
     Such as ``λ=0.2 lr=0.05``.
@@ -18,7 +38,7 @@ def value_text(row: Mapping[str, Any]) -> str:
     return " ".join([knob_text(row), *str(row.get("recipe") or "").split()])
 
 
-def name_point(row: Mapping[str, Any], seed: bool = True) -> str:
+def name_point(row: NamedRow, seed: bool = True) -> str:
     """Name a point for people, such as ``pgd_at λ=0.2 width=0.5 seed 1``."""
     width = f" width={row['width_mult']:g}" if row["width_mult"] != 1 else ""
     return f"{row['variant']} {value_text(row)}{width}" + (f" seed {row['seed']}" if seed else "")

@@ -1,18 +1,27 @@
 """What a comparison lacks and what its reader must know, a sentence for each."""
 
 import itertools
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
 from studies.methods import ONCE
-from studies.naming import listed, name_point, value_text
+from studies.naming import NamedRow, listed, name_point, value_text
 from studies.trial.records import Correct
 
 
-def trial_name(row: Mapping[Any, Any]) -> str:
+class ModelRow(NamedRow):
+    """What names the model of a point.
+
+    Attributes:
+        method: Name of the method.
+    """
+
+    method: str
+
+
+def trial_name(row: ModelRow) -> str:
     """Name the model of a point."""
     own = "" if row["method"] in ONCE else f" {value_text(row)}"
     return f"{row['variant']}{own} seed {row['seed']}"

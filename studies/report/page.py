@@ -3,14 +3,14 @@
 import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from studies.comparison.answer import Comparison
-from studies.naming import name_point
+from studies.naming import NamedRow, name_point
 from studies.report import charts
 from studies.report.operating_points import slider_points
 from studies.report.origin import Origin
@@ -104,7 +104,7 @@ def render_page(comparison: Comparison, origin: Origin, others: Iterable[Compari
 def _masking_row(row: Mapping[Any, Any]) -> Row:
     images = row.get("check_images", math.nan)
     return {
-        "operating point": Cell(name_point(row)),
+        "operating point": Cell(name_point(cast(NamedRow, row))),
         "signs": Cell(row["flags"] or "none"),
         "images": Cell("" if math.isnan(images) else f"{images:g}", images),
         **{name: percent(row.get(key, math.nan)) for key, name in CHECKS.items()},
