@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 from studies.cluster.ray_internals import startable_nodes
 from studies.errors import StudyError
@@ -11,6 +11,22 @@ from studies.study_file.method_blocks import SMALLEST_SHARE, gpus
 
 Request = Mapping[str, float]
 """``CPU`` and ``GPU`` that a trial asks of a node, or that a node has."""
+
+
+class NodeFacts(TypedDict):
+    """What is used here of a node as ``ray.nodes()`` returns it.
+
+    Attributes:
+        NodeID: Ray's name of it.
+        NodeManagerAddress: Its address in the cluster's network.
+        Alive: Whether it lives.
+        Resources: What it has in all, ``CPU`` and ``GPU`` among it.
+    """
+
+    NodeID: str
+    NodeManagerAddress: str
+    Alive: bool
+    Resources: dict[str, float]
 
 
 def request_of(trial: PlannedTrial) -> dict[str, float]:
@@ -29,13 +45,13 @@ def request_for(cpu: float, gpu: float) -> dict[str, float]:
     return {"CPU": float(cpu), "GPU": round(share, 4) if gpu < 1 else float(gpu)}
 
 
-def node_sizes(nodes: Sequence[Mapping[str, Any]]) -> list[Request]:
+def node_sizes(nodes: Sequence[NodeFacts]) -> list[Request]:
     """Return what the nodes of a cluster can hold: those that live, and those it may still start.
 
     Args:
         nodes: As ``ray.nodes()`` returns them.
     """
-    living = [node["Resources"] for node in nodes if node["Alive"]]
+    living: list[Request] = [node["Resources"] for node in nodes if node["Alive"]]
     return living + startable_nodes()
 
 

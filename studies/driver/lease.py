@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from rich.console import Console
 
@@ -81,6 +81,26 @@ class LeaseError(StudyError):
     """Another driver runs the study."""
 
 
+class LeaseRecord(TypedDict, total=False):
+    """What ``lease.json`` holds; of another version's it may be any part.
+
+    Attributes:
+        owner: Drawn for the run that holds the lease.
+        beat: How often that run has given a sign of life.
+        host: Name of its machine.
+        pid: Of its process.
+        place: Machine, boot and namespace of processes; None where these cannot be looked up.
+        started: When the process was, in ticks after boot; see `_started`.
+    """
+
+    owner: str
+    beat: int
+    host: str
+    pid: int
+    place: str | None
+    started: str | None
+
+
 class Lease:
     """The right to run a study, while the context lasts.
 
@@ -101,7 +121,7 @@ class Lease:
     ) -> None:
         self._folder, self._study = folder, study
         self._tell_lost, self._waiting = lost, waiting
-        self._record: dict[str, Any] = {"owner": uuid.uuid4().hex, "beat": 0, **_whereabouts()}
+        self._record: LeaseRecord = {"owner": uuid.uuid4().hex, "beat": 0, **_whereabouts()}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="oat-lease", daemon=True)
 
@@ -141,15 +161,15 @@ class Lease:
         except OSError as error:
             log.warning("The lease of this run is left in storage (%s).", error)
 
-    def _is_own(self, record: dict[str, Any]) -> bool:
+    def _is_own(self, record: LeaseRecord) -> bool:
         return bool(record.get("owner") == self._record["owner"])
 
-    def _read(self) -> dict[str, Any] | None:
+    def _read(self) -> LeaseRecord | None:
         """Return the lease in storage; None where there is none, or nothing that can be read."""
         with suppress(FileNotFoundError, ValueError):
             record = json.loads(self._folder.read(LEASE))
             if isinstance(record, dict):
-                return record
+                return cast(LeaseRecord, record)
         return None
 
     def _write(self) -> None:
@@ -181,7 +201,7 @@ class Lease:
             if now != first:
                 raise self._refusal(now)
 
-    def _refusal(self, other: dict[str, Any]) -> LeaseError:
+    def _refusal(self, other: LeaseRecord) -> LeaseError:
         where = f"process {other.get('pid')} on {other.get('host')}"
         return LeaseError(
             f"Study '{self._study}' is being run already, by {where}; wait for its end or stop it "
@@ -209,10 +229,10 @@ class Lease:
                 away = False
 
 
-def _whereabouts() -> dict[str, Any]:
+def _whereabouts() -> LeaseRecord:
     """Tell where this process is; `place` is None where processes cannot be looked up."""
     pid = os.getpid()
-    record: dict[str, Any] = {"host": socket.gethostname(), "pid": pid, "place": None}
+    record: LeaseRecord = {"host": socket.gethostname(), "pid": pid, "place": None}
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink("/proc/self/ns/pid")
@@ -232,7 +252,7 @@ def _started(pid: int) -> str | None:
     return None
 
 
-def _runs_here(record: dict[str, Any]) -> bool:
+def _runs_here(record: LeaseRecord) -> bool:
     """Tell whether the process of a record of this machine is alive, or may be."""
     pid = record.get("pid")
     if not isinstance(pid, int):

@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from oat.data import DataConfig, DataError, load
 from studies.driver.checks import Check, check_attacks, checked
@@ -18,11 +18,50 @@ from studies.study_file.study import Study
 from studies.trial.provenance import differences, versions
 from studies.trial.run import load_once
 
+if TYPE_CHECKING:
+    from studies.cluster.capacity import NodeFacts
+
 ANSWER_SECONDS = 120.0
 FETCH_SECONDS = 3600.0
 """What a node may take to answer, and to fetch the data besides."""
 CLOCK_SECONDS = 300.0
 """Clocks further apart are worth a warning: object stores refuse requests after 15 minutes."""
+
+
+class NodeSight(TypedDict):
+    """What a node tells of itself, and of what it sees.
+
+    Attributes:
+        host: Its name.
+        versions: Of Python and of packages there.
+        clock: Its time, in seconds since 1970.
+        token: Whether its Ray asks for a token.
+        fingerprint: Digest of its data; not there if it cannot read them.
+        num_classes: Of these data; likewise.
+        data_error: Why it cannot, if so.
+        sees_storage: Whether it sees the storage of the driver; not there if it cannot look.
+        storage_error: What storage does not do, if so.
+    """
+
+    host: str
+    versions: dict[str, str | None]
+    clock: float
+    token: bool
+    fingerprint: NotRequired[str]
+    num_classes: NotRequired[int]
+    data_error: NotRequired[str]
+    sees_storage: NotRequired[bool]
+    storage_error: NotRequired[str]
+
+
+class NodeAnswer(NodeSight):
+    """The same, with the node's name.
+
+    Attributes:
+        name: ``node``, and its address.
+    """
+
+    name: str
 
 
 def check_cluster(study: Study, sizes: Sequence[Mapping[str, float]]) -> Check:
@@ -46,7 +85,7 @@ def check_cluster(study: Study, sizes: Sequence[Mapping[str, float]]) -> Check:
     return checked("requests", room)
 
 
-def check_nodes(study: Study, folder: Folder, nodes: Sequence[Mapping[str, Any]]) -> list[Check]:
+def check_nodes(study: Study, folder: Folder, nodes: Sequence["NodeFacts"]) -> list[Check]:
     """Ask each node that may run a trial what it is and sees; Ray must be connected.
 
     The data are fetched on each, if the study says so: by one process, before any trial asks.
@@ -92,11 +131,11 @@ def _may_run(study: Study, have: Mapping[str, float]) -> bool:
     )
 
 
-def _look_around(data: DataConfig, folder_uri: str, marker: str) -> dict[str, Any]:
+def _look_around(data: DataConfig, folder_uri: str, marker: str) -> NodeSight:
     """Tell what a node is and sees; runs there."""
     from studies.cluster.ray_internals import token_is_enabled
 
-    told: dict[str, Any] = {
+    told: NodeSight = {
         "host": socket.gethostname(),
         "versions": versions(),
         "clock": time.time(),
@@ -118,14 +157,15 @@ def _look_around(data: DataConfig, folder_uri: str, marker: str) -> dict[str, An
     return told
 
 
-def _answer(ref: Any, node: Mapping[str, Any]) -> dict[str, Any] | Check:
+def _answer(ref: Any, node: "NodeFacts") -> NodeAnswer | Check:
     """Return what a node told, or the check that fails because it did not."""
     import ray
 
     name = f"node {node['NodeManagerAddress']}"
     where = f"N{name[1:]}"
     try:
-        return {"name": name, **ray.get(ref, timeout=0)}
+        told: NodeSight = ray.get(ref, timeout=0)
+        return {"name": name, **told}
     except ray.exceptions.GetTimeoutError:
         said = "has not answered in time; look at it with `ray status`, or remove it"
     except ray.exceptions.RayTaskError as error:
@@ -137,7 +177,7 @@ def _answer(ref: Any, node: Mapping[str, Any]) -> dict[str, Any] | Check:
     return Check(name, sentence, StudyError(sentence))
 
 
-def _judge_node(study: Study, folder: Folder, told: Mapping[str, Any], began: float) -> list[Check]:
+def _judge_node(study: Study, folder: Folder, told: NodeAnswer, began: float) -> list[Check]:
     """Check what one node told, after it was asked at ``began`` by the clock of this process."""
     name, where = told["name"], f"N{told['name'][1:]} ({told['host']})"
 
@@ -176,7 +216,7 @@ def _judge_node(study: Study, folder: Folder, told: Mapping[str, Any], began: fl
     return checks
 
 
-def _compare_nodes(study: Study, answers: Sequence[Mapping[str, Any]]) -> list[Check]:
+def _compare_nodes(study: Study, answers: Sequence[NodeAnswer]) -> list[Check]:
     """Check that all nodes have the same data, and that the cluster asks for a token."""
     checks = []
     prints = {told["fingerprint"]: told["name"] for told in answers if "fingerprint" in told}
