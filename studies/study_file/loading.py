@@ -29,9 +29,10 @@ def presets() -> list[str]:
     return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".yaml"))
 
 
-def load_study(
-    source: str | Path | Mapping[str, Any] | Study, overrides: Sequence[str] = ()
-) -> Study:
+Source = str | Path | Mapping[str, Any] | Study
+
+
+def load_study(source: Source, overrides: Sequence[str] = ()) -> Study:
     """Read and check a study.
 
     Args:
@@ -121,9 +122,6 @@ def _known_keys(path: Sequence[str | int], data: Any) -> list[str]:
         "attack": Attack,
     }
     return [field.name for field in dataclasses.fields(blocks[path[0]])]
-
-
-Source = str | Path | Mapping[str, Any] | Study
 
 
 def validate(study: Source, overrides: Sequence[str] = ()) -> Study:

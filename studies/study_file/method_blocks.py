@@ -6,7 +6,6 @@ nothing is said twice. A list where a dedicated method takes one value makes one
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -30,6 +29,10 @@ SMALLEST_SHARE = 1e-4
 """Smallest share of a GPU; Ray counts in these."""
 AUTO: Literal["auto"] = "auto"
 """``resources.gpu`` that is to be measured; see `studies.measuring.packing`."""
+
+
+FileBlock = dict[str, Any]
+"""A block of a study file, or the whole of it, as plain values: `Study` says which keys it has."""
 
 
 class Resources(BaseModel):
@@ -82,7 +85,7 @@ class OwnSettings(BaseModel):
     def _given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {k: v for k, v in handler(self).items() if k in self.model_fields_set}
 
-    def given(self) -> dict[str, Any]:
+    def given(self) -> FileBlock:
         """Return what is given, in the order of `TrainConfig`."""
         return {k: getattr(self, k) for k in type(self).model_fields if k in self.model_fields_set}
 
@@ -135,9 +138,9 @@ class MethodBlock(BaseModel):
         self.expand()  # the methods check their values themselves
         return self
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> FileBlock:
         """Return the entry as a study file may say it, without what is at its default."""
-        entry: dict[str, Any] = self.model_dump(mode="json", exclude_defaults=True)
+        entry: FileBlock = self.model_dump(mode="json", exclude_defaults=True)
         if self.train is not None:  # what is given counts, also where it is `TrainConfig`'s default
             entry["train"] = self.train.model_dump(mode="json")
         return entry
@@ -189,7 +192,7 @@ class Entry:
 
     method: Method
     train: TrainConfig
-    settings: Mapping[str, Any]
+    settings: FileBlock
     need: Resources
 
     @property

@@ -31,7 +31,7 @@ from oat.models import ModelConfig
 from oat.models.slimmable import scaled
 from oat.recipe import RULES, CheckpointRule, TrainConfig
 from studies.methods import METHODS
-from studies.study_file.method_blocks import AnyMethodBlock, Entry, Resources
+from studies.study_file.method_blocks import AnyMethodBlock, Entry, FileBlock, Resources
 from studies.study_file.tune_block import STRICT, Tune
 from studies.study_file.tune_checks import check_space
 
@@ -273,11 +273,11 @@ class Study(BaseModel):
         odd = "" if attack.eps == self.attack.eps else f"@{attack.eps:.4g}"
         return attack.label + odd
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> FileBlock:
         """Return the resolved study as plain values, such as YAML and JSON hold."""
         return self.model_dump(mode="json")
 
-    def without_tuning(self) -> dict[str, Any]:
+    def without_tuning(self) -> FileBlock:
         """Return `dump` without how the study is tuned, which decides nothing of its trials."""
         return {key: value for key, value in self.dump().items() if key != "tune"}
 
