@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypedDict
 
 from baselines import PgdAt, Trades
 from oat.method import Method, Oat, Oats
@@ -11,7 +11,7 @@ from oat.recipe import SHARED, TrainConfig
 RESULTS_VERSION = 2
 """Part of every run key; raised by a commit that changes the numbers that a config leads to."""
 
-METHODS: dict[str, Any] = {"oat": Oat, "oats": Oats, "pgd_at": PgdAt, "trades": Trades}
+METHODS: dict[str, type[Any]] = {"oat": Oat, "oats": Oats, "pgd_at": PgdAt, "trades": Trades}
 ONCE = ("oat", "oats")
 """Methods of which one model serves every λ; all others are retrained for each value."""
 
@@ -22,12 +22,22 @@ VALUES_AND_WIDTH = (*VALUES, "width_mult")
 """Fields that place a dedicated model on the front; all others make another variant."""
 
 
-def tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+def tuples(values: Mapping[str, object]) -> dict[str, Any]:
     """Return keyword arguments with lists as tuples, as JSON has lost them."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def method_of(config: Mapping[str, Any]) -> Method:
+class WithMethod(TypedDict):
+    """A trial's config, as far as it says which method that is.
+
+    Attributes:
+        method: ``name``, and the fields of that method.
+    """
+
+    method: dict[str, Any]
+
+
+def method_of(config: WithMethod) -> Method:
     """Build the method of a trial's config."""
     values = tuples(config["method"])
     method: Method = METHODS[values.pop("name")](**values)
@@ -47,7 +57,7 @@ def variant(method: Method) -> str:
     return " ".join([method.name, *odd])
 
 
-def describe(method: Method, settings: Mapping[str, Any] | None = None) -> str:
+def describe(method: Method, settings: Mapping[str, object] | None = None) -> str:
     """Name a method with its trade-off value and width, such as ``pgd_at λ=0.2 width=0.5``.
 
     Args:
@@ -60,7 +70,7 @@ def describe(method: Method, settings: Mapping[str, Any] | None = None) -> str:
     return " ".join([variant(method), *values, *widths, *in_words(settings or {})])
 
 
-def in_words(settings: Mapping[str, Any]) -> list[str]:
+def in_words(settings: Mapping[str, object]) -> list[str]:
     """Write settings as words, such as ``lr=0.2``."""
     return [
         f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}".replace(" ", "")
@@ -68,7 +78,7 @@ def in_words(settings: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def recipe(train: Mapping[str, Any]) -> str:
+def recipe(train: Mapping[str, object]) -> str:
     """Write the training settings that a model may have to itself, as far as they are not default.
 
     Such as ``lr=0.2 label_smoothing=0.1``: two models of one recipe differ in nothing of these.

@@ -18,6 +18,7 @@ from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig
 from ray.tune.search import Searcher
 
 from studies.cluster.capacity import Request, node_sizes, request_of
+from studies.cluster.configs import LaunchConfig, WorkerConfig
 from studies.cluster.evictions import evictions_survived
 from studies.cluster.retries import GaveUp, Retries, run_key_of, with_room
 from studies.cluster.stalls import StartWatch
@@ -25,6 +26,7 @@ from studies.cluster.worker import MARK, resources_of, trainable
 from studies.planning.plan import Plan, PlannedTrial
 from studies.storage.folder import Folder
 from studies.trial.provenance import versions
+from studies.trial.shapes import TrialReport
 
 LOST_WORKER_RETRIES = 5
 """Times that a trial is started again without having got on since the last time."""
@@ -58,7 +60,7 @@ def launch(
     return _fit(plan.study.name, Retries(sizes), callbacks, reuse_workers, {"trial": trials}, None)
 
 
-MakeConfig = Callable[[PlannedTrial], dict[str, Any]]
+MakeConfig = Callable[[PlannedTrial], WorkerConfig]
 """Makes what `trainable` takes of a planned trial."""
 
 
@@ -69,7 +71,7 @@ def search(
     callbacks: Sequence[Callback],
     *,
     reuse_workers: bool,
-    stopping: Callable[[Any, Mapping[str, Any]], bool] | None = None,
+    stopping: Callable[[Any, TrialReport], bool] | None = None,
 ) -> dict[str, str]:
     """Run the trials that a search algorithm asks for, until it has no more; see `launch`.
 
@@ -92,8 +94,8 @@ def _config_maker(folder: Folder, sizes: Sequence[Request]) -> MakeConfig:
     mark = uuid.uuid4().hex
     folder.write(MARK, mark.encode())
 
-    def make(trial: PlannedTrial) -> dict[str, Any]:
-        config = {
+    def make(trial: PlannedTrial) -> WorkerConfig:
+        config: LaunchConfig = {
             "job": trial.job,
             "folder": folder.sub(f"trials/{trial.run_key}").uri,
             "study": folder.uri,
@@ -110,7 +112,7 @@ def _fit(
     scheduler: "Retries",
     callbacks: Sequence[Callback],
     reuse_workers: bool,
-    space: dict[str, Any],
+    space: Mapping[str, object],
     algorithm: Searcher | None,
 ) -> dict[str, str]:
     """Let Tune run the trials of a space, or of a search algorithm; return what was given up."""

@@ -14,6 +14,7 @@ from studies.cluster.retries import how_lost, run_key_of
 from studies.console import say
 from studies.naming import duration
 from studies.planning.plan import Plan, PlannedTrial
+from studies.trial.shapes import TrialReport
 
 LINE_EVERY_SECONDS = 15.0
 FEWEST_ROWS = 8
@@ -131,7 +132,7 @@ class Progress(Callback):  # type: ignore[misc]
         row.state, row.started = "running", time.monotonic()
 
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[Any], trial: Any, result: TrialReport, **info: Any
     ) -> None:
         """Take an epoch or a point."""
         row = self._row(trial)

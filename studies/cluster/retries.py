@@ -1,6 +1,6 @@
 """How a trial that has lost its worker is tried again: the scheduler, and what it is told by."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
 from studies.cluster.capacity import Request, grown
+from studies.cluster.configs import LaunchConfig, WorkerConfig
+from studies.trial.shapes import TrialReport
 
 RAY_MEMORY = "running low on memory"
 """What Ray says of an actor that its memory monitor has killed."""
@@ -37,12 +39,12 @@ class Retries(FIFOScheduler):  # type: ignore[misc]
     def __init__(
         self,
         sizes: Sequence[Request],
-        stopping: Callable[[Any, Mapping[str, Any]], bool] | None = None,
+        stopping: Callable[[Any, TrialReport], bool] | None = None,
     ) -> None:
         super().__init__()
         self._sizes, self._stopping = sizes, stopping
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: TrialReport) -> str:
         """Forget earlier losses once the trial has got on, so that it would not come here again."""
         if result["kind"] != "start" and result.get("saved", True):
             trial.run_metadata.num_failures = 0
@@ -59,18 +61,16 @@ class Retries(FIFOScheduler):  # type: ignore[misc]
         twice = killed and trial.run_metadata.num_failures >= 2
         if not twice and not _is_out_of_memory(error):
             return
-        config = trial.config["trial"]
+        config: WorkerConfig = trial.config["trial"]
         larger = grown(config["request"], self._sizes)
         if larger is not None:
             trial.set_config({"trial": with_room(config, larger, self._sizes)})
             trial.update_resources(larger)
 
 
-def with_room(
-    config: Mapping[str, Any], request: Request, sizes: Sequence[Request]
-) -> dict[str, Any]:
+def with_room(config: LaunchConfig, request: Request, sizes: Sequence[Request]) -> WorkerConfig:
     """Return a trial's config with its share of a node, and whether it can still have more."""
-    job = dict(config["job"])
+    job = config["job"].copy()
     # its share of the GPU's memory; threads decide the numbers on a CPU and stay
     job["resources"] = {**job["resources"], "gpu": request["GPU"]}
     can_grow = grown(request, sizes) is not None

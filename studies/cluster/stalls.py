@@ -18,6 +18,7 @@ from ray.tune import Callback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from studies.cluster.ray_internals import actors_being_made
+from studies.trial.shapes import TrialReport
 
 log = logging.getLogger("oat.ray")
 
@@ -54,7 +55,7 @@ class StartWatch(Callback):  # type: ignore[misc]
         self._started[trial.trial_id] = time.monotonic()
 
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[Any], trial: Any, result: TrialReport, **info: Any
     ) -> None:
         """It has begun."""
         self._started.pop(trial.trial_id, None)

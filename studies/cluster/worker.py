@@ -1,23 +1,23 @@
 """What runs in a worker of Ray: the adapter between Tune and `studies.trial.run.run_trial`."""
 
 import socket
-from collections.abc import Mapping
-from typing import Any
 
 from ray import tune
 
+from studies.cluster.configs import TrialSpace
 from studies.cluster.retries import TrialOutOfMemory
 from studies.cluster.stalls import watch_this_process
 from studies.storage.opening import open_folder
 from studies.trial.claims import ClaimedFolder
 from studies.trial.provenance import differences, versions
 from studies.trial.run import run_trial
+from studies.trial.shapes import TrialReport
 
 MARK = "launch"
 """File of the study's folder by which a worker knows the storage of its driver."""
 
 
-def trainable(config: dict[str, Any]) -> None:
+def trainable(config: TrialSpace) -> None:
     """Run one trial in a Tune actor: the adapter between `run_trial` and Tune.
 
     Raises:
@@ -28,17 +28,23 @@ def trainable(config: dict[str, Any]) -> None:
         RuntimeError: This node has other versions than the driver.
     """
     trial = config["trial"]
-    tune.report({"kind": "start"})
+    _report({"kind": "start"})
     watch_this_process()
     if odd := differences(trial["versions"], versions()):
         raise RuntimeError(f"Node {socket.gethostname()} has {odd}; set it up as the driver is.")
     _check_storage(trial["study"], trial["mark"])
-    outcome = run_trial(trial["job"], ClaimedFolder(open_folder(trial["folder"])), tune.report)
-    if outcome.get("kind") == "out_of_memory" and trial["can_grow"]:
-        raise TrialOutOfMemory(outcome["error"])
-    if outcome.get("kind") == "storage":
-        raise OSError(outcome["error"])
-    tune.report({"kind": "end", "status": outcome["status"], "error": outcome.get("error")})
+    outcome = run_trial(trial["job"], ClaimedFolder(open_folder(trial["folder"])), _report)
+    if outcome["status"] == "failed":
+        if outcome["kind"] == "out_of_memory" and trial["can_grow"]:
+            raise TrialOutOfMemory(outcome["error"])
+        if outcome["kind"] == "storage":
+            raise OSError(outcome["error"])
+    error = None if outcome["status"] == "done" else outcome["error"]
+    _report({"kind": "end", "status": outcome["status"], "error": error})
+
+
+def _report(said: TrialReport) -> None:
+    tune.report(said)
 
 
 def _check_storage(study: str, mark: str) -> None:
@@ -55,7 +61,7 @@ def _check_storage(study: str, mark: str) -> None:
     raise OSError(f"Node {socket.gethostname()} has a folder of its own at '{study}'.")
 
 
-def resources_of(config: Mapping[str, Any]) -> dict[str, float]:
+def resources_of(config: TrialSpace) -> dict[str, float]:
     """Return what Tune reserves for a trial: CPUs, and a share of a GPU."""
     request = config["trial"]["request"]
     return {"cpu": request["CPU"], "gpu": request["GPU"]}

@@ -6,14 +6,13 @@ fewest of them that make nearly the best of it are chosen.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TypedDict, cast, final
 
 from rich.console import Console
 
 from studies.cluster.capacity import Request, check_has_gpu, fits, node_sizes, request_of
 from studies.console import say
 from studies.errors import StudyError
-from studies.measuring.probing import Job
 from studies.measuring.throughput import WINDOW_SECONDS, Measured, Packing, job_device, measure
 from studies.planning.plan import Plan, PlannedTrial
 from studies.storage.folder import Folder
@@ -21,12 +20,53 @@ from studies.storage.sealed import ResultError, digest, unseal, write_sealed
 from studies.study_file.loading import load_study
 from studies.study_file.method_blocks import AUTO
 from studies.study_file.study import Study
+from studies.trial.shapes import TrialJob
 
 PACKING_FILE = "packing.json"
 """File of the study's folder with what was measured."""
 
 
-def _key(job: Job, most: int) -> str:
+class MeasuredRecord(TypedDict):
+    """A `Measured` as plain values.
+
+    Attributes:
+        trials: At a time.
+        images_per_second: Of all of them in sum.
+    """
+
+    trials: int
+    images_per_second: float
+
+
+@final
+class PackingRecord(TypedDict):
+    """A `Packing` as plain values: an item of ``packing.json``.
+
+    Attributes:
+        device: Its name.
+        measured: One trial first, then more at a time.
+        peak_bytes: Memory that one trial takes at most.
+        device_bytes: Memory of the device; None does not limit.
+    """
+
+    device: str
+    measured: list[MeasuredRecord]
+    peak_bytes: int
+    device_bytes: int | None
+
+
+@final
+class PackingFailure(TypedDict):
+    """Why nothing could be measured.
+
+    Attributes:
+        error: A sentence.
+    """
+
+    error: str
+
+
+def _key(job: TrialJob, most: int) -> str:
     """Return the key of a measurement: all that decides it, the device's name with it."""
     config = job["config"]
     return digest(
@@ -45,8 +85,8 @@ def _key(job: Job, most: int) -> str:
 
 
 def look_up_or_measure(
-    job: Job, most: int, seconds: float, known: Mapping[str, Any]
-) -> tuple[str, dict[str, Any]]:
+    job: TrialJob, most: int, seconds: float, known: Mapping[str, PackingRecord]
+) -> tuple[str, PackingRecord | PackingFailure]:
     """Return the key and the record of a packing, measured here unless it is known.
 
     Runs on a node that has the device. An ``error`` in the record is a sentence.
@@ -55,12 +95,12 @@ def look_up_or_measure(
     if key in known:
         return key, known[key]
     try:
-        return key, asdict(measure(job, most, seconds))
+        return key, cast(PackingRecord, asdict(measure(job, most, seconds)))
     except StudyError as error:
         return key, {"error": str(error)}
 
 
-def read_packings(folder: Folder) -> dict[str, Any]:
+def read_packings(folder: Folder) -> dict[str, PackingRecord]:
     """Return what was measured for a study, by key; nothing if the record is damaged."""
     try:
         return dict(unseal(folder.read(PACKING_FILE))["packings"])
@@ -105,12 +145,15 @@ def choose_share(
     most = _most(request, sizes)
     say(console, "`resources.gpu` is 'auto': looking how many trials a GPU serves best.")
     try:
-        key, record = ray.get(task.remote(dict(dearest.job), most, seconds, known))
+        told: tuple[str, PackingRecord | PackingFailure] = ray.get(
+            task.remote(dict(dearest.job), most, seconds, known)
+        )
     except ray.exceptions.RayError as error:
         said = str(error).strip().splitlines()[-1].rstrip(".")
         raise StudyError(
             f"`resources.gpu: auto` cannot be measured ({said}); give a share, such as 0.5."
         ) from error
+    key, record = told
     if "error" in record:
         raise StudyError(record["error"])
     packing = packing_of(record)
@@ -120,10 +163,10 @@ def choose_share(
     return 1 / packing.trials
 
 
-def packing_of(record: Mapping[str, Any]) -> Packing:
+def packing_of(record: PackingRecord) -> Packing:
     """Return the packing of a record."""
     measured = tuple(Measured(**found) for found in record["measured"])
-    return replace(Packing(**record), measured=measured)
+    return Packing(record["device"], measured, record["peak_bytes"], record["device_bytes"])
 
 
 def _most(request: Request, sizes: Sequence[Request]) -> int:

@@ -1,8 +1,7 @@
 """Time each kind of trial on the device that it asks for: what `oat plan --probe` does."""
 
-from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import TypedDict, final
 
 import torch
 from rich.console import Console
@@ -16,7 +15,7 @@ from oat.training import Training
 from studies.console import say
 from studies.errors import StudyError
 from studies.planning.costs import validations
-from studies.planning.estimates import keep_probes, on_gpu
+from studies.planning.estimates import ProbeRecord, keep_probes, on_gpu
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan, PlannedTrial
 from studies.storage.folder import Folder
@@ -24,11 +23,21 @@ from studies.study_file.method_blocks import Resources
 from studies.trial.choosing import how_to_run, probe_of
 from studies.trial.provenance import device_name
 from studies.trial.run import load_once
+from studies.trial.shapes import Need, TrialJob
 
-Job = Mapping[str, Any]
+
+@final
+class ProbeFailure(TypedDict):
+    """Why a trial cannot be probed.
+
+    Attributes:
+        error: A sentence.
+    """
+
+    error: str
 
 
-def build_training(job: Job) -> Training:
+def build_training(job: TrialJob) -> Training:
     """Build the training of a job as the trial itself does, with as many threads.
 
     Raises:
@@ -42,7 +51,7 @@ def build_training(job: Job) -> Training:
     return probe.make(how_to_run(job, dataset, probe, None))
 
 
-def probe_job(job: Job, kind: str) -> dict[str, Any]:
+def probe_job(job: TrialJob, kind: str) -> ProbeRecord | ProbeFailure:
     """Time the parts of a trial in this process, which is to have the device to itself.
 
     Args:
@@ -50,7 +59,7 @@ def probe_job(job: Job, kind: str) -> dict[str, Any]:
         kind: The trial's run key without the seed.
 
     Returns:
-        What `studies.planning.estimates.Estimator` takes, in seconds; or ``error``, a sentence.
+        What `studies.planning.estimates.Estimator` takes; or why there is none.
     """
     threads = torch.get_num_threads()
     try:
@@ -61,7 +70,7 @@ def probe_job(job: Job, kind: str) -> dict[str, Any]:
         torch.set_num_threads(threads)
 
 
-def _probe(training: Training, job: Job, kind: str) -> dict[str, Any]:
+def _probe(training: Training, job: TrialJob, kind: str) -> ProbeRecord:
     count = len(training.dataset.train)
     step = seconds_per_step(training)
     steps = images_seen(training.config, count) / min(training.config.batch_size, count)
@@ -79,7 +88,7 @@ def _probe(training: Training, job: Job, kind: str) -> dict[str, Any]:
     }
 
 
-def _seconds_per_pass(training: Training, job: Job) -> float:
+def _seconds_per_pass(training: Training, job: TrialJob) -> float:
     """Return what judging takes for each pass of the plain, full network: see `Work.judging`."""
     base = training.method.conditioning().base_width
     model, shape = ModelConfig(**job["config"]["model"]), training.dataset.image_shape
@@ -127,7 +136,7 @@ def probe(current: Plan, folder: Folder, address: str | None, console: Console) 
     return make_plan(current.study, folder)
 
 
-def _check_device(need: Mapping[str, Any]) -> None:
+def _check_device(need: Need) -> None:
     if on_gpu(need) and not torch.cuda.is_available():
         asked = Resources(**need).gpu
         raise StudyError(
@@ -150,7 +159,7 @@ def _join(current: Plan, address: str, stack: ExitStack) -> None:
     demand([check_cluster(current.study, node_sizes(ray.nodes()))])
 
 
-def _probe_there(trial: PlannedTrial) -> dict[str, Any]:
+def _probe_there(trial: PlannedTrial) -> ProbeRecord | ProbeFailure:
     """Probe a trial on a node of the cluster that has what it asks for."""
     import ray
 
@@ -159,7 +168,7 @@ def _probe_there(trial: PlannedTrial) -> dict[str, Any]:
     request = request_of(trial)
     task = ray.remote(num_cpus=request["CPU"], num_gpus=request["GPU"], max_retries=0)(probe_job)
     try:
-        found: dict[str, Any] = ray.get(task.remote(dict(trial.job), trial.kind))
+        found: ProbeRecord | ProbeFailure = ray.get(task.remote(dict(trial.job), trial.kind))
     except ray.exceptions.RayError as error:
         said = str(error).strip().splitlines()[-1].rstrip(".")
         raise StudyError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from threading import BrokenBarrierError
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -14,10 +14,12 @@ from oat.deploy import OperatingPoint
 from oat.probe import WARM_UP, seconds_per_pass, synchronize
 from oat.training import Training
 from studies.errors import StudyError
-from studies.measuring.probing import Job, build_training
+from studies.measuring.probing import build_training
 from studies.planning.estimates import on_gpu
 from studies.trial.provenance import device_name
 from studies.trial.run import failure_kind
+from studies.trial.shapes import TrialJob
+from studies.trial.stored import FailureKind
 
 COUNTS = (1, 2, 3, 4, 6, 8)
 """Trials at a time that are measured, as long as more of them train faster in sum."""
@@ -106,7 +108,7 @@ def choose(measured: Sequence[Measured], peak_bytes: int, device_bytes: int | No
     return min(m.trials for m in fitting if m.images_per_second >= NEARLY * best)
 
 
-def measure(job: Job, most: int, seconds: float = WINDOW_SECONDS) -> Packing:
+def measure(job: TrialJob, most: int, seconds: float = WINDOW_SECONDS) -> Packing:
     """Train a job's model in one process, then in more at a time, on this process's device.
 
     Args:
@@ -137,7 +139,25 @@ def measure(job: Job, most: int, seconds: float = WINDOW_SECONDS) -> Packing:
     return Packing(job_device(job), tuple(found), peak, size)
 
 
-def _train_at_once(job: Job, count: int, seconds: float) -> list[dict[str, Any]]:
+class _Told(TypedDict, total=False):
+    """What a process that trained tells: its rate, its memory if it was alone, or an error.
+
+    Attributes:
+        images_per_second: Of training.
+        peak_bytes: Memory of the device that the trial takes at most; 0 on a CPU.
+        device_bytes: Memory of the device; None does not limit.
+        error: A sentence; empty of one that waited in vain for another.
+        kind: What may cure it.
+    """
+
+    images_per_second: float
+    peak_bytes: int
+    device_bytes: int | None
+    error: str
+    kind: FailureKind
+
+
+def _train_at_once(job: TrialJob, count: int, seconds: float) -> list[_Told]:
     """Train in so many processes; return what each tells. One that fails ends all."""
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(count)
@@ -150,7 +170,7 @@ def _train_at_once(job: Job, count: int, seconds: float) -> list[dict[str, Any]]
         theirs.close()
         processes.append(process)
         waiting.append(ours)
-    outcomes: list[dict[str, Any]] = []
+    outcomes: list[_Told] = []
     try:
         while waiting:
             for pipe in wait(waiting):
@@ -169,7 +189,7 @@ def _train_at_once(job: Job, count: int, seconds: float) -> list[dict[str, Any]]
     return sorted(outcomes, key=lambda outcome: outcome.get("error") == "")
 
 
-def _train(job: Job, ready: Any, seconds: float, alone: bool, pipe: Connection) -> None:
+def _train(job: TrialJob, ready: Any, seconds: float, alone: bool, pipe: Connection) -> None:
     """Train for some seconds, beginning with all others; runs in a process of its own."""
     try:
         training = build_training(job)
@@ -182,7 +202,7 @@ def _train(job: Job, ready: Any, seconds: float, alone: bool, pipe: Connection) 
         while not images or time.perf_counter() - began < seconds:
             images += next(endless)
         synchronize(training.device)
-        outcome: dict[str, Any] = {"images_per_second": images / (time.perf_counter() - began)}
+        outcome: _Told = {"images_per_second": images / (time.perf_counter() - began)}
         if alone:
             outcome |= _memory(training, job)
     except BrokenBarrierError:
@@ -194,7 +214,7 @@ def _train(job: Job, ready: Any, seconds: float, alone: bool, pipe: Connection) 
     pipe.send(outcome)
 
 
-def _memory(training: Training, job: Job) -> dict[str, Any]:
+def _memory(training: Training, job: TrialJob) -> _Told:
     """Return the memory that a trial takes of its device, trained and judged, and what there is."""
     if training.device.type != "cuda":
         return {"peak_bytes": 0, "device_bytes": None}
@@ -207,6 +227,6 @@ def _memory(training: Training, job: Job) -> dict[str, Any]:
     return {"peak_bytes": peak, "device_bytes": size}
 
 
-def job_device(job: Job) -> str:
+def job_device(job: TrialJob) -> str:
     """Return the name of the device that a job asks for, on this machine."""
     return device_name(torch.device("cuda" if on_gpu(job["resources"]) else "cpu"))

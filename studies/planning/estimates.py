@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any, Literal
+from typing import Literal, TypedDict, final
 
 from oat.models import ModelConfig, forward_flops
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError, unseal, write_sealed
 from studies.study_file.method_blocks import Resources
+from studies.trial.shapes import Need
 
 Basis = Literal["measured", "probed", "measured on others", "assumed"]
 Bound = Literal["low", "middle", "high"]
@@ -26,6 +27,53 @@ CORE_GFLOPS, GPU_GFLOPS = 50.0, 40_000.0
 networks of this size. Neither is a measurement."""
 ASSUMED_FACTOR = 3.0
 """What is assumed may be wrong by so much to each side."""
+
+
+class EstimateRecord(TypedDict):
+    """An `Estimate` as plain values, in seconds.
+
+    Attributes:
+        basis: How it is known.
+        source: What it was measured on, or which device is assumed, in words.
+        training_seconds: Of the training, validations included.
+        training_seconds_low: The lower end of its range.
+        training_seconds_high: The upper end.
+        judging_seconds: Of all points and checks.
+    """
+
+    basis: Basis
+    source: str
+    training_seconds: float
+    training_seconds_low: float
+    training_seconds_high: float
+    judging_seconds: float
+
+
+@final
+class ProbeRecord(TypedDict):
+    """What a probe of one kind of trial has timed, in seconds; an item of ``probe.json``.
+
+    Attributes:
+        kind: The trial's run key without the seed.
+        device: Name of the device.
+        threads: Of the process.
+        on_gpu: Whether the device is a GPU.
+        seconds_per_step: Of training.
+        seconds_per_validation: Of one.
+        seconds_per_pass: Of judging, for each forward pass of an image.
+        training_seconds: Of all steps.
+        validation_seconds: Of all validations.
+    """
+
+    kind: str
+    device: str
+    threads: int
+    on_gpu: bool
+    seconds_per_step: float
+    seconds_per_validation: float
+    seconds_per_pass: float
+    training_seconds: float
+    validation_seconds: float
 
 
 @dataclass(frozen=True)
@@ -52,7 +100,7 @@ class Estimate:
             return 1.0
         return ASSUMED_FACTOR if bound == "high" else 1 / ASSUMED_FACTOR
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> EstimateRecord:
         """Return the estimate as plain values, such as JSON holds."""
         trained = self.training + self.validation
         return {
@@ -85,7 +133,12 @@ class Work:
         return Estimate(training, validation, seconds * self.judging, basis, source)
 
 
-def on_gpu(need: Mapping[str, Any]) -> bool:
+def need_of(resources: Resources) -> Need:
+    """Return what a trial asks of a node as its job says it."""
+    return {"cpu": resources.cpu, "gpu": resources.gpu, "device": resources.device}
+
+
+def on_gpu(need: Need) -> bool:
     """Tell whether a trial computes on a GPU; a request for one may be a rehearsal on CPUs."""
     return bool(need["gpu"] != 0 and need["device"] == "auto")
 
@@ -101,7 +154,7 @@ class Estimator:
     def __init__(
         self,
         finished: Mapping[str, Sequence[tuple[float, float]]],
-        probes: Sequence[Mapping[str, Any]],
+        probes: Sequence[ProbeRecord],
     ) -> None:
         self._finished, self._probes = finished, probes
         every = [seconds / units for found in finished.values() for seconds, units in found]
@@ -131,7 +184,7 @@ class Estimator:
 
     def _probed(self, kind: str, work: Work, need: Resources) -> Estimate | None:
         """Return what the newest probe says of a trial on a device of the kind that it asks for."""
-        wanted = {"kind": kind, "threads": need.cpu, "on_gpu": on_gpu(need.model_dump())}
+        wanted = {"kind": kind, "threads": need.cpu, "on_gpu": on_gpu(need_of(need))}
         found = [probe for probe in self._probes if wanted.items() <= probe.items()]
         if not found:
             return None
@@ -145,7 +198,7 @@ class Estimator:
         )
 
 
-def read_probes(folder: Folder) -> list[dict[str, Any]]:
+def read_probes(folder: Folder) -> list[ProbeRecord]:
     """Return what was probed for a study, the newest last; nothing if the record is damaged."""
     try:
         return list(unseal(folder.read(PROBES))["probes"])
@@ -153,7 +206,7 @@ def read_probes(folder: Folder) -> list[dict[str, Any]]:
         return []
 
 
-def keep_probes(folder: Folder, probes: Sequence[Mapping[str, Any]]) -> None:
+def keep_probes(folder: Folder, probes: Sequence[ProbeRecord]) -> None:
     """Write probes into a study's folder, each in place of an older one of the same key.
 
     The key is the trial's kind, the device's name and the number of threads.
@@ -161,11 +214,11 @@ def keep_probes(folder: Folder, probes: Sequence[Mapping[str, Any]]) -> None:
     kept = {_key(probe): probe for probe in read_probes(folder)}
     for probe in probes:
         kept.pop(_key(probe), None)  # to the end: the newest is last
-        kept[_key(probe)] = dict(probe)
+        kept[_key(probe)] = probe.copy()
     write_sealed(folder, PROBES, {"probes": list(kept.values())})
 
 
-def _key(probe: Mapping[str, Any]) -> tuple[str, str, int]:
+def _key(probe: ProbeRecord) -> tuple[str, str, int]:
     return probe["kind"], probe["device"], probe["threads"]
 
 
@@ -179,14 +232,14 @@ def rough_seconds_per_unit(
         shape: Of an image, (C, H, W).
         need: What a trial asks of a node.
     """
-    computes_on_gpu = on_gpu(need.model_dump())
+    computes_on_gpu = on_gpu(need_of(need))
     speed = need.share * GPU_GFLOPS if computes_on_gpu else need.cpu * CORE_GFLOPS
     return forward_flops(model, shape, 10) / (1e9 * speed)
 
 
 def assumed_device(need: Resources) -> str:
     """Return in words what speed is assumed of what a trial asks for."""
-    if on_gpu(need.model_dump()):
+    if on_gpu(need_of(need)):
         many = "one GPU" if need.share == 1 else f"{need.share:g} GPUs"
         count = many if need.share >= 1 else f"{need.share:.3g} of a GPU"
         speed = f"of a data centre in bfloat16 at {GPU_GFLOPS / 1000:g} TFLOP/s"

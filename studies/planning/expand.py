@@ -1,11 +1,9 @@
 """From a study to its plan: a trial for each method, value and seed, and what is left to do."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from studies.planning.costs import assumed_seconds_per_unit, judging_units, validation_units
-from studies.planning.estimates import Estimate, Estimator, Work, read_probes
+from studies.planning.estimates import Estimate, Estimator, Work, need_of, read_probes
 from studies.planning.judgements import SharedKeys, checks_of, points_of
 from studies.planning.plan import ONLY_CHECKS, Plan, PlannedTrial, Split, State
 from studies.planning.run_keys import absolute_root, key_config, trial_config
@@ -16,6 +14,7 @@ from studies.study_file.method_blocks import Entry
 from studies.study_file.study import Study
 from studies.trial.checkpoints import has_checkpoint
 from studies.trial.records import read_checks, read_failure, read_points, read_result
+from studies.trial.shapes import TrialJob
 
 
 def make_plan(study: Study, folder: Folder, split: Split = "test") -> Plan:
@@ -83,7 +82,7 @@ def _plan_trial(
     # settings of a method's own are no other budget: the study says that they differ
     shared = key_config(study, method, seed, study.train)
     run_key = digest(key)
-    job = {
+    job: TrialJob = {
         "run_key": run_key,
         "config": config,
         "budget": digest({k: v for k, v in shared.items() if k not in {"method", "seed"}}),
@@ -92,14 +91,14 @@ def _plan_trial(
         "siblings": folder.sub("trials").uri,
         "choices": folder.sub("choices").uri,
         "data": {"root": absolute_root(study.data), "download": study.data.download},
-        "resources": entry.need.model_dump(),
+        "resources": need_of(entry.need),
     }
     units, judge_units = judging_units(study, entry)
     kind = digest({**key, "seed": None})
     return PlannedTrial(run_key, entry.label, seed, job, "missing", units, judge_units, kind=kind)
 
 
-def _state(folder: Folder, job: Mapping[str, Any]) -> tuple[State, str | None, float | None]:
+def _state(folder: Folder, job: TrialJob) -> tuple[State, str | None, float | None]:
     try:
         result = read_result(folder)
     except ResultError as error:

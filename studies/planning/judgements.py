@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 from oat.adversaries import EvaluationAttack, Pgd, Transfer
 from oat.evaluation import EVALUATION_SEED
@@ -14,11 +14,12 @@ from studies.planning.run_keys import key_config
 from studies.storage.sealed import digest
 from studies.study_file.method_blocks import Entry
 from studies.study_file.study import Study
+from studies.trial.shapes import CheckSpec, PointSpec
 
 
 def points_of(
     study: Study, method: Method, run_key: str, seed: int, keys: "SharedKeys", split: Split
-) -> list[dict[str, Any]]:
+) -> list[PointSpec]:
     """List the operating points to judge, each with a key over all that decides its numbers."""
     points = []
     for rule in study.evaluate.checkpoints:
@@ -37,14 +38,13 @@ def points_of(
                     **_tf32(study),
                 }
                 key = digest({"run_key": run_key, "seed": EVALUATION_SEED, **what})
-                points.append(
-                    {
-                        "point_key": key,
-                        "attack_label": study.label_of(attack),
-                        "attack_settings": keys.settings(attack),
-                        **what,
-                    }
-                )
+                point = {
+                    "point_key": key,
+                    "attack_label": study.label_of(attack),
+                    "attack_settings": keys.settings(attack),
+                    **what,
+                }
+                points.append(cast(PointSpec, point))
     return points
 
 
@@ -148,7 +148,7 @@ def _surrogates(
     return {}
 
 
-def checks_of(study: Study, method: Method, run_key: str) -> list[dict[str, Any]]:
+def checks_of(study: Study, method: Method, run_key: str) -> list[CheckSpec]:
     """List the operating points to check for masked gradients, each with a key."""
     if not study.evaluate.masking_images:
         return []
@@ -166,5 +166,5 @@ def checks_of(study: Study, method: Method, run_key: str) -> list[dict[str, Any]
             }
             decides = {"seed": EVALUATION_SEED, "how": MASKING_HOW, "check": what}
             key = digest({"run_key": run_key, **decides})
-            checks.append({"check_key": key, **what})
+            checks.append(cast(CheckSpec, {"check_key": key, **what}))
     return checks

@@ -1,11 +1,11 @@
 """The plan of a study: its trials, their state, and how long they take."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
-from studies.planning.estimates import Basis, Bound, Estimate, Work
+from studies.planning.estimates import Basis, Bound, Estimate, EstimateRecord, Work
 from studies.study_file.study import Study
+from studies.trial.shapes import Need, TrialConfig, TrialJob
 
 State = Literal["done", "evaluate", "unfinished", "missing", "failed", "damaged", "diverged"]
 Split = Literal["test", "val"]
@@ -37,7 +37,7 @@ class PlannedTrial:
     run_key: str
     label: str
     seed: int
-    job: Mapping[str, Any]
+    job: TrialJob
     state: State
     units: float
     judge_units: float
@@ -49,6 +49,32 @@ class PlannedTrial:
     def needs_run(self) -> bool:
         """Whether a run has something to do for it."""
         return self.state in TO_RUN
+
+
+class PlanRow(TypedDict):
+    """A trial as `oat plan --json` prints it.
+
+    Attributes:
+        run_key: See `PlannedTrial`.
+        trial: Its label.
+        seed: See `PlannedTrial`.
+        state: Likewise.
+        reason: Likewise.
+        resources: What it asks of a node.
+        device_hours: Estimated training time, validations apart.
+        estimate: How long it takes.
+        config: All that decides its weights.
+    """
+
+    run_key: str
+    trial: str
+    seed: int
+    state: State
+    reason: str | None
+    resources: Need
+    device_hours: float
+    estimate: EstimateRecord
+    config: TrialConfig
 
 
 @dataclass(frozen=True)
@@ -111,7 +137,7 @@ class Plan:
             ends[soonest] += self.seconds_left(trial, bound)
         return max(ends)
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list["PlanRow"]:
         """Return a row of plain values for each trial: what `oat plan --json` prints."""
         return [
             {
@@ -120,10 +146,10 @@ class Plan:
                 "seed": trial.seed,
                 "state": trial.state,
                 "reason": trial.reason,
-                "resources": dict(trial.job["resources"]),
+                "resources": trial.job["resources"].copy(),
                 "device_hours": self.device_seconds(trial) / 3600,
                 "estimate": self.estimate(trial).record(),
-                "config": dict(trial.job["config"]),
+                "config": trial.job["config"].copy(),
             }
             for trial in self.trials
         ]

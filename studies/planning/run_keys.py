@@ -9,11 +9,12 @@ from oat.method import Method
 from oat.recipe import TrainConfig
 from studies.methods import RESULTS_VERSION
 from studies.study_file.study import Study
+from studies.trial.shapes import TrialConfig
 
 
 def trial_config(
     study: Study, method: Method, seed: int, train: TrainConfig | None = None
-) -> dict[str, Any]:
+) -> TrialConfig:
     """Return everything that decides the trained weights, as plain values."""
     data = asdict(study.data.resolved())
     for place in ("root", "download"):
@@ -29,7 +30,7 @@ def trial_config(
     }
 
 
-def key_config(study: Study, method: Method, seed: int, train: TrainConfig) -> dict[str, Any]:
+def key_config(study: Study, method: Method, seed: int, train: TrainConfig) -> TrialConfig:
     """Return what a run key is made from: the trial's config without what is at its default.
 
     So an option that a later release adds changes no key, and no finished result is lost; a

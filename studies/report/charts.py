@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from studies.comparison.answer import Comparison
 from studies.naming import duration
@@ -21,11 +21,18 @@ from studies.report.styles import (
 Figure = dict[str, Any]
 """``data`` and ``layout`` of plotly."""
 
+Curve = Literal["train_loss", "sa_val", "ra_val"]
+"""What is drawn by epoch."""
+
 HERE = "here"
 NEAREST = "nearest"
 """Traces of the front that the script of the page moves, by plotly's ``uid``."""
 
 AXIS = {"gridcolor": "#e5e7eb", "linecolor": "#9ca3af", "zeroline": False, "automargin": True}
+ACCURACIES: tuple[tuple[Curve, str, str], ...] = (
+    ("sa_val", "SA", "solid"),
+    ("ra_val", "RA", "dash"),
+)
 UNKNOWN = "not judged"
 COST = "training cost, million forward passes"
 
@@ -170,7 +177,7 @@ def training(comparison: Comparison, origin: Origin) -> tuple[Figure, Figure]:
             continue
         dash = DASHES[i % len(DASHES)][1]
         loss.append(_curves(trials, origin, "train_loss", 1) | _named(name, style, dash))
-        for key, label, dashed in (("sa_val", "SA", "solid"), ("ra_val", "RA", "dash")):
+        for key, label, dashed in ACCURACIES:
             curves = _curves(trials, origin, key, 100)
             if curves["x"]:
                 accuracy.append(curves | _named(f"{name} {label}", style, dashed))
@@ -185,21 +192,25 @@ def _named(name: str, style: Mapping[str, Any], dash: str) -> dict[str, Any]:
 
 
 def _curves(
-    trials: Iterable[PlannedTrial], origin: Origin, key: str, scale: float
+    trials: Iterable[PlannedTrial], origin: Origin, key: Curve, scale: float
 ) -> dict[str, Any]:
     """Put the curves of several trials into one trace, with a gap after each."""
     x: list[Any] = []
     y: list[Any] = []
     texts: list[str] = []
     for trial in trials:
-        found = [e for e in origin.epochs[trial.run_key] if e.get(key) is not None]
+        found = [
+            (e["epoch"], value)
+            for e in origin.epochs[trial.run_key]
+            if (value := e.get(key)) is not None
+        ]
         if not found:
             continue
-        x += [*(e["epoch"] for e in found), None]
-        y += [*(scale * e[key] if math.isfinite(e[key]) else None for e in found), None]
+        x += [*(epoch for epoch, _ in found), None]
+        y += [*(scale * value if math.isfinite(value) else None for _, value in found), None]
         said = plain(f"{trial.label}, seed {trial.seed}")
         texts += [
-            *(f"{said}<br>epoch {e['epoch']}: {key} {scale * e[key]:.4g}" for e in found),
+            *(f"{said}<br>epoch {epoch}: {key} {scale * value:.4g}" for epoch, value in found),
             "",
         ]
     return {

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 from studies.planning.plan import Plan
-from studies.results.mlflow_index import INDEX, Links, links_of, read_object
+from studies.results.mlflow_index import INDEX, Links, MlflowIndex, links_of, read_object
 from studies.storage.addresses import without_credentials
 from studies.storage.folder import Folder
 from studies.trial.records import read_epochs
+from studies.trial.stored import Epoch, Provenance
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Origin:
     """
 
     plan: Plan
-    epochs: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
-    provenance: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    epochs: Mapping[str, list[Epoch]] = field(default_factory=dict)
+    provenance: Mapping[str, Provenance] = field(default_factory=dict)
     links: Links = field(default_factory=Links)
     command: str = ""
 
@@ -45,6 +46,6 @@ def gather(plan: Plan, folder: Folder, command: str = "") -> Origin:
         if found := read_epochs(place):
             epochs[trial.run_key] = found
         if (record := read_object(place, "provenance.json")) is not None:
-            provenance[trial.run_key] = record
-    links = links_of(read_object(folder, INDEX))
+            provenance[trial.run_key] = cast(Provenance, record)
+    links = links_of(cast(MlflowIndex | None, read_object(folder, INDEX)))
     return Origin(plan, epochs, provenance, links, without_credentials(command))

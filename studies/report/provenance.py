@@ -10,6 +10,7 @@ from studies.planning.plan import PlannedTrial
 from studies.report.origin import Origin
 from studies.report.rows import Cell, Row
 from studies.trial.provenance import git_revision
+from studies.trial.stored import Provenance
 
 
 def trial_rows(origin: Origin) -> list[Row]:
@@ -19,7 +20,7 @@ def trial_rows(origin: Origin) -> list[Row]:
     ]
 
 
-def _trial_row(trial: PlannedTrial, record: Mapping[str, Any]) -> Row:
+def _trial_row(trial: PlannedTrial, record: Provenance) -> Row:
     started = record.get("started")
     return {
         "trial": Cell(trial.label),
@@ -44,7 +45,7 @@ def _time(seconds: float | None) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _versions(record: Mapping[str, Any]) -> str:
+def _versions(record: Provenance) -> str:
     found = record.get("versions") or {}
     return ", ".join(f"{name} {version}" for name, version in found.items() if version)
 
@@ -80,7 +81,7 @@ def _distinct(values: Iterable[Any]) -> str:
     return " · ".join(dict.fromkeys(str(value) for value in values if value)) or "unknown"
 
 
-def _settings(block: Mapping[str, Any]) -> str:
+def _settings(block: Mapping[str, object]) -> str:
     """Write a block of the study's file in a line; what is not set is left out."""
     return ", ".join(f"{key} {_short(value)}" for key, value in block.items() if value is not None)
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Literal, TypedDict, cast
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from studies.naming import name_point
 from studies.trial.records import Correct
+from studies.trial.stored import MaskingCheck, Point
 
 RISE = 0.02
 """RA may rise by this much from one radius to a larger one: the starts differ."""
@@ -34,7 +35,19 @@ GAP = 0.10
 BLACK_BOX = 0.02
 """RA under a black box may be this much below that under PGD, on the same images."""
 
-CHECKED = (
+Checked = Literal[
+    "images",
+    "sa",
+    "ra",
+    "ra_restarts",
+    "ra_noise",
+    "ra_eps_0",
+    "ra_eps_2x",
+    "ra_eps_4x",
+    "ra_eps_half",
+    "zero_gradients",
+]
+CHECKED: tuple[Checked, ...] = (
     "images",
     "sa",
     "ra",
@@ -59,14 +72,45 @@ EVERY_LAM = "-every-lam"
 
 NOT_CHECKED = "not checked"
 NO_FLAG = "none"
-SAME_POINT = ("checkpoint_rule", "lam", "width_mult")
 
-Row = Mapping[str, Any]
+
+class MaskingColumns(TypedDict):
+    """The columns of a point that tell of masked gradients; a number is NaN if not known.
+
+    Attributes:
+        masking: ``none``, ``not checked``, or the signs found.
+        check_images: This and the next nine: see `studies.trial.stored.MaskingCheck`.
+        check_sa: Likewise.
+        check_ra: Likewise.
+        check_ra_restarts: Likewise.
+        check_ra_noise: Likewise.
+        check_ra_eps_0: Likewise.
+        check_ra_eps_2x: Likewise.
+        check_ra_eps_4x: Likewise.
+        check_ra_eps_half: Likewise.
+        check_zero_gradients: Likewise.
+        check_gap_autoattack: How far RA under AutoAttack lies below that under PGD.
+        check_gap_black_box: How far RA under the strongest black box does.
+    """
+
+    masking: str
+    check_images: float
+    check_sa: float
+    check_ra: float
+    check_ra_restarts: float
+    check_ra_noise: float
+    check_ra_eps_0: float
+    check_ra_eps_2x: float
+    check_ra_eps_4x: float
+    check_ra_eps_half: float
+    check_zero_gradients: float
+    check_gap_autoattack: float
+    check_gap_black_box: float
 
 
 def masking_columns(
-    rows: Sequence[Row], correct: Correct, checks: Iterable[Row]
-) -> dict[str, dict[str, Any]]:
+    rows: Sequence[Point], correct: Correct, checks: Iterable[MaskingCheck]
+) -> dict[str, MaskingColumns]:
     """Return the columns of each point of a trial that tell of masked gradients.
 
     Args:
@@ -89,21 +133,22 @@ def masking_columns(
         numbers["check_gap_autoattack"] = _gap(there, correct, ("autoattack",))
         numbers["check_gap_black_box"] = _gap(there, correct, ("square", "transfer"))
         warnings = sorted({r["warnings"] for r in there if r.get("warnings")})
-        columns[row["point_key"]] = {"masking": _sentence(numbers, warnings), **numbers}
+        found = {"masking": _sentence(numbers, warnings), **numbers}
+        columns[row["point_key"]] = cast(MaskingColumns, found)
     return columns
 
 
-def _operating_point(row: Row) -> tuple[Any, ...]:
-    return tuple(row[name] for name in SAME_POINT)
+def _operating_point(row: Point | MaskingCheck) -> tuple[str, float | None, float]:
+    return row["checkpoint_rule"], row["lam"], row["width_mult"]
 
 
-def _same_images(one: Row, other: Row) -> bool:
+def _same_images(one: Point, other: Point) -> bool:
     return _operating_point(one) == _operating_point(other) and one.get("split") == other.get(
         "split"
     )
 
 
-def _gap(there: Sequence[Row], correct: Correct, kinds: tuple[str, ...]) -> float:
+def _gap(there: Sequence[Point], correct: Correct, kinds: tuple[str, ...]) -> float:
     """Return how far RA under some attacks lies below that under PGD, on the same images."""
     white = [r for r in there if r["attack"].startswith("pgd") and EVERY_LAM not in r["attack"]]
     other = [r for r in there if r["attack"].startswith(kinds)]

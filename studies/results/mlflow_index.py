@@ -4,7 +4,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 from studies.storage.addresses import without_credentials
 from studies.storage.folder import Folder
@@ -33,7 +33,25 @@ class Links:
     serve: str | None = None
 
 
-def read_object(folder: Folder, name: str) -> dict[str, Any] | None:
+class MlflowIndex(TypedDict):
+    """What `write_index` writes.
+
+    Attributes:
+        experiment: Id of the study's experiment.
+        study: Id of the study's own run.
+        trials: Run ids by run key.
+        runs: Run ids by point key.
+        uri: Tracking URI, without credentials.
+    """
+
+    experiment: str
+    study: str
+    trials: Mapping[str, str]
+    runs: Mapping[str, str]
+    uri: str
+
+
+def read_object(folder: Folder, name: str) -> dict[str, object] | None:
     """Read an object of JSON; None where it is missing or damaged."""
     try:
         found = json.loads(folder.read(name))
@@ -60,7 +78,7 @@ def write_index(
         trials: Run ids by run key.
         runs: Run ids by point key.
     """
-    record = {
+    record: MlflowIndex = {
         "experiment": experiment,
         "study": study,
         "trials": trials,
@@ -70,7 +88,7 @@ def write_index(
     folder.write(INDEX, json.dumps(record, indent=1).encode())
 
 
-def links_of(index: Mapping[str, Any] | None) -> Links:
+def links_of(index: MlflowIndex | None) -> Links:
     """Make addresses from what `write_index` wrote; none if it is missing or faulty."""
     if index is None:
         return Links()

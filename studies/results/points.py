@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import pandas as pd
 
@@ -85,7 +84,7 @@ OPERATING_POINT = [
 """What two points share that differ by their attack alone."""
 
 
-def frame(rows: Iterable[Mapping[str, Any]], also: Iterable[str] = ()) -> pd.DataFrame:
+def frame(rows: Iterable[Mapping[str, object]], also: Iterable[str] = ()) -> pd.DataFrame:
     """Make the data frame of points from flat rows, typed and in a fixed order.
 
     Args:

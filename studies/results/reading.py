@@ -1,14 +1,14 @@
 """Points read from storage as a data frame, with which images each has right."""
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable
 from itertools import chain
-from typing import Any
+from typing import TypedDict
 
 import pandas as pd
 
 from studies.methods import recipe
 from studies.planning.plan import Plan
-from studies.results.masking import masking_columns
+from studies.results.masking import MaskingColumns, masking_columns
 from studies.results.points import frame
 from studies.statistics.intervals import wilson
 from studies.storage.folder import Folder
@@ -16,6 +16,38 @@ from studies.storage.opening import in_threads, open_folder
 from studies.storage.sealed import ResultError
 from studies.trial.choosing import UNKNOWN_PRECISION
 from studies.trial.records import Correct, read_checks, read_points, read_result
+from studies.trial.shapes import TrialJob
+from studies.trial.stored import Point
+
+
+class IntervalColumns(TypedDict):
+    """Wilson's 95 % intervals of a point's accuracies, as fractions.
+
+    Attributes:
+        sa_low: Lower end of that of SA.
+        sa_high: Upper end.
+        ra_low: Lower end of that of RA.
+        ra_high: Upper end.
+    """
+
+    sa_low: float
+    sa_high: float
+    ra_low: float
+    ra_high: float
+
+
+class PointRow(Point, IntervalColumns, MaskingColumns):
+    """A point with the columns that follow from what its trial has stored."""
+
+
+class PlannedPointRow(PointRow):
+    """A point that a plan's job asks for, with the budget of that plan.
+
+    Attributes:
+        recipe: See `studies.methods.recipe`.
+    """
+
+    recipe: str
 
 
 def study_points(plan: Plan, folder: Folder) -> pd.DataFrame:
@@ -48,20 +80,23 @@ def correctness(table: pd.DataFrame) -> Correct:
     return dict(chain.from_iterable(found.items() for found in in_threads(read, places)))
 
 
-def read_planned(folder: Folder, job: Mapping[str, Any]) -> list[dict[str, Any]]:
+def read_planned(folder: Folder, job: TrialJob) -> list[PlannedPointRow]:
     """Read the points and checks that a job asks for; see `read_trial`."""
     points = {point["point_key"]: point for point in job["points"]}
     rows, _ = read_trial(folder, points, {check["check_key"] for check in job["checks"]})
     # the same weights may be part of another study, whose budget is then another
-    own = {"budget": job["budget"], "recipe": recipe(job["config"]["train"])}
+    budget, said = job["budget"], recipe(job["config"]["train"])
     # a point judged before settings were kept has the same key, and so the same settings
     settings = {key: point["attack_settings"] for key, point in points.items()}
-    return [{**row, **own, "attack_settings": settings[row["point_key"]]} for row in rows]
+    return [
+        {**row, "budget": budget, "recipe": said, "attack_settings": settings[row["point_key"]]}
+        for row in rows
+    ]
 
 
 def read_trial(
     folder: Folder, wanted: Iterable[str], checks: Container[str] | None = None
-) -> tuple[list[dict[str, Any]], Correct]:
+) -> tuple[list[PointRow], Correct]:
     """Read the wanted points of a trial, and which images each has right.
 
     Signs of masked gradients are looked for in all points of the trial, wanted or not.
@@ -84,11 +119,15 @@ def read_trial(
     masking = masking_columns(rows, correct, heeded)
     rows = [row for row in rows if row["point_key"] in keys]
     correct = {key: value for key, value in correct.items() if key.partition(".")[0] in keys}
-    before = {"precision": UNKNOWN_PRECISION}
-    return [{**before, **row, **_wilson(row), **masking[row["point_key"]]} for row in rows], correct
+    # an older row does not say its precision
+    found: list[PointRow] = [
+        {"precision": UNKNOWN_PRECISION, **row, **_wilson(row), **masking[row["point_key"]]}
+        for row in rows
+    ]
+    return found, correct
 
 
-def _read_sound(folder: Folder) -> tuple[list[dict[str, Any]], Correct, str | None]:
+def _read_sound(folder: Folder) -> tuple[list[Point], Correct, str | None]:
     """Read all points of a trial, and its training; nothing of one that is not finished."""
     try:
         result = read_result(folder)
@@ -100,9 +139,8 @@ def _read_sound(folder: Folder) -> tuple[list[dict[str, Any]], Correct, str | No
     return *read_points(folder, training_id), training_id
 
 
-def _wilson(row: Mapping[str, Any]) -> dict[str, float]:
+def _wilson(row: Point) -> IntervalColumns:
     """Return Wilson's intervals of a point's accuracies."""
-    columns = {}
-    for name in ("sa", "ra"):
-        columns[f"{name}_low"], columns[f"{name}_high"] = wilson(row[name], row["images"])
-    return columns
+    sa_low, sa_high = wilson(row["sa"], row["images"])
+    ra_low, ra_high = wilson(row["ra"], row["images"])
+    return {"sa_low": sa_low, "sa_high": sa_high, "ra_low": ra_low, "ra_high": ra_high}

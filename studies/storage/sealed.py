@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from studies.storage.folder import Folder
@@ -21,7 +21,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def seal(record: Mapping[str, Any]) -> dict[str, Any]:
+def seal(record: Mapping[str, object]) -> dict[str, object]:
     """Return a record with its own digest, by which a changed bit is noticed."""
     return {**record, SEAL: digest(record)}
 
@@ -42,11 +42,11 @@ def unseal(text: bytes) -> dict[str, Any]:
     raise ResultError("A record is damaged: its digest does not match.")
 
 
-def write_lines(folder: Folder, name: str, rows: list[dict[str, Any]]) -> None:
+def write_lines(folder: Folder, name: str, rows: Sequence[Mapping[str, object]]) -> None:
     """Write rows as lines of JSON."""
     folder.write(name, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
-def write_sealed(folder: Folder, name: str, record: Mapping[str, Any]) -> None:
+def write_sealed(folder: Folder, name: str, record: Mapping[str, object]) -> None:
     """Write a sealed record, such as ``result.json``."""
     folder.write(name, json.dumps(seal(record), indent=1).encode())

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -191,7 +190,7 @@ class Experiment:
             if not token:
                 return runs
 
-    def log_params(self, run: Run, params: Mapping[str, Any]) -> None:
+    def log_params(self, run: Run, params: Mapping[str, object]) -> None:
         """Write the params that a run lacks: all of a new one, the rest after a crash."""
         lacking = [
             Param(key, str(value)[:TEXT_LIMIT])

@@ -6,21 +6,29 @@ read from storage, so writing it twice, or after any crash, changes nothing.
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from studies.planning.plan import PlannedTrial
 from studies.results.points import COLUMNS, TAGS, frame, with_attack_columns
-from studies.results.reading import read_planned
+from studies.results.reading import PlannedPointRow, read_planned
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError
 from studies.tracking.experiment import ATTACKS, Experiment, Run
 from studies.trial.records import read_epochs, read_result
+from studies.trial.stored import Epoch, Trained, TrialResult
 
 KINDS = ("study", "trial", "point", "validation")
 JUDGED = ("point", "validation")
 """Points on test images, and those on held-out images that tuning chooses by."""
 PARENT = "mlflow.parentRunId"
-EPOCH_METRICS = ("train_loss", "sa_val", "ra_val", "lr", "images_per_second")
+EpochMetric = Literal["train_loss", "sa_val", "ra_val", "lr", "images_per_second"]
+EPOCH_METRICS: tuple[EpochMetric, ...] = (
+    "train_loss",
+    "sa_val",
+    "ra_val",
+    "lr",
+    "images_per_second",
+)
 
 
 class TrialRuns:
@@ -53,7 +61,7 @@ class TrialRuns:
         key: str,
         name: str,
         parent: str | None,
-        params: Mapping[str, Any],
+        params: Mapping[str, object],
         tags: Mapping[str, str] | None = None,
     ) -> str:
         """Open a run, known by its kind and key from now on; return its id."""
@@ -103,11 +111,11 @@ class TrialRuns:
         elif folder.size("failure.json") is not None:
             self._experiment.client.set_terminated(run_id, "FAILED")
 
-    def _trial_run(
-        self, trial: PlannedTrial, result: Mapping[str, Any] | None, study_run: str
-    ) -> str:
+    def _trial_run(self, trial: PlannedTrial, result: TrialResult | None, study_run: str) -> str:
         """Find or open the run of a trial; one of an earlier training gives way."""
-        training_id = result["trained"]["training_id"] if result and "trained" in result else None
+        training_id = (
+            result["trained"]["training_id"] if result and result["status"] == "done" else None
+        )
         params = flat(trial.job["config"])
         run = self.runs.get(("trial", trial.run_key))
         if run is not None:
@@ -131,29 +139,34 @@ class TrialRuns:
         del self.runs[("trial", run_key)]
         self._epochs.pop(run_id, None)
 
-    def _log_epochs(self, run_id: str, epochs: list[dict[str, Any]]) -> None:
+    def _log_epochs(self, run_id: str, epochs: list[Epoch]) -> None:
         # a request that failed may have been taken: what is there is asked for again next time
         last = self._epochs.pop(run_id, None)
         if last is None:
             history = self._experiment.client.get_metric_history(run_id, "train_loss")
             last = max((m.step for m in history), default=0)
         metrics = [
-            (name, record[name], record["epoch"])
+            (name, value, record["epoch"])
             for record in epochs
             if record["epoch"] > last
             for name in EPOCH_METRICS
-            if record[name] is not None
+            if (value := record[name]) is not None
         ]
         self._experiment.log_metrics(run_id, metrics)
         self._epochs[run_id] = max([last, *(record["epoch"] for record in epochs[-1:])])
 
     def _finish_trial(
-        self, run_id: str, trial: PlannedTrial, trained: Mapping[str, Any], folder: Folder
+        self, run_id: str, trial: PlannedTrial, trained: Trained, folder: Folder
     ) -> None:
         run = self.runs[("trial", trial.run_key)]
         if run.data.tags.get("oat.training_id") != trained["training_id"]:
-            finals = ("device_seconds", "train_units", "parameters", "network_bytes")
-            self._experiment.log(run_id, {name: trained[name] for name in finals})
+            finals = {
+                "device_seconds": trained["device_seconds"],
+                "train_units": trained["train_units"],
+                "parameters": trained["parameters"],
+                "network_bytes": trained["network_bytes"],
+            }
+            self._experiment.log(run_id, finals)
             self._experiment.client.set_tag(run_id, "oat.training_id", trained["training_id"])
             run.data.tags["oat.training_id"] = trained["training_id"]
         rows = read_planned(folder, trial.job)
@@ -171,7 +184,7 @@ class TrialRuns:
             )
 
     def _sync_point(
-        self, row: Mapping[str, Any], by_attack: Mapping[str, float], trial_run: str
+        self, row: PlannedPointRow, by_attack: Mapping[str, float], trial_run: str
     ) -> None:
         """Bring the run of a point to what its row says.
 
@@ -185,18 +198,18 @@ class TrialRuns:
         if run is not None:
             if run.info.status == "FINISHED":
                 self.put_under(run, trial_run)
-                self._experiment.log_params(
-                    run, {k: row[k] for k in row if k == "recipe"}
-                )  # a younger column
+                younger = {k: v for k, v in row.items() if k == "recipe"}
+                self._experiment.log_params(run, younger)
                 self._update(run, {**_numbers(row), **by_attack}, row)
                 return
             self._experiment.client.delete_run(run.info.run_id)  # a crash left it half written
         lam = row["lam"] if row["lam"] is not None else row["beta"]
         sign = "λ" if row["lam"] is not None else "β"
-        texts = {k: row[k] for k in row if COLUMNS.get(k) == "str" and k not in TAGS}
-        texts |= {k: row[k] for k in ("lam", "beta", "width_mult", "seed", "eps")}
+        columns: Mapping[str, Any] = row
+        texts = {k: v for k, v in columns.items() if COLUMNS.get(k) == "str" and k not in TAGS}
+        texts |= {k: columns[k] for k in ("lam", "beta", "width_mult", "seed", "eps")}
         tags = {"oat.run_key": row["run_key"], "oat.point_key": row["point_key"]}
-        tags |= {tag: row[name] for name, tag in TAGS.items()}
+        tags |= {tag: columns[name] for name, tag in TAGS.items()}
         name = f"{row['variant']} {sign}={lam:g} width={row['width_mult']:g} seed={row['seed']}"
         name += f" {row['checkpoint_rule']} {row['attack']}"
         run_id = self.create(kind, row["point_key"], name, trial_run, texts, tags)
@@ -225,9 +238,9 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Flatten nested plain values to dotted keys, lists as JSON."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
             found |= flat(value, f"{prefix}{key}.")

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import NotRequired, TypedDict, cast
 
 import torch
 
 from oat.checkpoint import CheckpointError, dumps, loads
 from studies.storage.folder import Folder
+from studies.trial.stored import Epoch, ExecutionRecord
 
 SLOTS = ("checkpoint", "checkpoint-2")
 """Files that are written in turn."""
@@ -15,6 +16,24 @@ SLOTS = ("checkpoint", "checkpoint-2")
 COST_SHARE, CHEAP_SECONDS = 0.02, 0.2
 """Share of the time that checkpoints may take, and what one may take in any case. On a fast GPU an
 epoch may take seconds, and a large checkpoint may as well."""
+
+
+class TrainingState(TypedDict):
+    """A checkpoint: these, beside what `oat.training.Training.state_dict` returns.
+
+    Attributes:
+        epoch: The last that has ended, from 1.
+        execution: How steps are executed; not there in older ones.
+        device: Name of the device; likewise.
+        training_id: See `studies.trial.stored.Trained`.
+        history: All epochs so far.
+    """
+
+    epoch: int
+    execution: NotRequired[ExecutionRecord]
+    device: NotRequired[str]
+    training_id: str
+    history: list[Epoch]
 
 
 def has_checkpoint(folder: Folder) -> bool:
@@ -34,12 +53,12 @@ class Checkpoints:
         self._proven: str | None = None
         self._cost, self._since = 0.0, time.monotonic()
 
-    def newest(self, device: torch.device | str) -> dict[str, Any] | None:
+    def newest(self, device: torch.device | str) -> TrainingState | None:
         """Load the sound checkpoint of the latest epoch; None where there is none.
 
         What is damaged is named in ``checkpoint.error``, and gives way to the next one.
         """
-        best: dict[str, Any] | None = None
+        best: TrainingState | None = None
         for slot in SLOTS:
             try:
                 state = loads(self._folder.read(slot), device)
@@ -49,10 +68,10 @@ class Checkpoints:
                 self._folder.write("checkpoint.error", f"{slot}: {error}".encode())
                 continue
             if best is None or state["epoch"] > best["epoch"]:
-                best, self._proven = state, slot
+                best, self._proven = cast(TrainingState, state), slot
         return best
 
-    def save_if_due(self, state: Callable[[], dict[str, Any]], *, last: bool) -> bool:
+    def save_if_due(self, state: Callable[[], TrainingState], *, last: bool) -> bool:
         """Write a checkpoint, unless the last one is so recent that it would cost too much.
 
         Args:
@@ -74,17 +93,17 @@ class Checkpoints:
         self._cost = self._since - begun
         return True
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: TrainingState) -> None:
         """Write the next checkpoint, and read it back.
 
         Args:
-            state: Tensors and plain values, with the ``epoch``.
+            state: Tensors and plain values.
 
         Raises:
             OSError: It cannot be written, or is not what was written; the last one still stands.
         """
         slot = SLOTS[1] if self._proven == SLOTS[0] else SLOTS[0]
-        data = dumps(state)
+        data = dumps(dict(state))
         self._folder.write(slot, data)
         if self._folder.read(slot) != data:
             raise OSError(f"'{self._folder.uri}/{slot}' is not what was written to it.")

@@ -5,7 +5,7 @@ The precision is chosen once for a study, on a kind of device, so that its model
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import cast
 
 from oat.attacks import Attack
 from oat.choice import Probe, choose, choose_precision, settled_precision
@@ -19,13 +19,16 @@ from studies.methods import method_of, tuples
 from studies.storage.folder import Folder
 from studies.storage.opening import open_folder
 from studies.storage.sealed import ResultError, digest, unseal, write_sealed
+from studies.trial.checkpoints import TrainingState
 from studies.trial.provenance import device_name
+from studies.trial.shapes import TrialJob
+from studies.trial.stored import ExecutionRecord, Trained
 
 UNKNOWN_PRECISION = "not recorded"
 """Precision of weights that were trained before it was recorded."""
 
 
-def probe_of(job: Mapping[str, Any], dataset: Dataset) -> Probe:
+def probe_of(job: TrialJob, dataset: Dataset) -> Probe:
     """Return how the training of a job is made, and what it takes.
 
     Args:
@@ -56,7 +59,7 @@ def probe_of(job: Mapping[str, Any], dataset: Dataset) -> Probe:
 
 
 def how_to_run(
-    job: Mapping[str, Any], dataset: Dataset, probe: Probe, state: Mapping[str, Any] | None
+    job: TrialJob, dataset: Dataset, probe: Probe, state: TrainingState | None
 ) -> Execution:
     """Choose how a trial is executed.
 
@@ -78,7 +81,7 @@ def how_to_run(
     return choose(probe, _of_study(job, dataset, probe))
 
 
-def precision_of(trained: Mapping[str, Any], train: Mapping[str, Any]) -> str:
+def precision_of(trained: Trained, train: Mapping[str, object]) -> str:
     """Name the precision that weights were trained in.
 
     Args:
@@ -91,9 +94,9 @@ def precision_of(trained: Mapping[str, Any], train: Mapping[str, Any]) -> str:
     return f"{precision} tf32" if train.get("tf32") and precision == "float32" else precision
 
 
-def as_record(execution: Execution) -> dict[str, Any]:
+def as_record(execution: Execution) -> ExecutionRecord:
     """Return a choice as plain values, for a record or a checkpoint."""
-    return {**asdict(execution), "reasons": list(execution.reasons)}
+    return cast(ExecutionRecord, {**asdict(execution), "reasons": list(execution.reasons)})
 
 
 def _before(probe: Probe) -> Precision:
@@ -101,7 +104,7 @@ def _before(probe: Probe) -> Precision:
     return as_asked(probe.train, probe.device).precision
 
 
-def _of_study(job: Mapping[str, Any], dataset: Dataset, probe: Probe) -> Precision:
+def _of_study(job: TrialJob, dataset: Dataset, probe: Probe) -> Precision:
     """Return the precision that the study has on this kind of device; choose it if it has none."""
     what = {
         "device": device_name(probe.device),

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TypeVar, cast
 
 from oat.adversaries import ATTACKS
 from oat.attacks import Attack, LogitsFn
@@ -30,10 +30,13 @@ from studies.trial.records import (
     write_checks,
     write_points,
 )
+from studies.trial.shapes import CheckSpec, PointSpec, TrialConfig, TrialJob, TrialReport
+from studies.trial.stored import MaskingCheck, PlaceColumns, Point, SplitColumn, Trained
 
-Report = Callable[[dict[str, Any]], None]
-Spec = Mapping[str, Any]
+Report = Callable[[TrialReport], None]
+Spec = PointSpec | CheckSpec
 """A point or a check to make, as `studies.planning.expand` lists them in a job."""
+Made = TypeVar("Made", Point, MaskingCheck)
 
 
 def _exact(spec: Spec) -> AbstractContextManager[None]:
@@ -42,7 +45,7 @@ def _exact(spec: Spec) -> AbstractContextManager[None]:
 
 
 def judge(
-    job: Spec, dataset: Dataset, trained: Mapping[str, Any], folder: Folder, report: Report
+    job: TrialJob, dataset: Dataset, trained: Trained, folder: Folder, report: Report
 ) -> None:
     """Judge what the folder lacks; write each point and each check as it is finished.
 
@@ -61,9 +64,9 @@ def judge(
 class _Judging:
     def __init__(
         self,
-        job: Spec,
+        job: TrialJob,
         dataset: Dataset,
-        trained: Mapping[str, Any],
+        trained: Trained,
         folder: Folder,
         report: Report,
     ) -> None:
@@ -94,9 +97,10 @@ class _Judging:
     def _sha256(self, spec: Spec) -> str:
         return str(self.trained["weights"][spec["checkpoint_rule"]]["sha256"])
 
-    def _twin(self, spec: Spec, made: Sequence[Spec]) -> Spec | None:
+    def _twin(self, spec: Spec, made: Sequence[Made]) -> Made | None:
         """Find what was made of the same weights by the same settings: the same numbers."""
-        keys = {self._key(s): s for s in (*self.job["points"], *self.job["checks"])}
+        listed: list[Spec] = [*self.job["points"], *self.job["checks"]]
+        keys = {self._key(s): s for s in listed}
         wanted = self._judgement(spec)
         for other in made:
             known = keys.get(self._key(other))
@@ -105,7 +109,7 @@ class _Judging:
         return None
 
     @staticmethod
-    def _key(spec: Spec) -> str:
+    def _key(spec: Mapping[str, object]) -> str:
         return str(spec["point_key"] if "point_key" in spec else spec["check_key"])
 
     def _judgement(self, spec: Spec) -> str:
@@ -115,7 +119,7 @@ class _Judging:
         what = {key: value for key, value in spec.items() if key not in own}
         return digest({**what, "weights": self._sha256(spec)})
 
-    def _point(self, point: Spec, model: Network) -> None:
+    def _point(self, point: PointSpec, model: Network) -> None:
         key, rule = point["point_key"], point["checkpoint_rule"]
         twin = self._twin(point, self.rows)
         if twin is None:
@@ -148,8 +152,8 @@ class _Judging:
             self.folder.remove(progress.name)
         self.report({"kind": "point", "sa": row["sa"], "ra": row["ra"]})
 
-    def _check(self, check: Spec, model: Network) -> None:
-        where = {k: check[k] for k in ("check_key", "checkpoint_rule")}
+    def _check(self, check: CheckSpec, model: Network) -> None:
+        key, rule = check["check_key"], check["checkpoint_rule"]
         twin = self._twin(check, self.checks)
         if twin is None:
             with _exact(check):
@@ -159,13 +163,19 @@ class _Judging:
                     check["eps"],
                     batch_size=check["batch_size"],
                 )
-            training = {"training_id": self.trained["training_id"]}
-            self.checks.append({**training, **where, **self._place(check), **asdict(found)})
+            made = {
+                "training_id": self.trained["training_id"],
+                "check_key": key,
+                "checkpoint_rule": rule,
+                **self._place(check),
+                **asdict(found),
+            }
+            self.checks.append(cast(MaskingCheck, made))
         else:
-            self.checks.append({**twin, **where})
+            self.checks.append({**twin, "check_key": key, "checkpoint_rule": rule})
         write_checks(self.folder, self.checks)
 
-    def _surrogates(self, point: Spec, model: Network) -> list[LogitsFn] | None:
+    def _surrogates(self, point: PointSpec, model: Network) -> list[LogitsFn] | None:
         """Return the networks that images are crafted on besides; None if they are not there."""
         if "other_lams" in point:
             return [fold(model, lam, point["width_mult"]) for lam in point["other_lams"]]
@@ -183,16 +193,17 @@ class _Judging:
         ]
         return sources or None
 
-    def _source(self, folder: Folder, trained: Mapping[str, Any], rule: str) -> LogitsFn:
+    def _source(self, folder: Folder, trained: Trained, rule: str) -> LogitsFn:
         """Return another trial's deployed network."""
         config = json.loads(folder.read("config.json"))
         weights = read_weights(folder, trained, rule)
         return fold(rebuild(config, method_of(config), self.dataset, weights), None)
 
-    def _row(self, point: Spec, model: Network, found: Judged) -> dict[str, Any]:
-        """Make the flat row of one point; its columns are listed in `studies.results.reading`."""
+    def _row(self, point: PointSpec, model: Network, found: Judged) -> Point:
+        """Make the flat row of one point; see `Point`."""
         config, attack, method = self.job["config"], found.attack, self.method
         trained, dataset = self.trained, self.dataset
+        split: SplitColumn = {"split": point["split"]} if "split" in point else {}
         in_situ = in_situ_cost(model, dataset.image_shape, point["width_mult"])
         return {
             "point_key": point["point_key"],
@@ -202,7 +213,7 @@ class _Judging:
             "variant": variant(method),
             **self._place(point),
             "seed": config["seed"],
-            **({"split": point["split"]} if "split" in point else {}),
+            **split,
             "attack": point["attack_label"],
             "attack_settings": point["attack_settings"],
             "eps": attack.radius(),
@@ -231,7 +242,7 @@ class _Judging:
             "train_gradients": self._gradients(),
         }
 
-    def _place(self, spec: Spec) -> dict[str, Any]:
+    def _place(self, spec: Spec) -> PlaceColumns:
         """Return where a point or check lies: a dedicated method has its value in its config."""
         lam = spec["lam"]
         return {
@@ -256,7 +267,7 @@ class _Judging:
         )
 
 
-def rebuild(config: Mapping[str, Any], method: Method, dataset: Dataset, weights: bytes) -> Network:
+def rebuild(config: TrialConfig, method: Method, dataset: Dataset, weights: bytes) -> Network:
     """Rebuild a trained network, on the device of the data."""
     from safetensors.torch import load as load_tensors
 

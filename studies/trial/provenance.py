@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from oat.data import Dataset
 from studies.storage.folder import Folder
+from studies.trial.stored import ExecutionRecord, Provenance
 
 
 def device_name(device: torch.device) -> str:
@@ -28,10 +28,10 @@ def write_provenance(
     dataset: Dataset,
     device: torch.device,
     started: float,
-    execution: Mapping[str, Any],
+    execution: ExecutionRecord,
 ) -> None:
     """Record what the weights came from beyond the config."""
-    record = {
+    record: Provenance = {
         "versions": versions(),
         "git_revision": git_revision(),
         "device": device_name(device),

@@ -5,15 +5,16 @@ import io
 import json
 import threading
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from oat.training import EpochRecord
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError, seal, unseal, write_lines, write_sealed
+from studies.trial.stored import Epoch, MaskingCheck, Point, Trained, TrialResult
 
 CHECKS = "checks.jsonl"
 
@@ -35,7 +36,7 @@ UNREADABLE = (
 
 
 def write_points(
-    folder: Folder, rows: list[dict[str, Any]], correct: Mapping[str, np.ndarray[Any, Any]]
+    folder: Folder, rows: Sequence[Point], correct: Mapping[str, np.ndarray[Any, Any]]
 ) -> None:
     """Write correctness before rows: a row stands only on stored correctness."""
     buffer = io.BytesIO()
@@ -60,7 +61,7 @@ def _arrays(stored: bytes) -> Correct:
                 return dict(archive)
 
 
-def read_points(folder: Folder, training_id: str) -> tuple[list[dict[str, Any]], Correct]:
+def read_points(folder: Folder, training_id: str) -> tuple[list[Point], Correct]:
     """Read the points of one training and the correctness of each image.
 
     Rows that are damaged or of another training, and rows whose correctness is missing or does
@@ -81,11 +82,11 @@ def read_points(folder: Folder, training_id: str) -> tuple[list[dict[str, Any]],
         packed = _arrays(stored)
     except UNREADABLE:
         return [], {}
-    sound: list[dict[str, Any]] = []
+    sound: list[Point] = []
     correct: Correct = {}
     for line in lines:
         try:
-            row = unseal(line)
+            row = cast(Point, unseal(line))
         except ResultError:
             continue
         keys = [f"{row['point_key']}.{kind}" for kind in ("clean", "robust")]
@@ -100,12 +101,12 @@ def read_points(folder: Folder, training_id: str) -> tuple[list[dict[str, Any]],
     return sound, correct
 
 
-def write_checks(folder: Folder, checks: list[dict[str, Any]]) -> None:
+def write_checks(folder: Folder, checks: Sequence[MaskingCheck]) -> None:
     """Write the checks for masked gradients, one of each operating point."""
     write_lines(folder, CHECKS, [seal(check) for check in checks])
 
 
-def read_checks(folder: Folder, training_id: str) -> list[dict[str, Any]]:
+def read_checks(folder: Folder, training_id: str) -> list[MaskingCheck]:
     """Read the checks of one training; those damaged or of another are left out."""
     try:
         lines = folder.read(CHECKS).splitlines()
@@ -114,7 +115,7 @@ def read_checks(folder: Folder, training_id: str) -> list[dict[str, Any]]:
     checks = []
     for line in lines:
         try:
-            check = unseal(line)
+            check = cast(MaskingCheck, unseal(line))
         except ResultError:
             continue
         if check["training_id"] == training_id:
@@ -150,14 +151,14 @@ class JudgingProgress:
         write_sealed(self._folder, self.name, {"judgement": self._judgement, "state": state})
 
 
-def read_result(folder: Folder) -> dict[str, Any] | None:
+def read_result(folder: Folder) -> TrialResult | None:
     """Read ``result.json``; None where there is none.
 
     Raises:
         ResultError: It is damaged, or the model that it stands for is cut off or missing.
     """
     try:
-        result = unseal(folder.read("result.json"))
+        result = cast(TrialResult, unseal(folder.read("result.json")))
     except FileNotFoundError:
         return None
     except ResultError as error:
@@ -169,7 +170,7 @@ def read_result(folder: Folder) -> dict[str, Any] | None:
     return result
 
 
-def read_trained(folder: Folder) -> dict[str, Any] | None:
+def read_trained(folder: Folder) -> Trained | None:
     """Read ``trained.json``, of a trial that was stopped between training and its result.
 
     None where there is none. So its weights are not made a second time, which on a GPU would not
@@ -179,7 +180,7 @@ def read_trained(folder: Folder) -> dict[str, Any] | None:
         ResultError: It is damaged, or weights that it stands for are missing.
     """
     try:
-        trained = unseal(folder.read("trained.json"))
+        trained = cast(Trained, unseal(folder.read("trained.json")))
     except FileNotFoundError:
         return None
     for rule in trained["weights"]:
@@ -193,7 +194,7 @@ def weights_file(rule: str) -> str:
     return "model.safetensors" if rule == "last" else f"model-{rule}.safetensors"
 
 
-def read_weights(folder: Folder, trained: Mapping[str, Any], rule: str) -> bytes:
+def read_weights(folder: Folder, trained: Trained, rule: str) -> bytes:
     """Read the weights of a checkpoint rule.
 
     Raises:
@@ -215,7 +216,7 @@ def read_failure(folder: Folder) -> str | None:
         return "its failure.json is damaged"
 
 
-def read_epochs(folder: Folder) -> list[dict[str, Any]]:
+def read_epochs(folder: Folder) -> list[Epoch]:
     """Read the epochs of a trial; those from a damaged line on are left out."""
     try:
         lines = folder.read("epochs.jsonl").splitlines()
@@ -224,7 +225,12 @@ def read_epochs(folder: Folder) -> list[dict[str, Any]]:
     epochs = []
     for line in lines:
         try:
-            epochs.append(asdict(EpochRecord(**json.loads(line))))
+            epochs.append(epoch_of(EpochRecord(**json.loads(line))))
         except (ValueError, TypeError):
             break
     return epochs
+
+
+def epoch_of(record: EpochRecord) -> Epoch:
+    """Return what an epoch did as plain values."""
+    return cast(Epoch, asdict(record))

@@ -11,10 +11,9 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,28 +24,30 @@ from oat.models import count_parameters, stored_bytes
 from oat.training import DivergenceError, Training
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError, write_lines, write_sealed
-from studies.trial.checkpoints import Checkpoints
+from studies.trial.checkpoints import Checkpoints, TrainingState
 from studies.trial.choosing import as_record, how_to_run, probe_of
 from studies.trial.claims import SupersededError
 from studies.trial.judging import Report, judge
 from studies.trial.provenance import device_name, git_revision, write_provenance
-from studies.trial.records import read_result, read_trained, read_weights, weights_file
-
-FailureKind = Literal["lost", "out_of_memory", "storage", "data", "error"]
+from studies.trial.records import (
+    epoch_of,
+    read_result,
+    read_trained,
+    read_weights,
+    weights_file,
+)
+from studies.trial.shapes import EpochReport, TrialJob
+from studies.trial.stored import Diverged, Done, Epoch, Failed, FailureKind, Trained, Weights
 
 NO_MEMORY = ("can't allocate memory", "out of memory", "Cannot allocate memory")
 """What torch's CPU allocator, CUDA's libraries and the kernel say, in errors of any class."""
 
 
-def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[str, Any]:
+def run_trial(job: TrialJob, folder: Folder, report: Report) -> Done | Diverged | Failed:
     """Bring a trial to its end, from wherever its folder stands.
 
     Args:
-        job: What `studies.planning.expand` made: ``run_key``, ``config`` (all that decides the
-            weights), ``budget`` (a digest of what methods must share to be compared), ``points``
-            (operating points to judge), ``checks`` (those to check for masked gradients),
-            ``siblings`` (the folder of all trials), ``choices`` (where the study keeps what holds
-            for all of them), ``data`` (root, download), ``resources``.
+        job: What `studies.planning.expand` made.
         folder: The trial's own folder.
         report: Called after each epoch and each point with a flat record.
 
@@ -63,11 +64,13 @@ def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[st
     """
     started = time.time()
     name = "result.json"
+    outcome: Done | Diverged | Failed
     try:
         _settle(job)
         outcome = _train_and_judge(job, folder, report, started)
     except DivergenceError as error:
         outcome = {
+            "run_key": job["run_key"],
             "status": "diverged",
             "epoch": error.epoch,
             "device_seconds": error.device_seconds,
@@ -81,12 +84,12 @@ def run_trial(job: Mapping[str, Any], folder: Folder, report: Report) -> dict[st
             raise
         name = "failure.json"
         outcome = {
+            "run_key": job["run_key"],
             "status": "failed",
             "kind": kind,
             "error": f"{type(error).__name__}: {error}",
             "traceback": "".join(traceback.format_exception(error)),
         }
-    outcome = {"run_key": job["run_key"], **outcome}
     write_sealed(folder, name, outcome)
     if name == "result.json":
         for passing in ("failure.json", "trained.json"):
@@ -114,7 +117,7 @@ def failure_kind(error: Exception) -> FailureKind:
     return "storage" if isinstance(error, OSError) else "error"
 
 
-def _settle(job: Mapping[str, Any]) -> None:
+def _settle(job: TrialJob) -> None:
     """Leave nothing of an earlier trial in this process: seeds, threads, GPU memory."""
     git_revision()  # kept from here on: the source may change on disk while the process runs
     seed = job["config"]["seed"]
@@ -127,13 +130,18 @@ def _settle(job: Mapping[str, Any]) -> None:
     else:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        torch.cuda.set_per_process_memory_fraction(min(1.0, job["resources"]["gpu"]))
+        torch.cuda.set_per_process_memory_fraction(min(1.0, _share(job)))
 
 
-def _device(job: Mapping[str, Any]) -> torch.device:
+def _device(job: TrialJob) -> torch.device:
     """Return where the trial computes: a request for a GPU may be a rehearsal on CPUs."""
-    need = job["resources"]
-    return torch.device("cuda" if need["gpu"] > 0 and need["device"] == "auto" else "cpu")
+    on_gpu = _share(job) > 0 and job["resources"]["device"] == "auto"
+    return torch.device("cuda" if on_gpu else "cpu")
+
+
+def _share(job: TrialJob) -> float:
+    """Return the GPUs of a trial that runs: none leaves its share open any more."""
+    return cast(float, job["resources"]["gpu"])
 
 
 def load_once(data: DataConfig) -> Dataset:
@@ -152,9 +160,7 @@ def load_once(data: DataConfig) -> Dataset:
         return load(data)
 
 
-def _train_and_judge(
-    job: Mapping[str, Any], folder: Folder, report: Report, started: float
-) -> dict[str, Any]:
+def _train_and_judge(job: TrialJob, folder: Folder, report: Report, started: float) -> Done:
     config = job["config"]
     device = _device(job)
     data = DataConfig(**config["data"], **job["data"])
@@ -171,10 +177,10 @@ def _train_and_judge(
         write_provenance(folder, dataset, device, started, trained["execution"])
         write_sealed(folder, "trained.json", trained)
     judge(job, dataset, trained, folder, report)
-    return {"status": "done", "trained": trained}
+    return {"run_key": job["run_key"], "status": "done", "trained": trained}
 
 
-def _already_trained(folder: Folder) -> dict[str, Any] | None:
+def _already_trained(folder: Folder) -> Trained | None:
     """Return what is known of a finished training; None where there is none.
 
     Raises:
@@ -191,9 +197,7 @@ def _already_trained(folder: Folder) -> dict[str, Any] | None:
     return trained
 
 
-def _train(
-    job: Mapping[str, Any], dataset: Dataset, folder: Folder, report: Report
-) -> dict[str, Any]:
+def _train(job: TrialJob, dataset: Dataset, folder: Folder, report: Report) -> Trained:
     """Train, from the checkpoint if there is one, and write the weights of every rule."""
     checkpoints, device = Checkpoints(folder), dataset.train.images.device
     state, probe = checkpoints.newest(device), probe_of(job, dataset)
@@ -202,18 +206,30 @@ def _train(
     training, training_id, history = _resume(make, state, checkpoints, folder)
     if history:  # a kill may have come between a checkpoint and its line
         write_lines(folder, "epochs.jsonl", history)
-    how = {"execution": as_record(execution), "device": device_name(device)}
+    how = as_record(execution)
+
+    def state_now() -> TrainingState:
+        own = {
+            "execution": how,
+            "device": device_name(device),
+            "training_id": training_id,
+            "history": history,
+        }
+        return cast(TrainingState, {**training.state_dict(), **own})
+
     for record in training.epochs():
-        history.append(asdict(record))
-        own = {**how, "training_id": training_id, "history": history}
-        saved = checkpoints.save_if_due(
-            lambda own=own: {**training.state_dict(), **own},  # type: ignore[misc]
-            last=record.epoch == probe.train.epochs,
-        )
+        history.append(epoch_of(record))
+        saved = checkpoints.save_if_due(state_now, last=record.epoch == probe.train.epochs)
         write_lines(folder, "epochs.jsonl", history)
-        said = {"epochs": probe.train.epochs, "execution": execution.sentence(), **asdict(record)}
-        report({"kind": "epoch", "saved": saved, **said})
-    weights = {}
+        said: EpochReport = {
+            "kind": "epoch",
+            "saved": saved,
+            "epochs": probe.train.epochs,
+            "execution": execution.sentence(),
+            **epoch_of(record),
+        }
+        report(said)
+    weights: dict[str, Weights] = {}
     for rule, kept in training.kept().items():
         data_of = _model_bytes(kept.state)
         folder.write(weights_file(rule), data_of)
@@ -226,16 +242,16 @@ def _train(
         "train_units": probe.units,
         "parameters": count_parameters(training.model),
         "network_bytes": stored_bytes(training.model),
-        "execution": how["execution"],
+        "execution": how,
     }
 
 
 def _resume(
     make: Callable[[], Training],
-    state: Mapping[str, Any] | None,
+    state: TrainingState | None,
     checkpoints: Checkpoints,
     folder: Folder,
-) -> tuple[Training, str, list[dict[str, Any]]]:
+) -> tuple[Training, str, list[Epoch]]:
     """Return a training as the last checkpoint left it, or a new one; its id, its epochs so far."""
     training = make()
     if state is None:

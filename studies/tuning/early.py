@@ -1,6 +1,5 @@
 """Early stopping, for tuning alone: trials that promise to add nothing to a front end early."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from optuna.trial import TrialState
 from oat.recipe import TrainConfig
 from studies.methods import tuples
 from studies.statistics.frontier import hypervolume
+from studies.trial.shapes import TrialReport
 
 VALIDATION = "validation"
 """User attribute of an Optuna trial: SA and RA of its training's last validation."""
@@ -33,15 +33,18 @@ class EarlyStop:
         """Give Tune nothing to pickle: it would write us for a restore that we never do."""
         return {}
 
-    def __call__(self, trial: Any, result: Mapping[str, Any]) -> bool:
+    def __call__(self, trial: Any, result: TrialReport) -> bool:
         """Tell whether to stop one of Tune's trials."""
-        if result["kind"] != "epoch" or result["sa_val"] is None:
+        if result["kind"] != "epoch":
+            return False
+        sa = result["sa_val"]
+        if sa is None or (ra := result["ra_val"]) is None:
             return False
         train = TrainConfig(**tuples(trial.config["trial"]["job"]["config"]["train"]))
         # the validation right at the drop is of weights that no lower rate has touched
         if not train.drop_epoch() < result["epoch"] < train.epochs:
             return False
-        return self.hopeless(result["sa_val"], result["ra_val"])
+        return self.hopeless(sa, ra)
 
     def hopeless(self, sa: float, ra: float) -> bool:
         """Tell whether a trial at this SA and RA adds no area to the front, slack included."""

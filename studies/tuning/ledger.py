@@ -15,6 +15,7 @@ from studies.results.reading import read_planned
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError
 from studies.trial.records import read_epochs, read_failure, read_result
+from studies.trial.stored import TrialResult
 from studies.tuning.candidates import Params, Tunable
 from studies.tuning.early import VALIDATION
 from studies.tuning.optuna_internals import set_attributes, set_failed
@@ -83,7 +84,7 @@ def settle(
     return state
 
 
-def _result(place: Folder) -> dict[str, Any] | None:
+def _result(place: Folder) -> TrialResult | None:
     try:
         return read_result(place)
     except ResultError:
@@ -94,7 +95,7 @@ def spent_seconds(place: Folder) -> float:
     """Return the device seconds of training that a trial's folder tells of."""
     result = _result(place)
     if result is not None:
-        told = result.get("trained", result)
+        told = result["trained"] if result["status"] == "done" else result
         if "device_seconds" in told:  # older records of divergence do not say
             return float(told["device_seconds"])
     epochs = read_epochs(place)

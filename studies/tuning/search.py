@@ -8,7 +8,7 @@ candidate is tried again first, from its checkpoint.
 import json
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -16,11 +16,13 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from studies.cluster.configs import TrialSpace
 from studies.cluster.launching import MakeConfig
 from studies.errors import StudyError
 from studies.planning.expand import make_plan
 from studies.planning.plan import PlannedTrial
 from studies.storage.folder import Folder
+from studies.trial.shapes import EpochReport, TrialReport
 from studies.tuning.candidates import Params, Tunable, name_of
 from studies.tuning.ledger import Left, costs, settle
 
@@ -80,7 +82,7 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
         self._dearest_units = tuned.dearest_units()
         self.why_ended = ""
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> TrialSpace | str | None:
         """Return a candidate to train, None to wait, or that there are no more."""
         repeats = 0
         while True:
@@ -202,15 +204,16 @@ class MethodSearch(OptunaSearch):  # type: ignore[misc]
         optuna_trial.set_user_attr("reason", why)
         self._ot_study.tell(optuna_trial, state=TrialState.FAIL)
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+    def on_trial_result(self, trial_id: str, result: TrialReport) -> None:
         """Learn from a trial's epochs what it will cost."""
         trial = self._running.get(trial_id)
         if trial is not None and result.get("kind") == "epoch":
-            whole = result["device_seconds"] * result["epochs"] / result["epoch"]
+            epoch = cast(EpochReport, result)
+            whole = epoch["device_seconds"] * epoch["epochs"] / epoch["epoch"]
             self._projected[trial.run_key] = whole
 
     def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        self, trial_id: str, result: TrialReport | None = None, error: bool = False
     ) -> None:
         """Tell Optuna what storage says of a trial that has ended."""
         trial = self._running.pop(trial_id)
