@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pandas as pd
@@ -34,6 +33,7 @@ from studies.tuning.ledger import read_search
 from studies.tuning.record import (
     TUNING_FILE,
     WINNERS_FILE,
+    TuningRecord,
     keep,
     read_record,
     searches_of,
@@ -168,7 +168,7 @@ def check_budget(methods: Sequence[Tunable], current: Plan) -> None:
             )
 
 
-def _finish(study: Study, folder: Folder, record: dict[str, Any] | None, url: str) -> TuneOutcome:
+def _finish(study: Study, folder: Folder, record: TuningRecord | None, url: str) -> TuneOutcome:
     """Write the study file of the winners."""
     assert record is not None, "it has just been written"
     searches = searches_of(record)

@@ -21,7 +21,7 @@ from studies.errors import StudyError, TuningError
 from studies.methods import RESULTS_VERSION, VALUES_AND_WIDTH, variant
 from studies.planning.costs import training_units
 from studies.study_file.loading import load_study
-from studies.study_file.method_blocks import MethodBlock
+from studies.study_file.method_blocks import FileBlock, MethodBlock
 from studies.study_file.study import Study
 from studies.study_file.tune_block import SWEPT, TRAIN, Dimension, Tune, number_type, swept_key
 
@@ -81,10 +81,10 @@ class Tunable:
                 return math.inf
         return count
 
-    def starts(self) -> list[dict[str, Any]]:
+    def starts(self) -> list[Params]:
         """Return the study's own settings as candidates, one for each value of its lists."""
         own = {} if self.block.train is None else self.block.train.given()
-        found = []
+        found: list[Params] = []
         for method in self.block.expand():
             start = {}
             for name in self.dimensions:
@@ -104,7 +104,7 @@ class Tunable:
         alike = Dimension(choices=(value,))
         return next(_plain(choice) for choice in choices if alike.holds(choice))
 
-    def entry(self, params: Params) -> dict[str, Any]:
+    def entry(self, params: Params) -> FileBlock:
         """Return the entry of a study file that a candidate stands for."""
         entry = self.block.entry()
         for name, value in params.items():
@@ -159,7 +159,7 @@ class Tunable:
                     continue
         return found
 
-    def judged(self, entry: Mapping[str, Any]) -> Study:
+    def judged(self, entry: FileBlock) -> Study:
         """Return the study of one entry: one trial, judged on held-out images.
 
         Raises:
@@ -174,7 +174,7 @@ class Tunable:
             }
         )
 
-    def decides(self) -> dict[str, Any]:
+    def decides(self) -> dict[str, object]:
         """Return all that decides what a candidate's values are, by what it concerns."""
         study = self.study.without_tuning()
         data = {k: v for k, v in study["data"].items() if k not in {"root", "download"}}
@@ -191,7 +191,7 @@ class Tunable:
         }
 
 
-def _validation(study: Study) -> dict[str, Any]:
+def _validation(study: Study) -> FileBlock:
     """Return the evaluation block of a candidate."""
     tune = study.tune
     assert tune is not None, "`tuned_methods` has checked it"

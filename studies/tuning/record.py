@@ -1,6 +1,6 @@
 """What tuning leaves in a study's folder: its record, and the study of the winners."""
 
-from typing import Any
+from typing import TypedDict, cast
 
 from studies.errors import StudyError
 from studies.planning.expand import make_plan
@@ -8,22 +8,37 @@ from studies.planning.plan import Plan, PlannedTrial
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError, unseal, write_sealed
 from studies.study_file.loading import load_study
+from studies.study_file.method_blocks import FileBlock
 from studies.study_file.study import Study
 from studies.tuning.candidates import tuned_methods
-from studies.tuning.winners import Search, search_of
+from studies.tuning.winners import Search, SearchRecord, search_of
 
 TUNING_FILE = "tuning.json"
 WINNERS_FILE = "tuned.yaml"
 
 
-def read_record(folder: Folder) -> dict[str, Any] | None:
+class TuningRecord(TypedDict):
+    """What ``tuning.json`` holds.
+
+    Attributes:
+        study: The study that was tuned, without its ``tune`` block, as a study file says it.
+        tune: That block.
+        searches: What the search of each method has found, in the order of the study.
+    """
+
+    study: FileBlock
+    tune: FileBlock
+    searches: list[SearchRecord]
+
+
+def read_record(folder: Folder) -> TuningRecord | None:
     """Read what tuning has left in a study's folder; None where it was not tuned.
 
     Raises:
         ResultError: It is damaged.
     """
     try:
-        return unseal(folder.read(TUNING_FILE))
+        return cast(TuningRecord, unseal(folder.read(TUNING_FILE)))
     except FileNotFoundError:
         return None
     except ResultError as error:
@@ -36,10 +51,11 @@ def keep(study: Study, folder: Folder, search: Search) -> None:
     """Write a search into the study's record, beside those of the other methods."""
     assert study.tune is not None
     try:
-        record = read_record(folder) or {}
+        record = read_record(folder)
     except ResultError:  # the others are found again in Optuna's storage
-        record = {}
-    others = [s for s in record.get("searches", []) if s["method"] != search.method]
+        record = None
+    known = [] if record is None else record["searches"]
+    others = [s for s in known if s["method"] != search.method]
     order = [tuned.name for tuned in tuned_methods(study)]
     found = [s for s in [*others, search.dump()] if s["method"] in order]
     tune = study.dump()["tune"]
@@ -54,12 +70,12 @@ def keep(study: Study, folder: Folder, search: Search) -> None:
     )
 
 
-def searches_of(record: dict[str, Any]) -> list[Search]:
+def searches_of(record: TuningRecord) -> list[Search]:
     """Return the searches of a record."""
     return [search_of(found) for found in record["searches"]]
 
 
-def tuned_study(record: dict[str, Any]) -> dict[str, Any]:
+def tuned_study(record: TuningRecord) -> FileBlock:
     """Return the study of the winners: the one that was tuned, with their entries.
 
     Raises:

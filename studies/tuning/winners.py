@@ -1,16 +1,88 @@
 """Which trials of a search win: a pure function of what the search has recorded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
 from studies.statistics.frontier import hypervolume, pareto_mask
+from studies.study_file.method_blocks import FileBlock
 from studies.study_file.tune_block import Select
+from studies.trial.stored import PlaceColumns
 
 Place = tuple[float | None, float | None, float]
 """λ, β and width of a dedicated model."""
+
+
+class SearchPoint(PlaceColumns):
+    """A point of a trial of a search, on held-out images.
+
+    Attributes:
+        sa: Standard accuracy, as a fraction.
+        ra: Robust accuracy under the attack of tuning.
+    """
+
+    sa: float
+    ra: float
+
+
+class SearchTrialRecord(TypedDict):
+    """A `SearchTrial` as plain values.
+
+    Attributes:
+        number: This and all that follow: see there.
+        state: Likewise.
+        run_key: Likewise.
+        entry: Likewise.
+        start: Likewise.
+        sa: A fraction.
+        ra: A fraction.
+        points: See `SearchPoint`.
+        device_seconds: In seconds.
+        reason: Likewise.
+    """
+
+    number: int
+    state: str
+    run_key: str
+    entry: FileBlock
+    start: bool
+    sa: float | None
+    ra: float | None
+    points: list[SearchPoint]
+    device_seconds: float
+    reason: str
+
+
+class SearchRecord(TypedDict):
+    """A `Search` as plain values: an item of ``tuning.json``.
+
+    Attributes:
+        method: This and all that follow: see there.
+        once: Likewise.
+        starts: Likewise.
+        budget: In seconds.
+        device_seconds: In seconds.
+        ended: Likewise.
+        trials: See `SearchTrialRecord`.
+        winners: Likewise.
+        dimensions: Likewise.
+        notes: Likewise.
+        untried: Likewise.
+    """
+
+    method: str
+    once: bool
+    starts: int
+    budget: float
+    device_seconds: float
+    ended: str
+    trials: list[SearchTrialRecord]
+    winners: list[str]
+    dimensions: list[str]
+    notes: list[str]
+    untried: list[FileBlock]
 
 
 @dataclass(frozen=True)
@@ -34,11 +106,11 @@ class SearchTrial:
     number: int
     state: str
     run_key: str = ""
-    entry: Mapping[str, Any] = field(default_factory=dict)
+    entry: FileBlock = field(default_factory=dict)
     start: bool = False
     sa: float | None = None
     ra: float | None = None
-    points: Sequence[Mapping[str, float | None]] = ()
+    points: Sequence[SearchPoint] = ()
     device_seconds: float = 0.0
     reason: str = ""
 
@@ -75,9 +147,9 @@ class Search:
     winners: Sequence[str]
     dimensions: Sequence[str]
     notes: Sequence[str] = field(default_factory=list)
-    untried: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    untried: Sequence[FileBlock] = field(default_factory=list)
 
-    def entries(self) -> list[Mapping[str, Any]]:
+    def entries(self) -> list[FileBlock]:
         """Return the entries of the study file that the winners make, and what was not tried."""
         return [*(trial.entry for trial in self.won()), *self.untried]
 
@@ -94,20 +166,21 @@ class Search:
         found = [trial for trial in self.done() if trial.start]
         return found if len(found) == self.starts else []
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> SearchRecord:
         """Return plain values, such as JSON holds."""
-        return asdict(self)
+        return cast(SearchRecord, asdict(self))
 
 
-def place_of(point: Mapping[str, Any]) -> Place:
+def place_of(point: PlaceColumns) -> Place:
     """Return the place of a dedicated model's point."""
     return point["lam"], point["beta"], point["width_mult"]
 
 
-def search_of(record: Mapping[str, Any]) -> Search:
+def search_of(record: SearchRecord) -> Search:
     """Make a search from what `Search.dump` returned."""
     trials = tuple(SearchTrial(**trial) for trial in record["trials"])
-    return Search(**{**record, "trials": trials})
+    fields: dict[str, Any] = {**record, "trials": trials}
+    return Search(**fields)
 
 
 def area(trials: Sequence[SearchTrial]) -> float:
