@@ -34,7 +34,7 @@ OF_A_RUN = {"training_id", "folder"}
 
 SHELL = """
 import contextlib, io, json, sys
-from studies import cli
+from studies.cli import app as cli
 
 for line in sys.stdin:
     sys.argv = ["oat", *json.loads(line)]

@@ -96,7 +96,7 @@ def _refused(
 ) -> str:
     """Run a study that cannot run; nothing is started or written. Return what is said."""
     started = Mock(side_effect=AssertionError("nothing may be started"))
-    for name in ("join_cluster", "open_tracker", "_launch", "_write_study"):
+    for name in ("join_cluster", "open_tracker", "run_followed", "_write_study"):
         monkeypatch.setattr(session, name, started)
     path, storage = tmp_path / "study.yaml", tmp_path / "storage"
     path.write_text(yaml.safe_dump(study))

@@ -380,8 +380,8 @@ def test_a_failure_never_replaces_a_finished_result(own: dict[str, Any], tmp_pat
 
 ALONE = """
 import json, sys
-from studies.storage import LocalFolder
-from studies.trial import run_trial
+from studies.storage.local import LocalFolder
+from studies.trial.run import run_trial
 job = json.load(open(sys.argv[1]))
 outcome = run_trial(job, LocalFolder(sys.argv[2]), lambda _: None)
 print(outcome["trained"]["weights"]["last"]["sha256"])
