@@ -83,6 +83,7 @@ def _measures_studies(path: Path) -> bool:
         "overhead",
         "scale",
         "site",
+        "tf32",
         "tuning",
     }
 
