@@ -17,7 +17,7 @@ def _quiet() -> None:
 
 
 @pytest.fixture
-def tunable(tunable: dict[str, Any]) -> dict[str, Any]:
+def one_price(tunable: dict[str, Any]) -> dict[str, Any]:
     """The tunable study with dedicated models of one price: at λ = 0 and 1 there is less to do."""
     tunable["methods"][1]["lam"] = [0.4, 0.6]
     return tunable

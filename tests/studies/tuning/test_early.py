@@ -19,11 +19,6 @@ from studies.tuning.early import VALIDATION, EarlyStop
 SCHEDULES = get_args(get_type_hints(TrainConfig)["schedule"])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quiet() -> None:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
 def _search(*front: tuple[float, float]) -> optuna.Study:
     search = optuna.create_study(directions=["maximize", "maximize"])
     for point in front:

@@ -128,13 +128,13 @@ def _writes_of_a_search(source: dict[str, Any], tmp_path: Path, finish: Any) -> 
 
 @pytest.mark.slow
 def test_a_kill_between_any_two_writes_loses_and_doubles_nothing(
-    tunable: dict[str, Any], tmp_path: Path, finish_trial: Callable[..., None]
+    one_price: dict[str, Any], tmp_path: Path, finish_trial: Callable[..., None]
 ) -> None:
-    tunable["tune"]["budget"] = "40s"
-    whole = _writes_of_a_search(tunable, tmp_path, finish_trial)
+    one_price["tune"]["budget"] = "40s"
+    whole = _writes_of_a_search(one_price, tmp_path, finish_trial)
     for kill in range(whole):
         folder = LocalFolder(tmp_path / f"killed-{kill}")
-        drivers = _after_kills(tunable, folder, MortalStorage(), finish_trial, [kill])
+        drivers = _after_kills(one_price, folder, MortalStorage(), finish_trial, [kill])
         assert len(drivers) == 2
         _nothing_lost_or_doubled(drivers)
 
@@ -143,29 +143,29 @@ def test_a_kill_between_any_two_writes_loses_and_doubles_nothing(
 @given(kills=st.lists(st.integers(0, 60), min_size=1, max_size=6))
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_row_of_kills_loses_and_doubles_nothing_in_a_real_database(
-    tunable: dict[str, Any],
+    one_price: dict[str, Any],
     tmp_path_factory: pytest.TempPathFactory,
     empty_optuna: Path,
     finish_trial: Callable[..., None],
     kills: list[int],
 ) -> None:
-    tunable["tune"]["budget"] = "40s"
+    one_price["tune"]["budget"] = "40s"
     folder = tmp_path_factory.mktemp("killed")
     database = MortalDatabase(f"sqlite:///{shutil.copy(empty_optuna, folder / 'optuna.db')}")
-    drivers = _after_kills(tunable, LocalFolder(folder / "tiny"), database, finish_trial, kills)
+    drivers = _after_kills(one_price, LocalFolder(folder / "tiny"), database, finish_trial, kills)
     _nothing_lost_or_doubled(drivers)
 
 
 def test_dead_trials_are_failed_and_go_on_first(
-    tunable: dict[str, Any], driver: MakeDriver
+    one_price: dict[str, Any], driver: MakeDriver
 ) -> None:
-    tunable["methods"][1]["lam"] = 1
-    first = driver(tunable, slots=3)
+    one_price["methods"][1]["lam"] = 1
+    first = driver(one_price, slots=3)
     first.start()
     first.ask()
     first.end()
     dead = [first.ask() for _ in range(3)]
-    again = driver(tunable, slots=3)
+    again = driver(one_price, slots=3)
     again.start()
     assert again.left.died == 3
     states = Counter(trial.state for trial in again.study.trials)
@@ -181,31 +181,31 @@ def test_dead_trials_are_failed_and_go_on_first(
 
 
 def test_a_trial_that_died_goes_on_though_its_budget_is_nearly_spent(
-    tunable: dict[str, Any], driver: MakeDriver
+    one_price: dict[str, Any], driver: MakeDriver
 ) -> None:
     # two trials fit, and there are five settings of the study's own
-    tunable["methods"][1]["lam"] = [0.3, 0.4, 0.5, 0.6, 0.7]
-    first = driver(tunable, seconds=lambda trial: 45.0)
+    one_price["methods"][1]["lam"] = [0.3, 0.4, 0.5, 0.6, 0.7]
+    first = driver(one_price, seconds=lambda trial: 45.0)
     first.start()
     first.ask()
     first.end()
     dead = first.ask()
     assert dead is not None
     epochs_of(first.folder, dead, 43.0)
-    again = driver(tunable, seconds=lambda trial: 45.0)
+    again = driver(one_price, seconds=lambda trial: 45.0)
     assert again.run() == "the budget is spent"
     assert again.begun == [dead.run_key], "it was let in, and no other has room"
     assert again.found().device_seconds == 90
 
 
 def test_a_candidate_whose_driver_died_before_it_began_is_not_forgotten(
-    tunable: dict[str, Any], driver: MakeDriver
+    one_price: dict[str, Any], driver: MakeDriver
 ) -> None:
-    first = driver(tunable)
+    first = driver(one_price)
     first.start()
     first.study.ask(first.tuned.distributions())  # and no more
     first.study.enqueue_trial(first.tuned.starts()[1])
-    again = driver(tunable)
+    again = driver(one_price)
     again.start()
     params = first.study.trials[0].params
     assert again.left == Left([params, *again.tuned.starts()], begun=0, died=1)
@@ -216,24 +216,24 @@ def test_a_candidate_whose_driver_died_before_it_began_is_not_forgotten(
 
 @pytest.mark.parametrize("samplers", [("tpe", "nsga2"), ("nsga2", "tpe")])
 def test_a_search_goes_on_with_another_sampler(
-    tunable: dict[str, Any], driver: MakeDriver, samplers: tuple[str, str]
+    one_price: dict[str, Any], driver: MakeDriver, samplers: tuple[str, str]
 ) -> None:
     for sampler, budget in zip(samplers, ("50s", "100s"), strict=True):
-        tunable["tune"] |= {"sampler": sampler, "budget": budget}
-        drive = driver(tunable)
+        one_price["tune"] |= {"sampler": sampler, "budget": budget}
+        drive = driver(one_price)
         drive.run()
         assert len(drive.begun) == 5
     assert len(drive.found().done()) == 10
 
 
 def test_a_search_that_goes_on_does_not_draw_what_it_has_drawn(
-    tunable: dict[str, Any], driver: MakeDriver
+    one_price: dict[str, Any], driver: MakeDriver
 ) -> None:
     # a sampler of one and the same seed would suggest the first candidates again
     seen: set[str] = set()
     for seconds in range(30, 130, 10):
-        tunable["tune"]["budget"] = f"{seconds}s"
-        drive = driver(tunable)
+        one_price["tune"]["budget"] = f"{seconds}s"
+        drive = driver(one_price)
         drive.run()
         seen |= set(drive.begun)
     assert len(seen) == 12
@@ -241,9 +241,9 @@ def test_a_search_that_goes_on_does_not_draw_what_it_has_drawn(
 
 
 def test_the_second_tell_of_a_trial_changes_nothing_else(
-    tunable: dict[str, Any], driver: MakeDriver, finish_trial: Callable[..., None]
+    one_price: dict[str, Any], driver: MakeDriver, finish_trial: Callable[..., None]
 ) -> None:
-    drive = driver(tunable)
+    drive = driver(one_price)
     drive.start()
     trial = drive.ask()
     assert trial is not None
@@ -255,10 +255,10 @@ def test_the_second_tell_of_a_trial_changes_nothing_else(
 
 
 def test_what_a_folder_tells_of_its_time(
-    tmp_path: Path, tunable: dict[str, Any], finish_trial: Callable[..., None]
+    tmp_path: Path, one_price: dict[str, Any], finish_trial: Callable[..., None]
 ) -> None:
     folder = LocalFolder(tmp_path)
-    tuned = of_of(tunable)
+    tuned = of_of(one_price)
     (trial,) = planned_of(tuned.candidate(tuned.starts()[0]), folder)
     place = folder.sub(f"trials/{trial.run_key}")
     assert spent_seconds(place) == 0

@@ -31,9 +31,9 @@ def _lr(trial: PlannedTrial) -> float:
 
 
 def test_the_studys_own_settings_come_first_and_are_told_by_the_search(
-    tunable: dict[str, Any], driver: MakeDriver
+    one_price: dict[str, Any], driver: MakeDriver
 ) -> None:
-    drive = driver(tunable)
+    drive = driver(one_price)
     assert drive.run() == "the budget is spent"
     found = drive.found()
     assert [trial.start for trial in found.trials] == [True, True] + [False] * 8
@@ -45,9 +45,9 @@ def test_the_studys_own_settings_come_first_and_are_told_by_the_search(
 @pytest.mark.parametrize("slots", [1, 3])
 @pytest.mark.parametrize("seconds", [7.0, 10.0, 34.0, 51.0, 100.0])
 def test_a_budget_is_used_up_to_less_than_one_trial(
-    tunable: dict[str, Any], driver: MakeDriver, slots: int, seconds: float
+    one_price: dict[str, Any], driver: MakeDriver, slots: int, seconds: float
 ) -> None:
-    drive = driver(tunable, slots=slots, seconds=lambda trial: seconds)
+    drive = driver(one_price, slots=slots, seconds=lambda trial: seconds)
     assert drive.run() == "the budget is spent"
     spent = drive.found().device_seconds
     assert spent == len(drive.begun) * seconds
@@ -56,9 +56,9 @@ def test_a_budget_is_used_up_to_less_than_one_trial(
 
 
 def test_a_trial_that_takes_longer_than_the_budget_is_the_only_one(
-    tunable: dict[str, Any], driver: MakeDriver
+    one_price: dict[str, Any], driver: MakeDriver
 ) -> None:
-    drive = driver(tunable, slots=2, seconds=lambda trial: 250.0)
+    drive = driver(one_price, slots=2, seconds=lambda trial: 250.0)
     drive.run()
     assert len(drive.begun) == 1, "until it tells what a trial costs, the first runs alone"
 
@@ -66,19 +66,19 @@ def test_a_trial_that_takes_longer_than_the_budget_is_the_only_one(
 @given(seed=st.integers(0, 10**6), slots=st.integers(1, 4))
 @settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_methods_spend_alike_whatever_their_trials_cost(
-    tunable: dict[str, Any],
+    one_price: dict[str, Any],
     finish_trial: Callable[..., None],
     tmp_path_factory: pytest.TempPathFactory,
     seed: int,
     slots: int,
 ) -> None:
-    tunable["methods"] = [{"name": "pgd_at", "lam": [0, 0.5, 1]}, {"name": "trades", "beta": 1}]
+    one_price["methods"] = [{"name": "pgd_at", "lam": [0, 0.5, 1]}, {"name": "trades", "beta": 1}]
     spent = {}
     dearest = 0.0
     for method, price in (("pgd_at", 0.01), ("trades", 0.013)):
         draw = np.random.default_rng(seed)
         drive = Driver(
-            of_of(tunable, method),
+            of_of(one_price, method),
             LocalFolder(tmp_path_factory.mktemp("spent")),
             InMemoryStorage(),
             finish_trial,
@@ -106,10 +106,10 @@ def test_methods_spend_alike_whatever_their_trials_cost(
 
 
 def test_trials_run_side_by_side_as_far_as_there_is_room_and_money(
-    tunable: dict[str, Any], driver: MakeDriver
+    one_price: dict[str, Any], driver: MakeDriver
 ) -> None:
-    tunable["methods"][1]["lam"] = 1
-    drive = driver(tunable, slots=3)
+    one_price["methods"][1]["lam"] = 1
+    drive = driver(one_price, slots=3)
     drive.start()
     assert drive.ask() is not None
     assert drive.ask() is None, "the first runs alone"
@@ -126,21 +126,21 @@ def test_trials_run_side_by_side_as_far_as_there_is_room_and_money(
 
 
 def test_a_speed_that_is_known_lets_the_first_run_beside_others(
-    tunable: dict[str, Any], driver: MakeDriver
+    one_price: dict[str, Any], driver: MakeDriver
 ) -> None:
-    tunable["methods"][1]["lam"] = 1
-    units = of_of(tunable).dearest_units()
-    drive = driver(tunable, slots=3, speed=40 / units)
+    one_price["methods"][1]["lam"] = 1
+    units = of_of(one_price).dearest_units()
+    drive = driver(one_price, slots=3, speed=40 / units)
     drive.start()
     assert [drive.ask() is not None for _ in range(4)] == [True, True, False, False]
 
 
 def test_a_running_trial_tells_by_its_epochs_what_it_will_cost(
-    tunable: dict[str, Any], driver: MakeDriver
+    one_price: dict[str, Any], driver: MakeDriver
 ) -> None:
-    tunable["methods"][1]["lam"] = 1
-    tunable["train"]["epochs"] = 10
-    drive = driver(tunable, slots=3)
+    one_price["methods"][1]["lam"] = 1
+    one_price["train"]["epochs"] = 10
+    drive = driver(one_price, slots=3)
     drive.start()
     trial = drive.ask()
     assert trial is not None
@@ -154,9 +154,9 @@ def test_a_running_trial_tells_by_its_epochs_what_it_will_cost(
 
 
 def test_a_trial_that_was_trained_before_is_taken_as_it_is_and_counts(
-    tunable: dict[str, Any], driver: MakeDriver, finish_trial: Callable[..., None]
+    one_price: dict[str, Any], driver: MakeDriver, finish_trial: Callable[..., None]
 ) -> None:
-    drive = driver(tunable)
+    drive = driver(one_price)
     drive.start()
     first, second = (
         trial
@@ -174,16 +174,16 @@ def test_a_trial_that_was_trained_before_is_taken_as_it_is_and_counts(
 
 
 def test_a_raised_budget_goes_on_where_the_smaller_has_ended(
-    tunable: dict[str, Any], driver: MakeDriver
+    one_price: dict[str, Any], driver: MakeDriver
 ) -> None:
-    first = driver(tunable)
+    first = driver(one_price)
     first.run()
-    again = driver(tunable)
+    again = driver(one_price)
     assert again.run() == "the budget is spent"
     assert again.begun == [], "a second time does nothing"
     assert len(again.study.trials) == 10
-    tunable["tune"]["budget"] = "145s"
-    more = driver(tunable)
+    one_price["tune"]["budget"] = "145s"
+    more = driver(one_price)
     more.run()
     assert len(more.begun) == 4
     assert not set(more.begun) & set(first.begun)
@@ -193,28 +193,28 @@ def test_a_raised_budget_goes_on_where_the_smaller_has_ended(
 
 
 def test_a_search_ends_when_every_candidate_has_been_tried(
-    tunable: dict[str, Any], driver: MakeDriver
+    one_price: dict[str, Any], driver: MakeDriver
 ) -> None:
-    tunable["tune"]["space"] = {"train": {"lr": {"choices": [0.1, 0.2, 0.4]}}}
-    drive = driver(tunable, slots=4)
+    one_price["tune"]["space"] = {"train": {"lr": {"choices": [0.1, 0.2, 0.4]}}}
+    drive = driver(one_price, slots=4)
     assert drive.run() == "every candidate has been tried"
     assert len(drive.begun) == len(set(drive.begun)) == 6
-    again = driver(tunable)
+    again = driver(one_price)
     assert again.run() == "every candidate has been tried"
     assert again.begun == []
 
 
 def test_a_search_ends_when_nothing_but_repeats_is_suggested(
-    tunable: dict[str, Any], driver: MakeDriver
+    one_price: dict[str, Any], driver: MakeDriver
 ) -> None:
     # of four, two do not go together with the checkpoints of the study
-    tunable["train"]["ema"] = 0.9
-    tunable["evaluate"]["checkpoints"] = ["averaged"]
-    tunable["methods"][1]["lam"] = 1
-    tunable["tune"]["space"] = {
+    one_price["train"]["ema"] = 0.9
+    one_price["evaluate"]["checkpoints"] = ["averaged"]
+    one_price["methods"][1]["lam"] = 1
+    one_price["tune"]["space"] = {
         "train": {"ema": {"choices": [0.9, None]}, "lr": {"choices": [0.1, 0.2]}}
     }
-    drive = driver(tunable)
+    drive = driver(one_price)
     assert drive.run() == "every candidate has been tried"
     assert len(drive.begun) == 2
     refused = [trial for trial in drive.found().trials if trial.state == "not run"]

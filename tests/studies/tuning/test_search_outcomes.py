@@ -26,9 +26,9 @@ def _fail(folder: LocalFolder) -> Callable[[PlannedTrial], None]:
 
 
 def test_a_search_gives_up_after_failures_in_a_row_and_tries_them_again_next_time(
-    tunable: dict[str, Any], driver: MakeDriver
+    one_price: dict[str, Any], driver: MakeDriver
 ) -> None:
-    drive = driver(tunable)
+    drive = driver(one_price)
     drive.start()
     for _ in range(FAILURES_IN_A_ROW):
         assert drive.ask() is not None
@@ -39,14 +39,16 @@ def test_a_search_gives_up_after_failures_in_a_row_and_tries_them_again_next_tim
     assert {trial.state for trial in found.trials} == {"failed"}
     assert "none left" in found.trials[0].reason
     assert found.winners == []
-    again = driver(tunable)
+    again = driver(one_price)
     again.run()
     assert again.begun[:5] == drive.begun, "their candidates come first"
     assert len(again.begun) == len(set(again.begun)) == 10
 
 
-def test_a_failure_between_others_ends_nothing(tunable: dict[str, Any], driver: MakeDriver) -> None:
-    drive = driver(tunable)
+def test_a_failure_between_others_ends_nothing(
+    one_price: dict[str, Any], driver: MakeDriver
+) -> None:
+    drive = driver(one_price)
     drive.start()
     for turn in range(8):
         if drive.ask() is None:
@@ -56,9 +58,9 @@ def test_a_failure_between_others_ends_nothing(tunable: dict[str, Any], driver: 
 
 
 def test_a_worker_that_was_lost_for_good_fails_its_trial(
-    tunable: dict[str, Any], driver: MakeDriver
+    one_price: dict[str, Any], driver: MakeDriver
 ) -> None:
-    drive = driver(tunable)
+    drive = driver(one_price)
     drive.start()
     drive.ask()
     drive.end(error=True)
@@ -67,9 +69,9 @@ def test_a_worker_that_was_lost_for_good_fails_its_trial(
 
 
 def test_a_trial_that_finished_and_was_lost_after_it_is_done(
-    tunable: dict[str, Any], driver: MakeDriver, finish_trial: Callable[..., None]
+    one_price: dict[str, Any], driver: MakeDriver, finish_trial: Callable[..., None]
 ) -> None:
-    drive = driver(tunable)
+    drive = driver(one_price)
     drive.start()
     drive.ask()
     drive.end(lambda trial: finish_trial(drive.folder, trial, 0.7, 0.3), error=True)
@@ -78,9 +80,9 @@ def test_a_trial_that_finished_and_was_lost_after_it_is_done(
 
 
 def test_diverged_trials_are_of_no_use_and_cost_what_they_took(
-    tunable: dict[str, Any], driver: MakeDriver
+    one_price: dict[str, Any], driver: MakeDriver
 ) -> None:
-    drive = driver(tunable)
+    drive = driver(one_price)
     drive.start()
     while drive.ask() is not None:
         drive.end(diverge_of(drive.folder))
@@ -93,20 +95,20 @@ def test_diverged_trials_are_of_no_use_and_cost_what_they_took(
     assert found.device_seconds == 100
     assert found.winners == []
     assert "the study's own settings stay" in found.notes[0]
-    assert driver(tunable).run() == "the budget is spent"
+    assert driver(one_price).run() == "the budget is spent"
 
 
 def test_what_diverged_early_does_not_pass_for_a_cheap_trial(
-    tunable: dict[str, Any], driver: MakeDriver
+    one_price: dict[str, Any], driver: MakeDriver
 ) -> None:
-    tunable["methods"][1]["lam"] = 1
-    drive = driver(tunable, slots=4, seconds=lambda trial: 60.0)
+    one_price["methods"][1]["lam"] = 1
+    drive = driver(one_price, slots=4, seconds=lambda trial: 60.0)
     drive.start()
     drive.ask()
     drive.end()
     assert drive.ask() is None, "40 s are left, and a trial takes 60"
-    tunable["tune"]["budget"] = "130s"
-    drive = driver(tunable, slots=4)
+    one_price["tune"]["budget"] = "130s"
+    drive = driver(one_price, slots=4)
     drive.start()
     drive.ask()
     drive.end(diverge_of(drive.folder, 2.0))
@@ -115,10 +117,10 @@ def test_what_diverged_early_does_not_pass_for_a_cheap_trial(
 
 
 def test_a_trial_that_was_stopped_early_is_pruned_and_not_tried_again(
-    tunable: dict[str, Any], driver: MakeDriver
+    one_price: dict[str, Any], driver: MakeDriver
 ) -> None:
-    tunable["tune"]["early_stopping"] = {"slack": 0.0}
-    drive = driver(tunable)
+    one_price["tune"]["early_stopping"] = {"slack": 0.0}
+    drive = driver(one_price)
     drive.start()
     drive.ask()
     drive.end(lambda trial: epochs_of(drive.folder, trial, 4.0))
@@ -126,7 +128,7 @@ def test_a_trial_that_was_stopped_early_is_pruned_and_not_tried_again(
     assert trial.state == TrialState.PRUNED
     (trial,) = drive.found().trials
     assert (trial.state, trial.device_seconds) == ("stopped early", 4.0)
-    again = driver(tunable)
+    again = driver(one_price)
     again.run()
     assert drive.begun[0] not in again.begun
     assert again.found().device_seconds == 94
@@ -135,9 +137,9 @@ def test_a_trial_that_was_stopped_early_is_pruned_and_not_tried_again(
 
 
 def test_points_that_do_not_agree_with_their_images_are_a_failure(
-    tunable: dict[str, Any], driver: MakeDriver, finish_trial: Callable[..., None]
+    one_price: dict[str, Any], driver: MakeDriver, finish_trial: Callable[..., None]
 ) -> None:
-    drive = driver(tunable)
+    drive = driver(one_price)
     drive.start()
 
     def damaged(trial: PlannedTrial) -> None:
@@ -151,9 +153,9 @@ def test_points_that_do_not_agree_with_their_images_are_a_failure(
 
 
 def test_values_are_the_mean_over_the_points_of_a_once_for_all_network(
-    tunable: dict[str, Any], driver: MakeDriver, finish_trial: Callable[..., None]
+    one_price: dict[str, Any], driver: MakeDriver, finish_trial: Callable[..., None]
 ) -> None:
-    drive = driver(tunable, "oat")
+    drive = driver(one_price, "oat")
     drive.start()
     trial = drive.ask()
     assert trial is not None
@@ -164,8 +166,8 @@ def test_values_are_the_mean_over_the_points_of_a_once_for_all_network(
     assert [(point["lam"], point["sa"]) for point in found.points] == [(0.0, 0.85), (1.0, 0.85)]
 
 
-def test_optunas_front_is_that_of_the_points(tunable: dict[str, Any], driver: MakeDriver) -> None:
-    drive = driver(tunable)
+def test_optunas_front_is_that_of_the_points(one_price: dict[str, Any], driver: MakeDriver) -> None:
+    drive = driver(one_price)
     drive.run()
     found = drive.found()
     best = {trial.number for trial in drive.study.best_trials}
@@ -174,14 +176,14 @@ def test_optunas_front_is_that_of_the_points(tunable: dict[str, Any], driver: Ma
 
 
 def test_methods_with_unequal_resources_have_no_equal_budget_and_it_is_said(
-    tunable: dict[str, Any], driver: MakeDriver
+    one_price: dict[str, Any], driver: MakeDriver
 ) -> None:
-    drive = driver(tunable)
+    drive = driver(one_price)
     drive.run()
     assert drive.found().notes == []
-    tunable["methods"][0]["resources"] = {"cpu": 4}
+    one_price["methods"][0]["resources"] = {"cpu": 4}
     for method, cpus in (("oat", 4), ("trades", 1)):
-        drive = driver(tunable, method)
+        drive = driver(one_price, method)
         drive.run()
         (note,) = drive.found().notes
         assert note.startswith(f"a second of its training is one of {cpus} CPU and 0 GPU;")
