@@ -9,14 +9,14 @@ from studies.trial.run import run_trial
 from tests.studies.trial.trials import ignore, place_of
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _forget_data() -> Iterator[None]:
     """Let no test read what another one has put in place of the data."""
     yield
     load.cache_clear()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Run a trial of three epochs to its end, once for all who ask."""
     storage = tmp_path_factory.mktemp("undisturbed")

@@ -9,8 +9,7 @@ from studies.planning.plan import PlannedTrial
 from studies.storage.local import LocalFolder
 from studies.study_file.loading import load_study
 from studies.trial.run import run_trial
-
-LABELS = ["oat lambda_choices=(0.0,1.0)", "pgd_at λ=0", "pgd_at λ=1", "trades β=1"]
+from tests.studies.trial.trials import LABELS, place_of
 
 DEDICATED = LABELS[1:]
 
@@ -23,10 +22,6 @@ def trials_of(source: dict[str, Any], storage: Path, *overrides: str) -> dict[st
 
 def trial_of(source: dict[str, Any], label: str, storage: Path, *overrides: str) -> PlannedTrial:
     return trials_of(source, storage, *overrides)[f"{label}#0"]
-
-
-def place_of(trial: PlannedTrial, storage: Path) -> LocalFolder:
-    return LocalFolder(storage / "tiny" / "trials" / trial.run_key)
 
 
 def run_and_read(trial: PlannedTrial, storage: Path) -> list[dict[str, Any]]:

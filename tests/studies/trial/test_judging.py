@@ -26,12 +26,11 @@ from studies.trial.records import read_result, read_weights
 from studies.trial.run import run_trial
 from tests.studies.trial.judged import (
     DEDICATED,
-    LABELS,
-    place_of,
     run_and_read,
     trial_of,
     trials_of,
 )
+from tests.studies.trial.trials import LABELS, place_of
 
 TRANSFER = "evaluate.attacks=[{name: pgd, steps: 1}, {name: transfer, steps: 3}]"
 

@@ -8,7 +8,8 @@ from oat.masking import check_masking
 from studies.planning.plan import ONLY_CHECKS, PlannedTrial
 from studies.storage.sealed import unseal
 from studies.trial.records import read_checks, read_result
-from tests.studies.trial.judged import DEDICATED, LABELS, place_of, run_and_read, trial_of
+from tests.studies.trial.judged import DEDICATED, run_and_read, trial_of
+from tests.studies.trial.trials import LABELS, place_of
 
 
 @pytest.fixture

@@ -38,6 +38,8 @@ from tests.studies.trial.trials import (
     weights_of,
 )
 
+pytestmark = pytest.mark.usefixtures("_forget_data")
+
 CASES = [(label, ()) for label in LABELS] + [(label, WIDE) for label in WIDE_LABELS]
 
 RANDOM = [LABELS[0], "pgd_at λ=1", "trades β=1"]

@@ -22,6 +22,8 @@ from tests.studies.trial.trials import (
     weights_of,
 )
 
+pytestmark = pytest.mark.usefixtures("_forget_data")
+
 
 def _cut(data: bytes) -> bytes:
     return data[: len(data) // 2]
