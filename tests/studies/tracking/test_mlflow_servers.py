@@ -386,5 +386,6 @@ def test_a_database_that_dies_behind_a_living_server_is_one_sentence(
     assert studies.sync(study, storage=storage) == 5
     _is_whole(server.url, study, storage)
     # the other kind of client goes on where it was, too
-    trackers[1].finish(plan, folder, study_points(plan, folder))
+    trackers[1].sync(plan, folder)
+    trackers[1].close(plan, folder, study_points(plan, folder))
     _is_whole(server.url, study, storage)
