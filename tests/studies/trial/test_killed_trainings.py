@@ -27,7 +27,7 @@ def _real(path: Path, kills: Sequence[int]) -> tuple[dict[str, bytes], list[Any]
 
     def job() -> Any:
         (planned,) = make_plan(study, world.disk).trials
-        return planned.job if planned.to_run else None
+        return planned.job if planned.needs_run else None
 
     for operations in (*kills, 10**4):
         wanted = job()

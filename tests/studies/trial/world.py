@@ -347,4 +347,4 @@ def check_plan(plan: Plan, world: World) -> None:
             assert result is None
             there = any(folder.size(slot) for slot in SLOTS)
             assert there == (planned.state == "unfinished")
-        assert planned.to_run == (planned.state not in {"done", "diverged"})
+        assert planned.needs_run == (planned.state not in {"done", "diverged"})
