@@ -166,7 +166,7 @@ def measure_one(seed: int, budget: str, scratch: Path) -> dict[str, Any]:
     }
     runs = Counter(
         run.data.tags["oat.key"]
-        for run in Experiment(f"sqlite:///{storage / 'mlflow.db'}", study.name)._search(
+        for run in Experiment(f"sqlite:///{storage / 'mlflow.db'}", study.name).search(
             "tags.`oat.kind` = 'trial'"
         )
     )
