@@ -1,4 +1,7 @@
-"""The attacks that finished models are judged by, as configs; `oat.evaluation` runs them."""
+"""The attacks that finished models are judged by, as configs; `oat.evaluation` runs them.
+
+A new one is a class here, in `AnyAttack` and `ATTACKS`, and a branch in `oat.evaluation`.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

@@ -119,7 +119,13 @@ def _survivors(
     right: Tensor,
     starts: Sequence[torch.Generator],
 ) -> Tensor:
-    """Return which images of a batch withstand a gradient attack, bool (N,)."""
+    """Return which images of a batch withstand a gradient attack, bool (N,).
+
+    Raises:
+        TypeError: Nothing here runs an attack of this class.
+    """
+    if not isinstance(attack, Pgd | Fgsm | Transfer):
+        raise TypeError(f"`oat.evaluation` cannot run an attack of class {type(attack).__name__}.")
     alive, start = right.nonzero().squeeze(1), images
     if not isinstance(attack, Fgsm):
         start = start_point(images, attack.radius(), "uniform", starts[0])

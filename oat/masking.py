@@ -1,7 +1,7 @@
 """Numbers that tell an honest robust accuracy from one that rests on masked gradients.
 
-They are judged, and named, in `studies.results.masking`. Sources: Athalye et al., ICML 2018, section 3.1;
-Carlini et al., On Evaluating Adversarial Robustness, 2019.
+They are judged, and named, in `studies.results.masking`. Sources: Athalye et al., ICML 2018,
+section 3.1; Carlini et al., On Evaluating Adversarial Robustness, 2019.
 """
 
 from dataclasses import dataclass

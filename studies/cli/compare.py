@@ -8,6 +8,7 @@ import typer
 import studies
 from studies.cli.options import Json, Overrides, Storage
 from studies.cli.printing import comparison_record, print_comparison, this_command
+from studies.comparison.verdict import MARGIN
 from studies.storage.addresses import DEFAULT_STORAGE
 
 
@@ -23,7 +24,7 @@ def compare(
         str | None,
         typer.Option(help="last, averaged or chosen; else the first of the study's own."),
     ] = None,
-    margin: Annotated[float, typer.Option(help="How much worse is free, as a fraction.")] = 0.01,
+    margin: Annotated[float, typer.Option(help="How much worse is free, as a fraction.")] = MARGIN,
     force: Annotated[bool, typer.Option(help="Compare different settings all the same.")] = False,
     as_json: Json = False,
 ) -> None:

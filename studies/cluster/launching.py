@@ -20,16 +20,13 @@ from ray.tune.search import Searcher
 from studies.cluster.capacity import Request, node_sizes, request_of
 from studies.cluster.configs import LaunchConfig, WorkerConfig
 from studies.cluster.evictions import evictions_survived
-from studies.cluster.retries import GaveUp, Retries, run_key_of, with_room
+from studies.cluster.retries import LOST_WORKER_RETRIES, GaveUp, Retries, run_key_of, with_room
 from studies.cluster.stalls import StartWatch
 from studies.cluster.worker import MARK, resources_of, trainable
 from studies.planning.plan import Plan, PlannedTrial
 from studies.storage.folder import Folder
 from studies.trial.provenance import versions
 from studies.trial.shapes import TrialReport
-
-LOST_WORKER_RETRIES = 5
-"""Times that a trial is started again without having got on since the last time."""
 
 log = logging.getLogger("oat.ray")
 

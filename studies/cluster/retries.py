@@ -20,6 +20,13 @@ NODE_DEATH = "its node has died"
 """What Ray says of an actor whose node it has lost."""
 
 
+LOST_WORKER_RETRIES = 5
+"""Times that a trial is started again without having got on since the last time."""
+
+LOSSES_BEFORE_MORE_ROOM = 2
+"""Losses at one place after which a trial has more room: a lack of memory may look like any."""
+
+
 class TrialOutOfMemory(Exception):
     """A trial has run out of memory, and may have more room."""
 
@@ -58,7 +65,7 @@ class Retries(FIFOScheduler):  # type: ignore[misc]
             return  # it was the last time: Tune does not take it off its worker to start it again
         error = _error_of(trial)
         killed = isinstance(error, RayActorError) and NODE_DEATH not in str(error)
-        twice = killed and trial.run_metadata.num_failures >= 2
+        twice = killed and trial.run_metadata.num_failures >= LOSSES_BEFORE_MORE_ROOM
         if not twice and not _is_out_of_memory(error):
             return
         config: WorkerConfig = trial.config["trial"]

@@ -1,4 +1,4 @@
-"""The answer of a comparison: its tables, its verdict, and the sentences that say it."""
+"""The answer of a comparison as it is kept and said; `comparison.verdict` gives the verdict."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from studies.comparison.pairs import VERDICTS
+from studies.comparison.verdict import VERDICTS
 from studies.naming import in_points
 from studies.results.masking import masking_verdict
 from studies.statistics.intervals import LEVEL, Interval

@@ -19,20 +19,18 @@ from studies.comparison.guards import (
 )
 from studies.comparison.notes import missing_notes, stronger_note, unequal_note, width_note
 from studies.comparison.pairs import (
-    VERDICTS,
     against_plainest,
     nearest_dedicated,
     pair_cells,
     pair_table,
 )
 from studies.comparison.resampling import Resampled
+from studies.comparison.verdict import MARGIN, verdict_on_all
 from studies.errors import ComparisonError
 from studies.methods import ONCE
 from studies.results.masking import masking_table
 from studies.results.reading import correctness
 from studies.trial.records import Correct
-
-MARGIN = 0.01
 
 
 def compare(
@@ -112,7 +110,7 @@ def _compare(
         cells=draws.cells,
         nearest=nearest_dedicated(draws),
         fronts=fronts,
-        verdict=_overall(table),
+        verdict=verdict_on_all(table),
         margin=margin,
         notes=notes,
         masking=masking,
@@ -207,12 +205,3 @@ def _strongest(points: pd.DataFrame) -> str:
     for most in ("judged", "images"):
         attacks = attacks[attacks[most] == attacks[most].max()]
     return str(attacks["ra"].idxmin())
-
-
-def _overall(table: pd.DataFrame) -> str:
-    """Give the verdict on all pairs: the worst that any of them has."""
-    found = set(table["verdict"]) if len(table) else set()
-    for verdict in reversed(VERDICTS):
-        if verdict in found:
-            return verdict
-    return "undecided"

@@ -12,28 +12,11 @@ from numpy.typing import NDArray
 
 from oat.lambdas import SAME_LAM
 from studies.comparison.resampling import Resampled
+from studies.comparison.verdict import verdict_of
 from studies.statistics.intervals import Interval
-
-VERDICTS = ("better", "free", "undecided", "not free")
-"""From the best to the worst."""
 
 DIFFERENCES = [f"{name}{end}" for name in ("d_sa", "d_ra") for end in ("", "_low", "_high")]
 """Columns of differences in SA and RA, as fractions, with the ends of their intervals."""
-
-
-def verdict_of(sa: Interval, ra: Interval, margin: float) -> str:
-    """Give the verdict on one pair of differences, OAT minus dedicated.
-
-    ``better`` if both intervals lie above 0; ``free`` if both lie above ``-margin``; ``not
-    free`` if one lies wholly below ``-margin``; else ``undecided``.
-    """
-    if sa.low > 0 and ra.low > 0:
-        return "better"
-    if sa.low >= -margin and ra.low >= -margin:
-        return "free"
-    if sa.high < -margin or ra.high < -margin:
-        return "not free"
-    return "undecided"
 
 
 def pair_cells(draws: Resampled) -> list[tuple[int, int]]:

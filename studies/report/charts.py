@@ -1,4 +1,4 @@
-"""The interactive charts of the page, as plain values of plotly."""
+"""The interactive charts of the page, as plain values of plotly; colours are in `report.styles`."""
 
 import math
 from collections.abc import Iterable, Mapping

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from studies.comparison.answer import Comparison
-from studies.comparison.pairs import VERDICTS
+from studies.comparison.verdict import VERDICTS
 from studies.naming import duration, value_text
 
 HEADINGS = {

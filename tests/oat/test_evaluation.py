@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from baselines import PgdAt
 from oat import evaluation
-from oat.adversaries import Pgd
+from oat.adversaries import EvaluationAttack, Pgd
 from oat.attacks import ball, start_point
 from oat.data import Split
 from oat.deploy import OperatingPoint, fold
@@ -126,6 +126,21 @@ def test_evaluation_repeats_whatever_the_global_generator_does() -> None:
     second = evaluate(network, split, attack, batch_size=13)
     assert torch.equal(first.robust, second.robust)
     assert 0 < first.ra < first.sa
+
+
+class Unknown(EvaluationAttack):
+    """An attack that was written down and that nothing runs."""
+
+    label = "unknown"
+
+    def passes(self) -> float:
+        return 1.0
+
+
+def test_an_attack_that_nothing_runs_is_refused_and_leaves_no_model_robust() -> None:
+    network = RowByRow()
+    with pytest.raises(TypeError, match="class Unknown"):
+        evaluate(network, split_of(network), Unknown(eps=0.1))
 
 
 def test_clean_part_is_plain_accuracy() -> None:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.comparison.comparing import MARGIN, compare
-from studies.comparison.pairs import verdict_of
+from studies.comparison.comparing import compare
+from studies.comparison.verdict import MARGIN, verdict_of
 from studies.statistics.intervals import Interval
 from tests.studies.comparison.models import (
     Model,

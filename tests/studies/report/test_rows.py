@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from studies.comparison.answer import Comparison
-from studies.comparison.pairs import VERDICTS
+from studies.comparison.verdict import VERDICTS
 from studies.report.markdown import markdown_tables
 from studies.report.origin import Origin
 from studies.report.rows import HEADINGS, front_rows, rows, variant_rows
