@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, TypedDict, cast
+from typing import Literal, TypedDict, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -47,18 +47,7 @@ Checked = Literal[
     "ra_eps_half",
     "zero_gradients",
 ]
-CHECKED: tuple[Checked, ...] = (
-    "images",
-    "sa",
-    "ra",
-    "ra_restarts",
-    "ra_noise",
-    "ra_eps_0",
-    "ra_eps_2x",
-    "ra_eps_4x",
-    "ra_eps_half",
-    "zero_gradients",
-)
+CHECKED: tuple[Checked, ...] = get_args(Checked)
 CHECK_COLUMNS = (
     *(f"check_{name}" for name in CHECKED),
     "check_gap_autoattack",
