@@ -43,6 +43,7 @@ def options(
     """Is the trade-off of once-for-all adversarial training free? Studies that answer it."""
 
 
+# in the order of `oat --help`
 for command in (
     init,
     schema,
@@ -60,7 +61,7 @@ for command in (
     runs,
     sync,
     ui,
-):  # fmt: skip -- in the order of `oat --help`
+):
     app.command()(command)
 
 
