@@ -51,8 +51,8 @@ def compare(
         command: What the report names as the command that made it; empty is "from Python".
 
     Raises:
-        ComparisonError: There are no points, they come from different settings, or a report is
-            asked for of a frame, which does not say where its points come from.
+        ComparisonError: No study is named, there are no points, they come from different settings,
+            or a report is asked for of a frame, which does not say where its points come from.
         StudyError: A study is faulty.
     """
     if isinstance(studies, pd.DataFrame):
@@ -66,6 +66,8 @@ def compare(
     named: Sequence[Source] = (
         [studies] if isinstance(studies, str | Path | Mapping | Study) else studies
     )
+    if not named:
+        raise ComparisonError("`studies` names none; give at least one study to compare.")
     resolved = [load_study(study, overrides) for study in named]
     frames = [points_of(study, storage=storage) for study in resolved]
     points = pd.concat(frames, ignore_index=True).drop_duplicates("point_key", ignore_index=True)
