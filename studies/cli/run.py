@@ -28,6 +28,7 @@ from studies.cli.printing import (
     this_command,
 )
 from studies.console import say
+from studies.errors import QueryError
 from studies.storage.addresses import DEFAULT_STORAGE
 
 
@@ -173,4 +174,8 @@ def points(
     table = studies.points(
         study, columns=column_names(columns), storage=storage, overrides=overrides or ()
     )
+    if table.empty:
+        raise QueryError(
+            f"Study '{study}' has no points in '{storage}' yet; `oat run {study}` makes them."
+        )
     print_points(table, columns, as_format)

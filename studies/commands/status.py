@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from oat.names import unknown
 from studies.driver.places import study_folder
-from studies.errors import QueryError, StudyError
+from studies.errors import StudyError
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan
+from studies.results.points import check_columns
 from studies.results.reading import study_points
 from studies.storage.addresses import DEFAULT_STORAGE
 from studies.study_file.loading import Source, load_study
@@ -107,16 +107,7 @@ def points(
     resolved = load_study(study, overrides)
     folder = study_folder(resolved, storage)
     table = study_points(make_plan(resolved, folder), folder)
-    return table if columns is None else chosen_columns(table, columns)
-
-
-def chosen_columns(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Return some columns of a frame, in the order that is asked for.
-
-    Raises:
-        QueryError: There is no such column.
-    """
-    for column in columns:
-        if column not in table:
-            raise QueryError(unknown("column", column, list(table)))
+    if columns is None:
+        return table
+    check_columns(columns, table.columns)
     return table[list(columns)]

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.console import Console
 
-from oat.names import unknown
 from studies.driver.lease import only_driver
 from studies.driver.places import study_folder, tracking_place
-from studies.errors import QueryError, TuningError
+from studies.errors import TuningError
 from studies.planning.expand import make_plan
+from studies.results.points import check_columns
 from studies.results.reading import study_points
 from studies.storage.addresses import DEFAULT_STORAGE
 from studies.study_file.loading import Source, load_study
@@ -60,9 +60,7 @@ def runs(
     check_server(uri)
     tracker = Tracker(uri, load_study(study, overrides).name, artifacts)
     known = tracker.columns()
-    for column in columns or ():
-        if column not in known:
-            raise QueryError(unknown("column", column, known))
+    check_columns(columns or (), known)
     kind = "validation" if tuning else "point"
     if where is None:
         table = tracker.points(kind=kind)

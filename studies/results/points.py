@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
+from oat.names import unknown
+from studies.errors import QueryError
 from studies.results.masking import CHECK_COLUMNS
 
 COLUMNS: dict[str, str] = {
@@ -96,6 +98,18 @@ def frame(rows: Iterable[Mapping[str, object]], also: Iterable[str] = ()) -> pd.
     types = {**COLUMNS, **dict.fromkeys(also, "float64")}
     table = pd.DataFrame(list(rows), columns=list(types))
     return table.astype(types).sort_values(ORDER, ignore_index=True)
+
+
+def check_columns(wanted: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse columns that a table does not have.
+
+    Raises:
+        QueryError: With the nearest name.
+    """
+    there = list(known)
+    for column in wanted:
+        if column not in there:
+            raise QueryError(unknown("column", column, there))
 
 
 def attack_column(label: str) -> str:
