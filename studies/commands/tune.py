@@ -6,7 +6,7 @@ held-out images as its two values. Test images are not looked at.
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from studies.planning.expand import make_plan
 from studies.planning.plan import Plan
 from studies.storage.addresses import DEFAULT_STORAGE, without_credentials
 from studies.storage.folder import Folder
+from studies.storage.sealed import ResultError
 from studies.study_file.loading import Source, load_study
 from studies.study_file.study import Study
 from studies.tuning.candidates import Tunable, tuned_methods
@@ -131,7 +132,7 @@ def tune(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with only_driver(resolved, folder, console):
         before = make_plan(resolved, folder)
-        check_budget(methods, before)
+        check_budget(methods, before, trained_before(folder))
         with optuna_faults(url):
             database = optuna.storages.RDBStorage(url)
             searches = {tuned.name: open_search(tuned, database, url) for tuned in methods}
@@ -152,13 +153,33 @@ def tune(
         return TuneOutcome(outcome.searches, outcome.tuned, outcome.storage, outcome.notes + notes)
 
 
-def check_budget(methods: Sequence[Tunable], current: Plan) -> None:
+def trained_before(folder: Folder) -> set[str]:
+    """Return the methods that an earlier tuning of the study has trained at least once."""
+    try:
+        record = read_record(folder)
+    except ResultError:  # it is written anew
+        record = None
+    searches = [] if record is None else searches_of(record)
+    return {search.method for search in searches if search.winners}
+
+
+def check_budget(
+    methods: Sequence[Tunable], current: Plan, trained: Collection[str] = frozenset()
+) -> None:
     """Refuse a budget of which a method cannot train once.
+
+    Args:
+        methods: What is tuned.
+        current: The study's plan, which says what training costs.
+        trained: Names of methods that have been trained before. They are not checked: their
+            search goes on or is at its end.
 
     Raises:
         TuningError: It is too small; says how much one trial takes.
     """
     for tuned in methods:
+        if tuned.name in trained:
+            continue
         dearest = tuned.dearest_units() * current.seconds_per_unit
         if dearest > tuned.settings.seconds:
             basis = "as measured" if current.measured else "a rough guess before any has run"
