@@ -1,5 +1,6 @@
 """What many tests share: one thread, a seeded generator, small batches and networks."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -74,3 +75,10 @@ def passes() -> Iterator[Callable[[Network], list[int]]]:
     yield watch
     for handle in handles:
         handle.remove()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run files of slow tests first, so that no worker is left alone with one at the end."""
+    count = Counter(item.path for item in items)
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path] / count[item.path])
