@@ -26,7 +26,7 @@ from studies.study_file.study import Study
 from studies.trial.records import read_points, read_result
 
 OAT = Path(sys.executable).with_name("oat")
-START_SECONDS = 60.0
+START_SECONDS = 600.0
 """What a driver may take until its first trial runs."""
 NOT_TAKEN = "did not take all results"
 """What a driver says of an MLflow that was away when it ended."""

@@ -102,7 +102,7 @@ class Home:
     def oat(self, *arguments: object) -> Ended:
         """Run the command to its end."""
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=1000)
         return Ended(process.returncode, out, err)
 
     def trials(self, *states: TrialState) -> list[optuna.trial.FrozenTrial]:
@@ -156,7 +156,7 @@ class Home:
 def _kill_when_one_runs(home: Home) -> None:
     """Tune, and kill the driver once a trial is done and another is at work."""
     process = home.start("tune", "tuned.yaml")
-    until = time.monotonic() + 120
+    until = time.monotonic() + 1000
     try:
         while not home.states() >= {"COMPLETE", "RUNNING"}:
             assert process.poll() is None, process.communicate()[1]

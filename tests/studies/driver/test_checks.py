@@ -215,7 +215,7 @@ def _oat(cluster: dict[str, str], *words: str) -> subprocess.CompletedProcess[st
     command = [str(OAT), *words, "--address", cluster["ADDRESS"]]
     return subprocess.run(
         command, env=os.environ | cluster | {"COLUMNS": "200"},
-        capture_output=True, text=True, check=False, timeout=200,
+        capture_output=True, text=True, check=False, timeout=1000,
     )  # fmt: skip
 
 

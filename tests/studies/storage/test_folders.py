@@ -411,7 +411,7 @@ def test_what_is_looked_up_in_threads_keeps_its_order_and_so_many_run_at_a_time(
     together = threading.Barrier(READERS)
 
     def look_up(item: int) -> int:
-        together.wait(timeout=5)
+        together.wait(timeout=1000)
         return -item
 
     items = range(2 * READERS)
