@@ -254,11 +254,11 @@ def _run_until_a_checkpoint(
             found = storage.glob("tiny/trials/*/checkpoint")
             return any(path.stat().st_mtime > began for path in found)
 
-        _wait_for(working, 120)
+        _wait_for(working, 1000)
         family = _descendants(process.pid)
         stop(process.pid)
-        code = process.wait(60)
-    left = _outlive(family, 20)
+        code = process.wait(1000)
+    left = _outlive(family, 300)
     plan = studies.plan(tiny_file, storage=storage, overrides=SETTINGS)
     return Stopped(
         storage,

@@ -19,6 +19,7 @@ from studies.cluster.capacity import node_sizes
 from studies.cluster.retries import GaveUp, Retries, TrialOutOfMemory
 from studies.cluster.worker import MARK, _check_storage
 from studies.storage.local import LocalFolder
+from tests.studies.cluster.lives import tell
 
 RETRIES = 2
 """Fewer than a study has: each costs a process."""
@@ -37,13 +38,6 @@ def many_cpus() -> Iterator[None]:
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
-
-
-def _tell(place: Path, line: str) -> int:
-    """Add a line to what trials leave behind; return how many there are."""
-    with (place / "lives").open("a") as file:
-        file.write(f"{line}\n")
-    return len((place / "lives").read_text().splitlines())
 
 
 def _run(place: Path, live: Callable[[dict[str, Any]], None]) -> dict[str, str]:
@@ -88,7 +82,7 @@ def test_a_trial_without_memory_has_twice_the_room_until_a_node_has_no_more(
     def live(config: dict[str, Any]) -> None:
         trial = config["trial"]
         (held,) = [r for r in ray.get_runtime_context().get_assigned_resources().items()][:1]
-        _tell(Path(trial["place"]), f"{trial['request']['CPU']:g} {trial['can_grow']} {held[1]:g}")
+        tell(Path(trial["place"]), f"{trial['request']['CPU']:g} {trial['can_grow']} {held[1]:g}")
         tune.report({"kind": "epoch"})
         if trial["can_grow"]:
             raise TrialOutOfMemory("out of memory")
@@ -105,7 +99,7 @@ def test_a_worker_may_be_killed_any_number_of_times_as_long_as_its_trial_gets_on
     deaths = RETRIES + 2
 
     def live(config: dict[str, Any]) -> None:
-        count = _tell(Path(config["trial"]["place"]), f"{config['trial']['request']['CPU']:g}")
+        count = tell(Path(config["trial"]["place"]), f"{config['trial']['request']['CPU']:g}")
         tune.report({"kind": "epoch"})
         tune.report({"kind": "epoch"})  # the one before has surely arrived
         if count <= deaths:
@@ -118,7 +112,7 @@ def test_a_worker_may_be_killed_any_number_of_times_as_long_as_its_trial_gets_on
 @under_ray
 def test_epochs_that_no_checkpoint_holds_are_no_progress(many_cpus: None, tmp_path: Path) -> None:
     def live(config: dict[str, Any]) -> None:
-        _tell(Path(config["trial"]["place"]), "lives")
+        tell(Path(config["trial"]["place"]), "lives")
         tune.report({"kind": "epoch", "saved": False})
         tune.report({"kind": "epoch", "saved": False})
         os.kill(os.getpid(), signal.SIGKILL)
@@ -134,7 +128,7 @@ def test_a_worker_that_does_not_begin_is_ended_and_its_trial_goes_on(
     monkeypatch.setattr(stalls, "START_SECONDS", 8.0)
 
     def live(config: dict[str, Any]) -> None:
-        if _tell(Path(config["trial"]["place"]), "began") == 1:
+        if tell(Path(config["trial"]["place"]), "began") == 1:
             time.sleep(3600)
         tune.report({"kind": "start"})
         time.sleep(12)  # whoever has begun may take any time
@@ -154,7 +148,7 @@ class _Hangs:
 
 
 def _hang_once(place: Path, driver: int) -> _Hangs:
-    if os.getpid() != driver and _tell(place, "made") == 1:
+    if os.getpid() != driver and tell(place, "made") == 1:
         os.kill(os.getpid(), signal.SIGSTOP)  # deaf to all but SIGKILL
     return _Hangs(place)
 
@@ -197,7 +191,7 @@ def test_a_worker_that_dies_at_the_same_place_again_and_again_is_given_up_with_m
     many_cpus: None, tmp_path: Path
 ) -> None:
     def live(config: dict[str, Any]) -> None:
-        _tell(Path(config["trial"]["place"]), f"{config['trial']['request']['CPU']:g}")
+        tell(Path(config["trial"]["place"]), f"{config['trial']['request']['CPU']:g}")
         os.kill(os.getpid(), signal.SIGKILL)
 
     assert _run(tmp_path, live) == {"key": "its worker died"}
@@ -211,7 +205,7 @@ def test_an_error_that_is_no_lack_of_memory_gives_no_more_room(
     many_cpus: None, tmp_path: Path
 ) -> None:
     def live(config: dict[str, Any]) -> None:
-        _tell(Path(config["trial"]["place"]), f"{config['trial']['request']['CPU']:g}")
+        tell(Path(config["trial"]["place"]), f"{config['trial']['request']['CPU']:g}")
         raise OSError("Storage is away.")
 
     assert _run(tmp_path, live) == {"key": "OSError: Storage is away."}
