@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from oat.models import Conditioning, Network
 from oat.models.norm import Condition
 from oat.models.slimmable import check_width
 
+InnerAttack = Literal["own", "study"]
+"""Whose start and step size the inner attack has."""
+
 PUBLISHED_REACH = 10 * 0.007 / 0.031
 """How far the steps of the authors' CIFAR-10 script reach together, in units of ε."""
 
@@ -26,6 +29,8 @@ class Trades:
     Attributes:
         beta: Weight of the KL term, not negative.
         width_mult: Share of the configured channels that the network has, in (0, 1].
+        attack: ``own`` starts the inner attack beside the image and takes the authors' step size;
+            ``study`` starts and steps as that of the other methods does. Both ascend the KL.
 
     Raises:
         ValueError: A value is out of its range.
@@ -34,9 +39,12 @@ class Trades:
     name: ClassVar[str] = "trades"
     beta: float = 6.0
     width_mult: float = 1.0
+    attack: InnerAttack = "own"
 
     def __post_init__(self) -> None:
         check_width(self.width_mult)
+        if self.attack not in get_args(InnerAttack):
+            raise ValueError(f"`attack` must be 'own' or 'study', got '{self.attack}'.")
         if not 0 <= self.beta < float("inf"):
             raise ValueError(f"`beta` must be a finite number of at least 0, got {self.beta:g}.")
 
@@ -60,6 +68,7 @@ class Trades:
             images,
             labels,
             beta=self.beta,
+            inner=self.attack,
             attack=attack,
             generator=generator,
             label_smoothing=label_smoothing,
@@ -105,13 +114,14 @@ def trades_loss(
     beta: float,
     attack: Attack,
     generator: torch.Generator,
+    inner: InnerAttack = "own",
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """Add to the clean cross-entropy the KL divergence from the clean to the attacked output.
 
-    Each row costs ``CE(f(x), y) + beta * KL(p(x) || p(x_adv))``. The attack ascends the same KL
-    from ``x + 0.001 N(0, 1)``; the clean probabilities are constant there and computed once. No
-    attack runs at ``beta == 0``.
+    Each row costs ``CE(f(x), y) + beta * KL(p(x) || p(x_adv))``. The attack ascends the same KL,
+    as published from ``x + 0.001 N(0, 1)``; the clean probabilities are constant there and computed
+    once. No attack runs at ``beta == 0``.
 
     Args:
         model: A plain network in train mode.
@@ -120,6 +130,7 @@ def trades_loss(
         beta: Weight of the KL term.
         attack: Inner maximisation; its ``auto`` step size is that of `trades_attack`.
         generator: Source of the random start.
+        inner: ``study`` takes the attack as it is, with its uniform start.
         label_smoothing: Of the cross-entropy; the KL term has no labels.
 
     Returns:
@@ -138,9 +149,9 @@ def trades_loss(
         frozen,
         lambda adv: kl_rows(log_p, functional.log_softmax(adv, dim=1)),
         images,
-        trades_attack(attack),
+        trades_attack(attack) if inner == "own" else attack,
         generator=generator,
-        start="gaussian",
+        start="gaussian" if inner == "own" else "uniform",
     )
     adv = functional.log_softmax(model(images_adv).float(), dim=1)
     return clean + beta * kl_rows(functional.log_softmax(logits, dim=1), adv)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the 
     from studies.commands.jobs import job as job
     from studies.commands.jobs import logs as logs
     from studies.commands.jobs import submit as submit
+    from studies.commands.power import power as power
     from studies.commands.preflight import preflight as preflight
     from studies.commands.run import run as run
     from studies.commands.status import plan as plan
@@ -32,6 +33,7 @@ HOMES = {
     "schema": "study_file.json_schema",
     "validate": "study_file.loading",
     "load_study": "study_file.loading",
+    "power": "commands.power",
     "preflight": "commands.preflight",
     "plan": "commands.status",
     "run": "commands.run",

@@ -9,6 +9,7 @@ import typer
 
 from studies.cli.compare import compare
 from studies.cli.jobs import job, logs, submit
+from studies.cli.power import power
 from studies.cli.printing import err
 from studies.cli.run import plan, points, preflight, run, status
 from studies.cli.study_file import init, schema, validate
@@ -48,6 +49,7 @@ for command in (
     init,
     schema,
     validate,
+    power,
     preflight,
     plan,
     run,

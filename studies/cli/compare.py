@@ -7,7 +7,7 @@ import typer
 
 import studies
 from studies.cli.options import Json, Overrides, Storage
-from studies.cli.printing import comparison_record, print_comparison, this_command
+from studies.cli.printing import print_comparison, this_command
 from studies.comparison.verdict import MARGIN
 from studies.storage.addresses import DEFAULT_STORAGE
 
@@ -41,6 +41,6 @@ def compare(
         command=this_command(),
     )
     if as_json:
-        print(json.dumps(comparison_record(result), indent=1))
+        print(json.dumps(result.record(), indent=1))
     else:
         print_comparison(result)

@@ -22,6 +22,12 @@ JobServer = Annotated[
     str, typer.Option("--job-server", help="Job server of a cluster, such as http://HEAD:8265.")
 ]
 Columns = Annotated[str | None, typer.Option(help="Columns, separated by commas.")]
+HeldOut = Annotated[
+    bool,
+    typer.Option(
+        "--held-out", help="Points on held-out images instead, by which λ and settings are chosen."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -1,6 +1,5 @@
 """Where the commands print, and how they print frames, comparisons and notes."""
 
-import json
 import shlex
 import sys
 from typing import Any
@@ -19,30 +18,6 @@ if not out.is_terminal:
 def this_command() -> str:
     """Return the command as a shell would take it."""
     return shlex.join(["oat", *sys.argv[1:]])
-
-
-def comparison_record(result: Any) -> dict[str, Any]:
-    """Return a comparison as plain values for JSON."""
-
-    def records(table: pd.DataFrame) -> Any:
-        return json.loads(table.to_json(orient="records"))
-
-    return {
-        "attack": result.attack,
-        "verdict": result.verdict,
-        "answer": result.answer(),
-        "margin": result.margin,
-        "checkpoint": result.checkpoint,
-        "hypervolume_ratios": {name: vars(ratio) for name, ratio in result.ratios.items()},
-        "table": records(result.table),
-        "variants": records(result.variants),
-        "cells": records(result.cells),
-        "fronts": records(result.fronts),
-        "masking": records(result.masking),
-        "tuning": None if result.gains is None else records(result.gains.table),
-        "remarks": result.remarks(),
-        "notes": result.notes,
-    }
 
 
 def print_comparison(result: Any) -> None:

@@ -12,6 +12,7 @@ from studies.cli.options import (
     AsFormat,
     Columns,
     Format,
+    HeldOut,
     Json,
     Overrides,
     Storage,
@@ -43,6 +44,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """List every trial with its state and estimated time; starts nothing."""
+    from studies.commands.power import comparisons
     from studies.naming import duration
     from studies.planning.estimates import basis_in_words
 
@@ -80,6 +82,8 @@ def plan(
         f"{one} one at a time, {two} two, {eight} eight at a time."
     )
     print(f"Times are {basis_in_words([current.estimate(t) for t in left or current.trials])}.")
+    if comparisons(current.study):
+        print(f"What it can decide: {studies.power(current.study)}")
     if current.foreign:
         print(f"{len(current.foreign)} finished trials in storage do not belong to this study.")
 
@@ -168,11 +172,16 @@ def points(
     columns: Columns = None,
     as_format: AsFormat = Format.table,
     storage: Storage = DEFAULT_STORAGE,
+    held_out: HeldOut = False,
     overrides: Overrides = None,
 ) -> None:
     """Print the points of a study from storage; no MLflow is asked."""
     table = studies.points(
-        study, columns=column_names(columns), storage=storage, overrides=overrides or ()
+        study,
+        columns=column_names(columns),
+        storage=storage,
+        held_out=held_out,
+        overrides=overrides or (),
     )
     if table.empty:
         raise QueryError(

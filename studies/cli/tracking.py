@@ -13,6 +13,7 @@ from studies.cli.options import (
     AsFormat,
     Columns,
     Format,
+    HeldOut,
     Overrides,
     Storage,
     StudyArgument,
@@ -32,9 +33,7 @@ def runs(
     as_format: AsFormat = Format.table,
     storage: Storage = DEFAULT_STORAGE,
     tracking_uri: TrackingUri = None,
-    tuning: Annotated[
-        bool, typer.Option("--tuning", help="Points of tuning, on held-out images.")
-    ] = False,
+    held_out: HeldOut = False,
     overrides: Overrides = None,
 ) -> None:
     """Query the points of a study in MLflow."""
@@ -44,7 +43,7 @@ def runs(
         columns=column_names(columns),
         storage=storage,
         tracking_uri=tracking_uri,
-        tuning=tuning,
+        held_out=held_out,
         overrides=overrides or (),
     )
     print_points(table, columns, as_format)

@@ -107,7 +107,7 @@ class Progress(Callback):  # type: ignore[misc]
             trial.seed,
             0.0 if trial.state == "evaluate" else trial.units,
             trial.judge_units,
-            len(trial.job["points"]),
+            len(trial.job["points"]) + len(trial.job["held_out"]),
             "waiting" if trial.needs_run else trial.state,
         )
         if trial.needs_run:

@@ -1,7 +1,9 @@
 """Compare studies and write the report: `studies.compare`, and the last step of `studies.run`."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -14,6 +16,7 @@ from studies.driver.places import study_folder
 from studies.errors import ComparisonError
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan
+from studies.results.reading import MODELS
 from studies.storage.addresses import DEFAULT_STORAGE
 from studies.storage.folder import Folder
 from studies.storage.opening import open_folder
@@ -21,10 +24,14 @@ from studies.study_file.loading import Source, load_study
 from studies.study_file.study import Study
 from studies.tuning.gains import with_gains
 
+if TYPE_CHECKING:
+    from studies.report.answer import Answer
+
 
 def compare(
     studies: Source | Sequence[Source] | pd.DataFrame,
     *,
+    held_out_points: pd.DataFrame | None = None,
     storage: str | Path = DEFAULT_STORAGE,
     overrides: Sequence[str] = (),
     out: str | Path | None = None,
@@ -33,17 +40,19 @@ def compare(
     margin: float = MARGIN,
     force: bool = False,
     command: str = "",
-) -> Comparison:
+) -> "Answer":
     """Compare one network for every trade-off with one retrained for each.
 
     Args:
         studies: One study, or several whose points are put together: presets' names, YAML files,
             mappings or studies. Or a frame of points, as `studies.points` returns it.
+        held_out_points: To a frame that does not say where its points are stored, such as one of
+            `studies.runs`: the points of the same models on held-out images, by which λ is chosen.
         storage: Folder or URI of all studies' results.
         overrides: ``path.to.key=value`` each.
         out: Folder or URI for the report: page, figures and tables. None writes nothing.
-        attack: Which attack's RA to use; None is the strongest at the radius of training that
-            judged the most operating points on the most test images.
+        attack: Which attack's RA to use; None is the worst over the attacks at the radius of
+            training that judged the most operating points on the most test images.
         checkpoint: Which weights to compare; None is the first rule of the first study. Of a frame:
             the last where all models were judged with those.
         margin: How much worse, as a fraction, still counts as free.
@@ -55,13 +64,22 @@ def compare(
             or a report is asked for of a frame, which does not say where its points come from.
         StudyError: A study is faulty.
     """
+    from studies.report.answer import Answer
+
     if isinstance(studies, pd.DataFrame):
         if out is not None:
             raise ComparisonError(
                 "`out` needs a study, whose trials the report names; a frame of points has none."
             )
-        return comparing.compare(
-            studies, attack=attack, checkpoint=checkpoint, margin=margin, force=force
+        return Answer.of(
+            comparing.compare(
+                studies,
+                held_out=held_out_points,
+                attack=attack,
+                checkpoint=checkpoint,
+                margin=margin,
+                force=force,
+            )
         )
     named: Sequence[Source] = (
         [studies] if isinstance(studies, str | Path | Mapping | Study) else studies
@@ -71,6 +89,8 @@ def compare(
     resolved = [load_study(study, overrides) for study in named]
     frames = [points_of(study, storage=storage) for study in resolved]
     points = pd.concat(frames, ignore_index=True).drop_duplicates("point_key", ignore_index=True)
+    names = (frame.attrs[MODELS].items() for frame in frames)
+    points.attrs[MODELS] = dict(chain.from_iterable(names))
     plans = [make_plan(study, study_folder(study, storage)) for study in resolved]
     folder = study_folder(resolved[0], storage)
     result, others = _compare_plans(
@@ -78,7 +98,7 @@ def compare(
     )
     if out is not None:
         _write_report(result, others, plans[0], folder, open_folder(out), command)
-    return result
+    return Answer.of(result)
 
 
 def compare_and_report(

@@ -11,7 +11,7 @@ from studies.errors import StudyError
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan
 from studies.results.points import check_columns
-from studies.results.reading import study_points
+from studies.results.reading import Which, study_points
 from studies.storage.addresses import DEFAULT_STORAGE
 from studies.study_file.loading import Source, load_study
 from studies.trial.records import read_epochs
@@ -91,6 +91,7 @@ def points(
     *,
     columns: Sequence[str] | None = None,
     storage: str | Path = DEFAULT_STORAGE,
+    held_out: bool = False,
     overrides: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return the points of a study from storage, a row for each.
@@ -99,6 +100,8 @@ def points(
         study: A preset's name, a YAML file, a mapping, or a study.
         columns: Columns to return, in order; None is all of `studies.results.points.COLUMNS`.
         storage: Folder or URI of all studies' results.
+        held_out: Whether to return the points on held-out images instead, by which a comparison
+            chooses λ.
         overrides: ``path.to.key=value`` each.
 
     Raises:
@@ -106,7 +109,8 @@ def points(
     """
     resolved = load_study(study, overrides)
     folder = study_folder(resolved, storage)
-    table = study_points(make_plan(resolved, folder), folder)
+    which: Which = "held_out" if held_out else "points"
+    table = study_points(make_plan(resolved, folder), folder, which)
     if columns is None:
         return table
     check_columns(columns, table.columns)

@@ -30,7 +30,7 @@ def runs(
     columns: Sequence[str] | None = None,
     storage: str | Path = DEFAULT_STORAGE,
     tracking_uri: str | None = None,
-    tuning: bool = False,
+    held_out: bool = False,
     overrides: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Query the points of a study in MLflow.
@@ -46,7 +46,8 @@ def runs(
         columns: Columns to return, in order; None is all.
         storage: Where the default database lies.
         tracking_uri: MLflow; see `tracking_place`.
-        tuning: Whether to return the points of tuning, on held-out images, instead.
+        held_out: Whether to return the points on held-out images instead, by which tuning and
+            comparisons choose.
         overrides: ``path.to.key=value`` each.
 
     Raises:
@@ -61,7 +62,7 @@ def runs(
     tracker = Tracker(uri, load_study(study, overrides).name, artifacts)
     known = tracker.columns()
     check_columns(columns or (), known)
-    kind = "validation" if tuning else "point"
+    kind = "validation" if held_out else "point"
     if where is None:
         table = tracker.points(kind=kind)
     else:

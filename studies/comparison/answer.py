@@ -1,15 +1,37 @@
 """The answer of a comparison as it is kept and said; `comparison.verdict` gives the verdict."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
-from studies.comparison.verdict import VERDICTS
-from studies.naming import in_points
+from studies.comparison.verdict import ONE_SEED
+from studies.naming import in_points, listed
 from studies.results.masking import masking_verdict
 from studies.statistics.intervals import LEVEL, Interval
+
+Question = Literal["best λ", "the same λ"]
+BEST: Question = "best λ"
+SAME: Question = "the same λ"
+
+VERDICT_SAID = {
+    "better": "OAT is better than every retrained model here",
+    "free": "OAT replaces the retrained models here",
+    "undecided": "It is undecided whether OAT replaces the retrained models here",
+    "not free": "OAT does not replace the retrained models here",
+    ONE_SEED: "One seed compares these networks and gives no verdict on the method",
+}
+"""What each verdict on the method means, in words."""
+
+COUNTED = {
+    "better": "is better than",
+    "free": "matches",
+    "undecided": "is undecided against",
+    "not free": "loses to",
+}
+"""What each verdict on a row means, in words that a number follows."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +39,17 @@ class Comparison:
     """The answer to "is the in-situ trade-off free?", under one attack.
 
     Attributes:
-        attack: The attack that RA is under.
+        attack: What RA is under: an attack, or the worst of several.
+        attacks: Their names.
         checkpoint: The weights that were judged; see `oat.recipe.CheckpointRule`.
         table: A row for each dedicated operating point, with OAT's beside it: SA, RA, their
-            differences (OAT minus dedicated) with intervals, the verdict, the training time.
+            differences (OAT minus dedicated) with intervals, the verdict, what would decide it, the
+            training time.
+        question: How OAT's operating points were found: the ``best λ`` for each dedicated model, as
+            chosen on held-out images, or ``the same λ``.
+        same_knob: The same table at the λ and width of each dedicated model that has a λ.
+        chosen_on: Held-out images by which λ was chosen; 0 where it was not.
+        chosen_under: The attack that RA was under there.
         variants: A row for each operating point of every variant of OAT but the plainest, with its
             differences from that one at the same λ and width.
         reference: The plainest variant; None if there are not two.
@@ -34,25 +63,38 @@ class Comparison:
             interval, training time, bytes; for OAT, what tells it from the dedicated models
             there, see `studies.comparison.fronts`. The rows of OATS at its widths have one and the
             same model.
-        verdict: ``free``, ``better``, ``not free`` or ``undecided``, over the whole table.
+        verdict: ``free``, ``better``, ``not free`` or ``undecided``, over the whole table; ``one
+            seed`` where no setting was trained twice, since one training each compares networks and
+            not methods.
+        seeds: Trainings of each setting, the fewest that any has.
+        paired: Whether all intervals are paired by test image.
         margin: How much worse still counts as free.
         notes: What a reader must know: seeds, missing cells, unpaired intervals.
+        missing: Models of the study that the points lack, named for people.
         masking: A row for each operating point and seed that says what was checked for masked
             gradients; see `studies.results.masking.masking_table`.
         gains: What tuning gained for each method, where the models are tuned.
     """
 
     attack: str
+    attacks: list[str]
     checkpoint: str
     table: pd.DataFrame
+    question: Question
+    same_knob: pd.DataFrame
+    chosen_on: int
+    chosen_under: str
     variants: pd.DataFrame
     reference: str | None
     cells: pd.DataFrame
     nearest: pd.DataFrame
     fronts: pd.DataFrame
     verdict: str
+    seeds: int
+    paired: bool
     margin: float
     notes: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     masking: pd.DataFrame = field(default_factory=pd.DataFrame)
     gains: "Gains | None" = None
 
@@ -65,21 +107,74 @@ class Comparison:
             for row in known.itertuples()
         }
 
+    @property
+    def caveats(self) -> list[str]:
+        """What narrows the answer, a part of a sentence for each; empty if nothing does."""
+        said = []
+        if self.missing:
+            said.append(f"without {len(self.missing)} models of the study ({listed(self.missing)})")
+        if not self.paired:
+            said.append("without results by image, so that intervals are wider than they need be")
+        if self.question == SAME:
+            said.append(f"at {SAME}, as there are no held-out points to choose the best by")
+        return said
+
     def answer(self) -> str:
-        """Say the answer in one sentence."""
+        """Say the answer in one sentence, or two."""
         if self.table.empty:
             said = "Nothing to compare: the study needs OAT and at least one dedicated model."
             if self.reference is None:
                 return said
             return f"No dedicated model to compare with; variants stand beside '{self.reference}'."
+        start = f"{VERDICT_SAID[self.verdict]}: of {self._of_what()}, OAT {self._counts()}"
+        rest = [f"margin {in_points(self.margin)} in SA and RA", f"{LEVEL:.0%} intervals"]
+        if self.question == BEST:
+            rest.append(f"λ chosen on {self.chosen_on} held-out images")
+        narrowed = "".join(f", {caveat}" for caveat in self.caveats)
+        return f"{start} ({', '.join(rest)}){narrowed}; {self._ratio_text()}."
+
+    def _of_what(self) -> str:
+        """Say what the rows of the table are."""
+        count = len(self.table)
+        if self.table["once"].nunique() > 1:
+            return f"{count} comparisons with retrained models"
+        return f"{count} retrained model{'' if count == 1 else 's'}"
+
+    def _counts(self) -> str:
+        """Say how many rows have each verdict."""
         counts = self.table["verdict"].value_counts()
-        parts = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if v in counts)
-        what = "dedicated models" if self.table["once"].nunique() == 1 else "comparisons"
-        return (
-            f"The in-situ trade-off is {self.verdict.upper()} here: of {len(self.table)} {what}, "
-            f"OAT is {parts} (margin {in_points(self.margin)} in SA and RA, "
-            f"{LEVEL:.0%} intervals); {self._ratio_text()}."
-        )
+        return ", ".join(f"{COUNTED[v]} {counts[v]}" for v in COUNTED if v in counts)
+
+    def __str__(self) -> str:
+        """Return the answer with all that a reader must know of it, a line for each."""
+        return "\n".join([self.answer(), *self.remarks(), *self.notes])
+
+    def record(self) -> dict[str, Any]:
+        """Return the comparison as plain values, such as JSON holds: what `--json` prints."""
+
+        def records(table: pd.DataFrame) -> Any:
+            return json.loads(table.to_json(orient="records"))
+
+        return {
+            "attack": self.attack,
+            "verdict": self.verdict,
+            "answer": self.answer(),
+            "caveats": self.caveats,
+            "question": self.question,
+            "seeds": self.seeds,
+            "margin": self.margin,
+            "checkpoint": self.checkpoint,
+            "hypervolume_ratios": {name: vars(ratio) for name, ratio in self.ratios.items()},
+            "table": records(self.table),
+            "same_knob": records(self.same_knob),
+            "variants": records(self.variants),
+            "cells": records(self.cells),
+            "fronts": records(self.fronts),
+            "masking": records(self.masking),
+            "tuning": None if self.gains is None else records(self.gains.table),
+            "remarks": self.remarks(),
+            "notes": self.notes,
+        }
 
     def front_remarks(self) -> list[str]:
         """Say what else the fronts tell, a sentence for each once-for-all front."""
@@ -116,9 +211,15 @@ def _front_remark(row: Mapping[Any, Any], margin: float) -> str:
         if row["gap"] > 0
         else f"it nowhere lies below (largest gap {100 * row['gap']:.1f} points of RA)"
     )
-    number = row["break_even"]
-    price = f"it is the cheaper from {number:g} dedicated model{'s' if number > 1 else ''} on"
-    return f"{covered}; {gap}; {price}."
+    price = (
+        f"Training it costs less than training {_models(row['break_even'])} by gradient work (in "
+        f"forward passes, FiLM included), and {_models(row['break_even_seconds'])} by device time"
+    )
+    return f"{covered}; {gap}. {price}."
+
+
+def _models(number: float) -> str:
+    return f"{number:g} dedicated model{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ A pure function of a frame of points and, where it is stored, of which images ea
 right; see `studies.statistics.intervals` for the intervals.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import pandas as pd
 
-from studies.comparison.answer import Comparison
+from studies.comparison.answer import BEST, SAME, Comparison
+from studies.comparison.choosing import choose_points, held_out_values
 from studies.comparison.fronts import measure_fronts
 from studies.comparison.guards import (
     check_comparable,
@@ -17,25 +18,21 @@ from studies.comparison.guards import (
     one_checkpoint,
     precision_notes,
 )
-from studies.comparison.notes import missing_notes, stronger_note, unequal_note, width_note
-from studies.comparison.pairs import (
-    against_plainest,
-    nearest_dedicated,
-    pair_cells,
-    pair_table,
-)
+from studies.comparison.notes import distance_notes, missing_notes, unequal_note
+from studies.comparison.pairs import against_plainest, nearest_dedicated, pair_table, same_knob
 from studies.comparison.resampling import Resampled
 from studies.comparison.verdict import MARGIN, verdict_on_all
 from studies.errors import ComparisonError
 from studies.methods import ONCE
 from studies.results.masking import masking_table
-from studies.results.reading import correctness
-from studies.trial.records import Correct
+from studies.results.reading import MODELS, Stored, stored_beside
+from studies.results.worst import label_of, own_radius, worst_case
 
 
 def compare(
     points: pd.DataFrame,
     *,
+    held_out: pd.DataFrame | None = None,
     attack: str | None = None,
     checkpoint: str | None = None,
     margin: float = MARGIN,
@@ -46,10 +43,12 @@ def compare(
 
     Args:
         points: A frame of points, as `studies.points` returns it. With its ``folder`` column
-            intervals are paired by image; without, they are not, and a note says so.
-        attack: Which attack's RA to use; None is, of the attacks at the radius of training
-            (``pgd20@0.05`` is at another) that judged the most operating points on the most test
-            images, the one that leaves least RA.
+            intervals are paired by image; without, they are not, and the answer says so.
+        held_out: Points of the same models on held-out images, by which λ is chosen; None reads
+            them from the folders that ``points`` names.
+        attack: Which attack's RA to use; None is the worst over the attacks at the radius of
+            training (``pgd20@0.05`` is at another) that judged the most operating points on the
+            most test images.
         checkpoint: Which weights to compare; None is the last where all models were judged with
             those, else the first rule in the alphabet that all were judged with.
         margin: How much worse, as a fraction, still counts as free.
@@ -62,19 +61,31 @@ def compare(
     Raises:
         ComparisonError: There are no points, or they come from different settings.
     """
-    return _compare(points, correctness(points), attack, checkpoint, margin, force, unfinished)
+    stored = _stored(points, held_out)
+    return _compare(points, stored, attack, checkpoint, margin, force, unfinished)
+
+
+def _stored(points: pd.DataFrame, held_out: pd.DataFrame | None) -> Stored:
+    """Return what lies beside the points, with the points on held-out images that are given."""
+    stored = stored_beside(points)
+    return stored if held_out is None else Stored(stored.correct, held_out)
 
 
 def _compare(
     points: pd.DataFrame,
-    correct: Correct,
+    stored: Stored,
     attack: str | None,
     checkpoint: str | None,
     margin: float,
     force: bool,
     unfinished: Iterable[str] = (),
 ) -> Comparison:
-    """Compare as `compare` does, with the correctness of the points, or of more, at hand."""
+    """Compare as `compare` does, with what is stored of the points, or of more, at hand."""
+    models: Mapping[str, str] = points.attrs.get(MODELS, {})
+    there = set(points["run_key"])
+    missing = [name for run_key, name in models.items() if run_key not in there]
+    points = points.copy(deep=False)
+    points.attrs = {}  # pandas would copy it at every step
     points, notes = finite_points(points)
     points, lacking = one_checkpoint(points, checkpoint)
     notes += lacking
@@ -83,53 +94,86 @@ def _compare(
     points = points.assign(variant=points["variant"].map(names))
     notes += shared
     attacks = sorted(points["attack"].unique())
-    chosen = _strongest(points) if attack is None else attack
-    if chosen not in attacks:
-        raise ComparisonError(f"No point was judged by '{chosen}'; there are {', '.join(attacks)}.")
+    chosen = own_radius(points) if attack is None else [attack]
+    if attack is not None and attack not in attacks:
+        raise ComparisonError(f"No point was judged by '{attack}'; there are {', '.join(attacks)}.")
     grid, masking = points, masking_table(points)
-    notes += stronger_note(points, chosen, correct)
-    points = points[points["attack"] == chosen].sort_values("point_key", ignore_index=True)
-    notes += check_comparable(points, force) + precision_notes(points)
+    chosen, mixed = _comparable(points, chosen, force)
+    notes += mixed
+    points, correct, bounds = worst_case(points, stored.correct, chosen)
+    points = points.sort_values("point_key", ignore_index=True)
+    notes = list(dict.fromkeys(notes + bounds)) + precision_notes(points)
+    notes += distance_notes(grid, points, chosen, correct, masking)
     draws = Resampled(points, correct)
-    pairs = pair_cells(draws)
-    table = pair_table(pairs, draws, margin)
+    held_out = held_out_values(draws, points, stored.held_out)
+    knob = same_knob(draws)
+    pairs = choose_points(draws, held_out)
+    table, at_knob = (pair_table(some, draws, margin) for some in (pairs or knob, knob))
     reference, variants = against_plainest(draws)
-    fronts = measure_fronts(draws, points, pairs, margin)
-    notes += (
-        draws.notes
-        + unequal_note(fronts)
-        + width_note(table, draws.cells, len(draws.seeds), margin)
-    )
-    notes += missing_notes(points, grid, unfinished)
+    fronts = measure_fronts(draws, points, knob, margin)
+    seeds = int(draws.cells["seeds"].min())
+    if len(table) or not held_out.images:
+        notes += held_out.notes
+    notes += draws.notes + unequal_note(fronts) + missing_notes(points, grid, unfinished)
     return Comparison(
-        attack=chosen,
+        attack=label_of(chosen),
+        attacks=chosen,
         checkpoint=", ".join(points["checkpoint_rule"].unique()),
         table=table,
+        question=BEST if pairs else SAME,
+        same_knob=at_knob,
+        chosen_on=held_out.images if pairs else 0,
+        chosen_under=held_out.attack,
         variants=variants,
         reference=reference,
         cells=draws.cells,
         nearest=nearest_dedicated(draws),
         fronts=fronts,
-        verdict=verdict_on_all(table),
+        verdict=verdict_on_all(table, seeds),
+        seeds=seeds,
+        paired=not draws.unpaired,
         margin=margin,
         notes=notes,
+        missing=missing,
         masking=masking,
     )
+
+
+def _comparable(
+    points: pd.DataFrame, attacks: list[str], force: bool
+) -> tuple[list[str], list[str]]:
+    """Return those of some attacks whose points go together, and notes.
+
+    Raises:
+        ComparisonError: Those of none do.
+    """
+    kept, notes, errors = [], [], []
+    for attack in attacks:
+        try:
+            notes += check_comparable(points[points["attack"] == attack], force)
+            kept.append(attack)
+        except ComparisonError as error:
+            errors.append(error)
+    if not kept:
+        raise errors[0]
+    return kept, notes
 
 
 def compare_all(
     points: pd.DataFrame,
     *,
+    held_out: pd.DataFrame | None = None,
     attack: str | None = None,
     checkpoint: str | None = None,
     margin: float = MARGIN,
     force: bool = False,
     unfinished: Iterable[str] = (),
 ) -> tuple[Comparison, list[Comparison]]:
-    """Compare under the attack that `compare` would take, and under each other one.
+    """Compare under the attacks that `compare` would take, and under each one alone.
 
     Args:
         points: See `compare`, also for the rest.
+        held_out: Points on held-out images.
         attack: The first attack.
         checkpoint: Which weights.
         margin: How much worse still counts as free.
@@ -143,13 +187,13 @@ def compare_all(
     Raises:
         ComparisonError: The first cannot be made.
     """
-    correct = correctness(points)
+    stored = _stored(points, held_out)
     options = (checkpoint, margin, force)
-    first = _compare(points, correct, attack, *options, unfinished)
+    first = _compare(points, stored, attack, *options, unfinished)
     others, notes = [], []
     for other in sorted(set(points["attack"]) - {first.attack}):
         try:
-            others.append(_compare(points, correct, other, *options))
+            others.append(_compare(points, stored, other, *options))
         except ComparisonError as error:
             notes.append(f"Not compared under '{other}': {error}")
     return replace(first, notes=first.notes + notes), others
@@ -190,18 +234,3 @@ def _short_names(points: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
             odd = [option for option in chosen if option not in shared]
             names[variant] = " ".join([variant.split()[0], *odd])
     return names, notes
-
-
-def _strongest(points: pd.DataFrame) -> str:
-    """Return the attack that leaves least RA, of those at the own radius that judged most.
-
-    Most is the most operating points, and of those the most images.
-    """
-    attacks = points.groupby("attack").agg(
-        ra=("ra", "mean"), judged=("ra", "size"), images=("images", "min")
-    )
-    own = attacks[~attacks.index.str.contains("@")]
-    attacks = own if len(own) else attacks
-    for most in ("judged", "images"):
-        attacks = attacks[attacks[most] == attacks[most].max()]
-    return str(attacks["ra"].idxmin())

@@ -1,5 +1,6 @@
 """Fronts of one model and of retrained ones: their area with intervals, and their price."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from studies.statistics.intervals import measured
 ALL_WIDTHS = "all widths"
 Pairs = Sequence[tuple[int, int]]
 
-SUMMARIES = ("gap", "gap_at", "covered", "break_even")
+SUMMARIES = ("gap", "gap_at", "covered", "break_even", "break_even_seconds")
 PRICE_COLUMNS = {
     "device_seconds": "train_device_seconds",
     "train_units": "train_units",
@@ -50,8 +51,9 @@ def measure_fronts(
 
     Returns:
         A row for each front: its name, models, operating points, hypervolume with interval,
-        highest SA (``sa_max``), and price (`train_units` in forward passes of the plain network).
-        Those of a once-for-all network also have, against all dedicated models there:
+        highest SA (``sa_max``), and price (`train_units` in forward passes of the plain network,
+        with what FiLM adds to them). Those of a once-for-all network also have, against all
+        dedicated models there:
 
         - ``ratio``, with interval: its hypervolume over theirs; ``matched``: the same for paired
           cells alone.
@@ -59,8 +61,8 @@ def measure_fronts(
           where; an SA within the margin counts as reached. See
           `studies.statistics.frontier.largest_gap`.
         - ``covered``: the share of their front that it reaches within the margin.
-        - ``break_even``: the number of dedicated models from which it is the cheaper, in forward
-          passes of training.
+        - ``break_even``: the number of dedicated models from which it is the cheaper, by the work
+          of training in forward passes (FiLM included); ``break_even_seconds``: by device time.
 
         Gap and share have no interval: both jump with SA, and in simulated studies a bootstrap's
         held the truth in 1 to 88 % of the cases where it said 95.
@@ -118,11 +120,23 @@ def _front(draws: Resampled, members: Members, prices: "_Prices") -> dict[str, A
     }
 
 
+def _work(points: pd.DataFrame) -> pd.Series:
+    """Return the work of the training of each point, FiLM included.
+
+    In forward passes of the plain network. A pass of a network that switches λ in place takes more
+    operations than one of the plain network; `oat.method.training_cost` leaves that out.
+    """
+    widest = points.sort_values("width_mult", ascending=False).drop_duplicates("run_key")
+    widest = widest.set_index("run_key")
+    share = (widest["in_situ_flops"] / widest["flops"]).clip(lower=1).fillna(1)
+    return points["train_units"] * points["run_key"].map(share)
+
+
 class _Prices:
     """What the networks of some cells cost; those of the dedicated models are asked for often."""
 
     def __init__(self, draws: Resampled, points: pd.DataFrame) -> None:
-        self._draws, self._points = draws, points
+        self._draws, self._points = draws, points.assign(train_units=_work(points))
         self._known: dict[bytes, pd.DataFrame] = {}
 
     def of(self, members: Members) -> pd.DataFrame:
@@ -157,15 +171,23 @@ def _against(
     if not len(theirs):
         return found
     gap, at = largest_gap(values[ours], values[theirs], margin)
-    costs = [prices.of(some)["train_units"] for some in (ours, theirs)]
+    costs = [prices.of(some) for some in (ours, theirs)]
     return {
         **found,
         "gap": gap,
         "gap_at": at,
         "covered": coverage(values[theirs], values[ours], margin),
-        # as many that cost the same are not dearer, nor does rounding make them so
-        "break_even": np.floor(costs[0].sum() / costs[1].mean() + 1e-9) + 1,
+        "break_even": _break_even(*(cost["train_units"] for cost in costs)),
+        "break_even_seconds": _break_even(*(cost["train_device_seconds"] for cost in costs)),
     }
+
+
+def _break_even(ours: pd.Series, theirs: pd.Series) -> float:
+    """Return from how many dedicated models on a once-for-all network is the cheaper."""
+    if not theirs.mean() > 0:  # what was not measured has no price
+        return math.nan
+    # as many that cost the same are not dearer, nor does rounding make them so
+    return float(np.floor(ours.sum() / theirs.mean() + 1e-9) + 1)
 
 
 def _ratio(draws: Resampled, name: str, ours: Members, theirs: Members) -> dict[str, float]:

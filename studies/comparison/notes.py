@@ -1,7 +1,9 @@
 """What a comparison lacks and what its reader must know, a sentence for each."""
 
 import itertools
-from collections.abc import Iterable
+import math
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -80,39 +82,76 @@ def _missing_seeds(points: pd.DataFrame, grid: pd.DataFrame) -> list[str]:
     ]
 
 
-def stronger_note(points: pd.DataFrame, chosen: str, correct: Correct) -> list[str]:
-    """Say so where another attack breaks more of the images that both were run on."""
-    place = ["run_key", "lam", "width_mult"]
-    mine = points[points["attack"] == chosen]
+def distance_notes(
+    grid: pd.DataFrame,
+    points: pd.DataFrame,
+    attacks: Collection[str],
+    correct: Correct,
+    masking: pd.DataFrame,
+) -> list[str]:
+    """Say how far RA falls under every other attack at the same radius, on the same images.
+
+    Args:
+        grid: Points under every attack.
+        points: Those that are compared, the worst over some attacks.
+        attacks: These attacks.
+        correct: Which images each point has right.
+        masking: See `studies.results.masking.masking_table`; its strongest attack is told too.
+    """
+    place = ["run_key", "checkpoint_rule", "lam", "width_mult"]
+    mine = points.assign(name=[name_point(row) for row in points.to_dict("records")])
     notes = []
-    for other, theirs in points[points["attack"] != chosen].groupby("attack"):
-        both = mine.merge(theirs, on=[*place, "eps"], suffixes=("", "_other"))
-        falls, images = [], 0
-        for row in both.itertuples():
-            keys = (f"{row.point_key}.robust", f"{row.point_key_other}.robust")
-            if all(key in correct for key in keys):
-                images = min(len(correct[key]) for key in keys)
-                falls.append(np.subtract(*(correct[key][:images].mean() for key in keys)))
-        if falls and np.mean(falls) > 0:
-            notes.append(
-                f"Under '{other}', on the first {images} images, RA is {100 * np.mean(falls):.1f} "
-                f"points lower than under '{chosen}' on the same (mean over {len(falls)} points)."
+    for other, theirs in grid[~grid["attack"].isin(attacks)].groupby("attack"):
+        falls = []
+        for row in mine.merge(theirs, on=[*place, "eps"], suffixes=("", "_other")).itertuples():
+            own, its = (
+                correct.get(f"{key}.robust") for key in (row.point_key, row.point_key_other)
             )
-    return notes
+            if own is not None and its is not None:
+                images = min(len(own), len(its))
+                fall = float(own[:images].mean() - its[:images].mean())
+                falls.append(Fall(fall, str(row.name), images))
+        notes += _distance(f"'{other}'", falls)
+    if any("@" in attack for attack in attacks) or "check_ra_strong" not in masking:
+        return notes
+    falls = []
+    cell = ["variant", "lam", "beta", "width_mult", "recipe", "seed"]
+    for row in mine.merge(masking, on=cell, suffixes=("", "_other")).itertuples():
+        own = correct.get(f"{row.point_key}.robust")
+        if own is None or math.isnan(row.check_images) or math.isnan(row.check_ra_strong):
+            continue
+        images = int(row.check_images)
+        if images <= len(own):
+            falls.append(Fall(float(own[:images].mean()) - row.check_ra_strong, row.name, images))
+    return notes + _distance("the strongest attack of the checks for masked gradients", falls)
 
 
-def width_note(table: pd.DataFrame, cells: pd.DataFrame, seeds: int, margin: float) -> list[str]:
-    """Say so where the intervals are too wide for the margin to be decided."""
-    if table.empty:
+class Fall(NamedTuple):
+    """How much lower RA is under another attack.
+
+    Attributes:
+        fall: As a fraction of the images.
+        name: Of the point.
+        images: How many images both attacks were run on.
+    """
+
+    fall: float
+    name: str
+    images: int
+
+
+def _distance(attack: str, falls: Sequence[Fall]) -> list[str]:
+    if not falls:
         return []
-    half = float((table["d_sa_high"] - table["d_sa_low"]).median() / 2)
-    if half <= margin:
-        return []
-    images = int(cells["images"].iloc[0])
+    worst = max(falls)
+    mean = float(np.mean([found.fall for found in falls]))
+    images = min(found.images for found in falls)
+    where = f"Under {attack}, on the first {images} images of {len(falls)} points, RA is"
+    if worst.fall <= 0:
+        return [f"{where} nowhere lower (mean {-100 * mean:+.1f} points)."]
     return [
-        f"With {images} test images and {seeds} seed(s) a difference in SA is known to "
-        f"about ±{100 * half:.1f} points, which is more than the margin: use more test images or "
-        "seeds to decide."
+        f"{where} {100 * mean:.1f} points lower on average and {100 * worst.fall:.1f} at most "
+        f"({worst.name})."
     ]
 
 

@@ -4,6 +4,7 @@ Each function takes the cells of a comparison under resampled images and trainin
 of a once-for-all model minus what stands beside it, with their intervals.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,45 +13,47 @@ from numpy.typing import NDArray
 
 from oat.lambdas import SAME_LAM
 from studies.comparison.resampling import Resampled
-from studies.comparison.verdict import verdict_of
+from studies.comparison.verdict import to_decide, verdicts_of
 from studies.statistics.intervals import Interval
 
 DIFFERENCES = [f"{name}{end}" for name in ("d_sa", "d_ra") for end in ("", "_low", "_high")]
 """Columns of differences in SA and RA, as fractions, with the ends of their intervals."""
 
 
-def pair_cells(draws: Resampled) -> list[tuple[int, int]]:
-    """Pair every dedicated cell with OAT's: at the same λ, or for TRADES at the nearest SA.
+Pairs = list[tuple[int, int]]
+"""Indices of cells that stand beside each other, the once-for-all network's first."""
 
-    Of several points equally near, the one with the highest RA.
+
+def same_knob(draws: Resampled) -> Pairs:
+    """Set OAT beside every dedicated cell that has a λ, at the same λ and width.
 
     Returns:
-        Indices of cells, OAT's first; variant by variant, the widest first.
+        Variant by variant, the widest first.
     """
     cells, pairs = draws.cells, []
-    lam, width, sa, ra = (cells[name].to_numpy() for name in ("lam", "width_mult", "sa", "ra"))
-    dedicated = _widest_first(draws, ~draws.once)
+    lam, width = cells["lam"].to_numpy(), cells["width_mult"].to_numpy()
     for variant in cells.loc[draws.once, "variant"].unique():
-        mine = np.flatnonzero(cells["variant"] == variant)
-        for j in dedicated:
-            candidates = mine[np.isclose(width[mine], width[j])]
-            if not np.isnan(lam[j]):
-                candidates = candidates[np.abs(lam[candidates] - lam[j]) < SAME_LAM]
-            if len(candidates):
-                away = np.abs(sa[candidates] - sa[j])
-                # few images make ties, of which a user would deploy the more robust
-                nearest = candidates[away < away.min() + 1e-9]
-                pairs.append((int(nearest[ra[nearest].argmax()]), j))
+        mine = (cells["variant"] == variant).to_numpy()
+        for j in _widest_first(draws, ~draws.once & ~np.isnan(lam)):
+            twin = np.flatnonzero(
+                mine & np.isclose(width, width[j]) & (np.abs(lam - lam[j]) < SAME_LAM)
+            )
+            pairs += [(int(i), j) for i in twin[:1]]
     return pairs
 
 
-def pair_table(pairs: list[tuple[int, int]], draws: Resampled, margin: float) -> pd.DataFrame:
+def pair_table(pairs: Pairs, draws: Resampled, margin: float) -> pd.DataFrame:
     """Set the two of each pair side by side, with the verdict; see `Comparison.table`."""
-    rows: list[dict[str, Any]] = []
     cells = draws.cells.to_dict("records")
-    for i, j in pairs:
+    found = [(draws.difference(i, j, 0), draws.difference(i, j, 1)) for i, j in pairs]
+    verdicts = verdicts_of(found, margin)
+    rows: list[dict[str, Any]] = []
+    for (i, j), (sa, ra), verdict in zip(pairs, found, verdicts, strict=True):
         ours, dedicated = cells[i], cells[j]
-        sa, ra = draws.difference(i, j, 0), draws.difference(i, j, 1)
+        images, seeds = math.nan, math.nan
+        if verdict == "undecided":
+            fewest = min(ours["seeds"], dedicated["seeds"])
+            images, seeds = to_decide((sa, ra), margin, dedicated["images"], fewest, 2 * len(pairs))
         rows.append(
             {
                 "once": ours["variant"],
@@ -60,13 +63,16 @@ def pair_table(pairs: list[tuple[int, int]], draws: Resampled, margin: float) ->
                 "recipe": dedicated["recipe"],
                 "width_mult": dedicated["width_mult"],
                 "oat_lam": ours["lam"],
+                "oat_width_mult": ours["width_mult"],
                 "sa_oat": ours["sa"],
                 "sa_dedicated": dedicated["sa"],
                 **_columns("d_sa", sa),
                 "ra_oat": ours["ra"],
                 "ra_dedicated": dedicated["ra"],
                 **_columns("d_ra", ra),
-                "verdict": verdict_of(sa, ra, margin),
+                "verdict": verdict,
+                "images_to_decide": images,
+                "seeds_to_decide": seeds,
                 "seeds": dedicated["seeds"],
                 "seconds_oat": ours["train_device_seconds"],
                 "seconds_dedicated": dedicated["train_device_seconds"],

@@ -1,9 +1,14 @@
 """Points under resampled test images and trainings: intervals of all that is computed from them.
 
-In joint draws test images are resampled once for all points, and where there are several seeds
-every network is moved by the luck of its training. With two or three seeds nobody knows one
-network's spread, so it is pooled over all networks of the study, and drawn from Student's t.
+Differences of two cells have intervals in closed form. For whole fronts test images are resampled
+once for all points, and where there are several seeds every network is moved by the luck of its
+training. Two or three seeds do not tell one network's spread between trainings, so it is pooled
+over all networks of a method; methods keep spreads of their own, as they may differ.
 """
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +18,8 @@ from studies.methods import ONCE
 from studies.naming import listed, name_point
 from studies.statistics.frontier import hypervolumes
 from studies.statistics.intervals import (
-    Interval,
+    Difference,
+    Spread,
     paired_difference,
     pooled_variance,
     quantiles,
@@ -25,6 +31,19 @@ from studies.trial.records import Correct
 RESAMPLES = 2000
 CELLS_AT_A_TIME = 32
 CELL = ["variant", "width_mult", "lam", "beta", "recipe"]
+
+
+@dataclass(frozen=True)
+class Luck:
+    """How far trainings of one setting differ, for the networks of one method.
+
+    Attributes:
+        variance: Of SA and of RA between trainings, shape (2,).
+        freedom: Degrees of freedom that it is known with.
+    """
+
+    variance: NDArray[np.float64]
+    freedom: int
 
 
 class Resampled:
@@ -39,12 +58,14 @@ class Resampled:
         once: Which cells belong to a model that serves every λ, shape (cells,).
         seeds: The seeds there are.
         samples: SA and RA of each cell under each draw, shape (`RESAMPLES`, cells, 2).
-        spread: Standard deviation of SA and RA between trainings, pooled; None with one seed.
+        luck: Spread between trainings by variant; empty where every setting has one seed.
+        unpaired: How many points have no results by image.
         notes: What a reader must know of the intervals.
     """
 
     def __init__(self, points: pd.DataFrame, correct: Correct) -> None:
         self.notes: list[str] = []
+        self.unpaired = 0
         self._correct = correct
         self._areas: dict[bytes, NDArray[np.float64]] = {}
         self.seeds = sorted(points["seed"].unique())
@@ -68,8 +89,8 @@ class Resampled:
         place = grouped.ngroup().to_numpy()
         rng = np.random.default_rng(0)
         self.samples = self._resample(points, place, correct, rng)
-        self.spread: tuple[float, float] | None = None
-        self._add_trainings(points, place, rng)
+        self.luck = self._luck(points, place)
+        self._add_trainings(rng)
         self._intervals()
         self._rows = self.cells.to_dict("records")
 
@@ -112,6 +133,7 @@ class Resampled:
                 if first <= place[i] < last:
                     by_seed[:, place[i] - first, number[i]] = found / row.images
             samples[:, first:last] = np.nanmean(by_seed, axis=2)
+        self.unpaired = len(lone)
         if len(lone):
             in_order = lone.sort_values([*CELL, "seed"])
             names = listed(name_point(row) for _, row in in_order.iterrows())
@@ -121,42 +143,63 @@ class Resampled:
             )
         return samples
 
-    def _add_trainings(
-        self, points: pd.DataFrame, place: NDArray[np.int64], rng: np.random.Generator
-    ) -> None:
-        """Move every network in each draw by what its seeds may have had of luck.
+    def _networks(self) -> NDArray[np.int64]:
+        """Number the networks: all cells of a once-for-all network are of one."""
+        names = np.where(self.once, self.cells["variant"], np.arange(len(self.cells)))
+        _, network = np.unique(names.astype(str), return_inverse=True)
+        return network
 
-        All cells of a once-for-all network move together.
+    def _luck(self, points: pd.DataFrame, place: NDArray[np.int64]) -> dict[str, Luck]:
+        """Pool the variance between trainings over the networks of each variant.
+
+        A variant of which every network has one seed takes that of all others together.
         """
         values = np.full((len(self.cells), len(self.seeds), 2), np.nan)
         for cell, row in zip(place, points.itertuples(), strict=True):
             values[cell, self.seeds.index(row.seed)] = row.sa, row.ra
-        networks = np.where(self.once, self.cells["variant"], np.arange(len(self.cells)))
-        _, network = np.unique(networks.astype(str), return_inverse=True)
-        pooled, freedom = pooled_variance(values, network)
-        if not freedom:
+        network = self._networks()
+        pooled = Luck(*pooled_variance(values, network))
+        if not pooled.freedom:
             setting = "" if len(self.seeds) == 1 else " a setting"
             self.notes.append(
-                f"1 seed{setting}: the intervals cover the test images, not the training."
+                f"1 seed{setting}: the intervals cover the choice of the test images, not the luck "
+                "of a training. Three seeds or more compare methods."
             )
-            return
-        seeds = self.cells["seeds"].to_numpy()
-        luck = rng.standard_t(freedom, size=(RESAMPLES, network.max() + 1, 2)) * np.sqrt(pooled)
-        moved = self.samples + luck[:, network] / np.sqrt(seeds)[None, :, None]
-        self.samples = moved.clip(0, 1)
-        self.spread = float(np.sqrt(pooled[0])), float(np.sqrt(pooled[1]))
-        sa, ra = (100 * deviation for deviation in self.spread)
+            return {}
+        found, said = {}, []
+        for variant in self.cells["variant"].unique():
+            mine = (self.cells["variant"] == variant).to_numpy()
+            own = Luck(*pooled_variance(values[mine], np.unique(network[mine], False, True)[1]))
+            found[variant] = own if own.freedom else pooled
+            sa, ra = 100 * np.sqrt(found[variant].variance)
+            rest = "" if own.freedom else ", taken from the others"
+            said.append(f"{variant} {sa:.1f} in SA and {ra:.1f} in RA{rest}")
         self.notes.append(
-            f"{len(self.seeds)} seeds: trainings of one setting differ by {sa:.1f} points in SA, "
-            f"{ra:.1f} in RA (standard deviation, pooled over {network.max() + 1} settings, "
-            f"{freedom} degrees of freedom)."
+            f"{len(self.seeds)} seeds: trainings of one setting differ by so many points (standard "
+            f"deviation): {'; '.join(said)}."
         )
+        return found
+
+    def _add_trainings(self, rng: np.random.Generator) -> None:
+        """Move every network in each draw by what its seeds may have had of luck."""
+        if not self.luck:
+            return
+        network = self._networks()
+        moves = np.empty((RESAMPLES, network.max() + 1, 2))
+        _, first = np.unique(network, return_index=True)
+        for number, variant in enumerate(self.cells["variant"].iloc[first]):
+            own = self.luck[variant]
+            draws = rng.standard_t(own.freedom, size=(RESAMPLES, 2))
+            moves[:, number] = draws * np.sqrt(own.variance)
+        seeds = self.cells["seeds"].to_numpy()
+        moved = self.samples + moves[:, network] / np.sqrt(seeds)[None, :, None]
+        self.samples = moved.clip(0, 1)
 
     def _intervals(self) -> None:
         """Add intervals to the cells: those of the draws, Wilson's where no seeds tell a spread."""
         for k, name in enumerate(("sa", "ra")):
             low, high = quantiles(self.samples[:, :, k])
-            if self.spread is None:
+            if not self.luck:
                 rates = zip(self.cells[name], self.cells["images"], strict=True)
                 low, high = np.array([wilson(*rate) for rate in rates]).T
             self.cells[f"{name}_low"], self.cells[f"{name}_high"] = low, high
@@ -168,17 +211,30 @@ class Resampled:
             self._areas[key] = hypervolumes(self.samples[:, members])
         return self._areas[key]
 
-    def difference(self, i: int, j: int, k: int) -> Interval:
+    def difference(self, i: int, j: int, k: int) -> Difference:
         """Return cell ``i`` minus cell ``j`` in SA (``k`` = 0) or RA (1)."""
         name, kind = (("sa", "clean"), ("ra", "robust"))[k]
         one, other = self._rows[i], self._rows[j]
-        if self.spread is not None:
-            low, high = quantiles(self.samples[:, i, k] - self.samples[:, j, k])
-            return Interval(float(one[name] - other[name]), float(low), float(high))
-        both = [self._correct.get(f"{cell['point_key']}.{kind}") for cell in (one, other)]
+        spreads = [self._spread(cell, k) for cell in (one, other)] if self.luck else []
+        both = [self._right(cell, kind) for cell in (one, other)]
         if both[0] is not None and both[1] is not None and len(both[0]) == len(both[1]):
-            return paired_difference(both[0], both[1])
-        return unpaired_difference(one[name], other[name], (one["images"], other["images"]))
+            return paired_difference(both[0], both[1], spreads)
+        images = (one["images"], other["images"])
+        return unpaired_difference(one[name], other[name], images, spreads)
+
+    def _spread(self, cell: Mapping[Hashable, Any], k: int) -> Spread:
+        """Return the variance of a cell's mean by the luck of its trainings."""
+        luck = self.luck[cell["variant"]]
+        return float(luck.variance[k]) / cell["seeds"], luck.freedom
+
+    def _right(self, cell: Mapping[Hashable, Any], kind: str) -> NDArray[np.float64] | None:
+        """Return the share of a cell's trainings that have each image right, shape (N,)."""
+        found = [self._correct.get(f"{key}.{kind}") for key in cell["point_keys"].split()]
+        arrays = [right for right in found if right is not None]
+        if len(arrays) < len(found) or len({len(right) for right in arrays}) > 1:
+            return None
+        share: NDArray[np.float64] = np.mean(arrays, axis=0)
+        return share
 
 
 def _drawn_images(images: int, rng: np.random.Generator) -> NDArray[np.float32]:

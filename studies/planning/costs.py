@@ -36,6 +36,12 @@ def _nominal_held_out(study: Study) -> int:
     return max(1, round(study.data.val_fraction * train))
 
 
+def test_images(study: Study) -> int:
+    """Return how many test images the attack on the most of them judges."""
+    test = _nominal_data(study)[1]
+    return max(min(test, attack.images or test) for attack in study.attacks())
+
+
 def training_units(study: Study) -> float:
     """Return the units of work of the dearest training of a study; see `PlannedTrial`."""
     return max(judging_units(study, entry)[0] for entry in study.entries())
@@ -51,6 +57,8 @@ def judging_units(study: Study, entry: Entry) -> tuple[float, float]:
         min(judged, attack.images or judged) * (1 + attack.passes()) for attack in study.attacks()
     )
     for_a_point += min(judged, study.evaluate.masking_images) * MASKING_PASSES
+    held_out = min(_nominal_held_out(study), study.evaluate.held_out_images)
+    for_a_point += held_out * sum(1 + attack.passes() for attack in study.choosing_attacks())
     base = method.conditioning().base_width
     points = sum(
         relative_flops(study.model, base * point.width_mult, shape)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from studies.planning.costs import assumed_seconds_per_unit, judging_units, validation_units
 from studies.planning.estimates import Estimate, Estimator, Work, need_of, read_probes
-from studies.planning.judgements import SharedKeys, checks_of, points_of
+from studies.planning.judgements import SharedKeys, checks_of, held_out_of, points_of
 from studies.planning.plan import ONLY_CHECKS, Plan, PlannedTrial, Split, State
 from studies.planning.run_keys import absolute_root, key_config, trial_config
 from studies.storage.folder import Folder
@@ -87,6 +87,7 @@ def _plan_trial(
         "config": config,
         "budget": digest({k: v for k, v in shared.items() if k not in {"method", "seed"}}),
         "points": points_of(study, method, run_key, seed, keys, split),
+        "held_out": [] if split == "val" else held_out_of(study, method, run_key, seed, keys),
         "checks": checks_of(study, method, run_key),
         "siblings": folder.sub("trials").uri,
         "choices": folder.sub("choices").uri,
@@ -111,11 +112,15 @@ def _state(folder: Folder, job: TrialJob) -> tuple[State, str | None, float | No
         rows, _ = read_points(folder, training_id)
         have = {row["point_key"] for row in rows}
         points = sum(point["point_key"] not in have for point in job["points"])
+        held_out = sum(point["point_key"] not in have for point in job["held_out"])
         have = {check["check_key"] for check in read_checks(folder, training_id)}
         checks = sum(check["check_key"] not in have for check in job["checks"])
-        if not points and not checks:
+        if not points and not held_out and not checks:
             return "done", None, seconds
-        left = f"{points} points are to be judged" if points else ONLY_CHECKS
+        left = f"{points} points are to be evaluated"
+        if not points:
+            left = f"{held_out} points on held-out images are to be evaluated"
+            left = left if held_out else ONLY_CHECKS
     if (failure := read_failure(folder)) is not None:
         return "failed", failure, seconds
     if result is not None:

@@ -21,17 +21,45 @@ def points_of(
     study: Study, method: Method, run_key: str, seed: int, keys: "SharedKeys", split: Split
 ) -> list[PointSpec]:
     """List the operating points to judge, each with a key over all that decides its numbers."""
+    attacks, images = study.attacks(), study.evaluate.images
+    return _points(study, method, run_key, seed, keys, split, attacks, images)
+
+
+def held_out_of(
+    study: Study, method: Method, run_key: str, seed: int, keys: "SharedKeys"
+) -> list[PointSpec]:
+    """List the operating points to judge on held-out images: a comparison chooses λ by them.
+
+    By one PGD at each radius of the study: see `studies.study_file.study.Study.choosing_attacks`.
+    """
+    images = study.evaluate.held_out_images
+    if not images:
+        return []
+    attacks = study.choosing_attacks()
+    return _points(study, method, run_key, seed, keys, "val", attacks, images)
+
+
+def _points(
+    study: Study,
+    method: Method,
+    run_key: str,
+    seed: int,
+    keys: "SharedKeys",
+    split: Split,
+    attacks: Sequence[EvaluationAttack],
+    images: int | None,
+) -> list[PointSpec]:
     points = []
     for rule in study.evaluate.checkpoints:
         for lam, width_mult in method.operating_points(study.lams()):
-            for attack in study.attacks():
+            for attack in attacks:
                 settings = _attack_settings(attack)
                 what = {
                     "checkpoint_rule": rule,
                     "lam": lam,
                     "width_mult": width_mult,
                     "attack": settings,
-                    "images": _fewest(attack.images, study.evaluate.images),
+                    "images": _fewest(attack.images, images),
                     "batch_size": study.evaluate.batch_size,
                     **_surrogates(study, attack, lam, run_key, keys.dedicated(seed)),
                     **({} if split == "test" else {"split": split}),

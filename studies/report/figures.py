@@ -3,6 +3,7 @@
 import io
 import math
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -24,9 +25,27 @@ LEGEND_WIDTH = 100
 def paper_figure(comparison: Comparison, title: str) -> Figure:
     """Draw standard against robust accuracy, a line for OAT and a mark for each dedicated model."""
     lines = series(comparison.cells)
-    labels = [f"{s.name} ({'one model' if s.once else 'a model each'})" for s in lines]
-    figure, axes, wrapped = _canvas(labels, title)
-    for line, label in zip(lines, wrapped, strict=True):
+    figure, axes, wrapped = _canvas(_labels(lines), title)
+    draw_front(comparison, axes, wrapped)
+    _legend(figure, wrapped)
+    _annotate(figure, lines)
+    return figure
+
+
+def _labels(lines: Sequence[Series]) -> list[str]:
+    return [f"{s.name} ({'one model' if s.once else 'one model per mark'})" for s in lines]
+
+
+def draw_front(comparison: Comparison, axes: Axes, labels: Sequence[str] = ()) -> None:
+    """Draw the operating points of a comparison with their intervals.
+
+    Args:
+        comparison: The comparison.
+        axes: Where to draw.
+        labels: What the legend calls each line; without, the lines' own names.
+    """
+    lines = series(comparison.cells)
+    for line, label in zip(lines, labels or _labels(lines), strict=True):
         cells, x, y = line.cells, 100 * line.cells["sa"], 100 * line.cells["ra"]
         axes.errorbar(
             x,
@@ -46,9 +65,6 @@ def paper_figure(comparison: Comparison, title: str) -> Figure:
         )
     axes.set_xlabel("standard accuracy SA, %")
     axes.set_ylabel(f"robust accuracy RA under {comparison.attack}, %")
-    _legend(figure, wrapped)
-    _annotate(figure, lines)
-    return figure
 
 
 def price_figure(comparison: Comparison, title: str) -> Figure:

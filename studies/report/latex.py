@@ -3,7 +3,7 @@
 import re
 
 from studies.comparison.answer import Comparison
-from studies.report.rows import HEADINGS, heading_of, rows
+from studies.report.rows import heading_of, headings_of, rows
 from studies.statistics.intervals import LEVEL
 
 TEX = {
@@ -29,8 +29,10 @@ TEX = {
 
 def latex_table(comparison: Comparison) -> str:
     """Write the free-vs-retrained table as a ``tabular`` of LaTeX."""
-    body = [[tex(cell) for cell in row.values()] for row in rows(comparison)]
-    lines = [list(map(tex, HEADINGS.values())), *body]
+    texts = rows(comparison)
+    headings = headings_of(texts)
+    body = [[tex(cell) for cell in row.values()] for row in texts]
+    lines = [list(map(tex, headings.values())), *body]
     # a row that starts with a bracket or a star would be an argument of the rule above it
     head, *rest = [
         ("{}" if line[0].startswith(("[", "*")) else "") + " & ".join(line) + r" \\"
@@ -40,7 +42,7 @@ def latex_table(comparison: Comparison) -> str:
         [
             r"% needs \usepackage{booktabs}",
             f"% {_one_line(heading_of(comparison))}, in percent; intervals at {LEVEL:.0%}",
-            rf"\begin{{tabular}}{{ll{'r' * (len(HEADINGS) - 2)}}}",
+            rf"\begin{{tabular}}{{ll{'r' * (len(headings) - 2)}}}",
             r"\toprule",
             head,
             r"\midrule",

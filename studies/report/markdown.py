@@ -3,7 +3,17 @@
 from collections.abc import Iterable, Mapping
 
 from studies.comparison.answer import Comparison
-from studies.report.rows import HEADINGS, Row, front_rows, gain_rows, heading_of, rows, variant_rows
+from studies.report.rows import (
+    SAME_HEADINGS,
+    Row,
+    front_rows,
+    gain_rows,
+    heading_of,
+    headings_of,
+    rows,
+    same_knob_rows,
+    variant_rows,
+)
 
 
 def markdown_tables(comparison: Comparison, others: Iterable[Comparison] = ()) -> str:
@@ -14,8 +24,10 @@ def markdown_tables(comparison: Comparison, others: Iterable[Comparison] = ()) -
         others: The same study under other attacks, each under a heading of its own.
     """
     texts, variants = rows(comparison), variant_rows(comparison)
+    same = same_knob_rows(comparison)
     parts = [
-        *([_markdown_table(texts, HEADINGS)] if texts else []),
+        *([_markdown_table(texts, headings_of(texts))] if texts else []),
+        *(["At the same λ:", _markdown_table(same, SAME_HEADINGS)] if same else []),
         *([_markdown_table(variants)] if variants else []),
         *([_markdown_table(fronts)] if (fronts := front_rows(comparison)) else []),
         *([_markdown_table(gain_rows(comparison.gains.table))] if comparison.gains else []),
@@ -27,7 +39,7 @@ def markdown_tables(comparison: Comparison, others: Iterable[Comparison] = ()) -
     for other in others:
         parts.append(f"## {heading_of(other)}")
         if texts := rows(other):
-            parts.append(_markdown_table(texts, HEADINGS))
+            parts.append(_markdown_table(texts, headings_of(texts)))
         parts.append(other.answer())
     return "\n\n".join(parts) + "\n"
 

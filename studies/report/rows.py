@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from studies.comparison.answer import Comparison
+from studies.comparison.answer import BEST, SAME, Comparison
 from studies.comparison.verdict import VERDICTS
 from studies.naming import duration, value_text
 
@@ -19,20 +19,30 @@ HEADINGS = {
     "ra_oat": "RA OAT",
     "ra_dedicated": "RA ded.",
     "d_ra": "ΔRA",
-    "verdict": "OAT is",
+    "verdict": "verdict",
+    "decide": "would decide it",
     "cost": "training",
 }
+"""Columns of the free-vs-retrained table. What would decide a row is left out where all are."""
+
+SAME_HEADINGS = {key: HEADINGS[key] for key in ("dedicated", "oat", "d_sa", "d_ra", "verdict")}
+"""Columns of the table at the same λ."""
 
 COST_HEADINGS = (
     "models",
     "training time",
     "forward passes",
     "gradients",
-    "cheaper from",
+    "cheaper from, by work",
+    "cheaper from, by time",
     "parameters",
     "stored",
 )
 """Columns of the table of fronts that say what a front costs; the page shows them apart."""
+
+MOST_IMAGES = 10_000_000
+OUT_OF_REACH = "out of reach"
+"""What would decide a row whose difference lies so near the margin that no data set does."""
 
 GAINED = "What tuning gained: hypervolume of the study's own settings → of the winners"
 
@@ -75,16 +85,35 @@ def has_widths(comparison: Comparison) -> bool:
 
 def rows(comparison: Comparison) -> list[Row]:
     """Return the free-vs-retrained table as text, a mapping of `HEADINGS` keys for each row."""
-    several = comparison.table["once"].nunique() > 1 if len(comparison.table) else False
+    out = _rows(comparison, comparison.table)
+    if any(row["decide"] for row in out):
+        return out
+    return [{key: cell for key, cell in row.items() if key != "decide"} for row in out]
+
+
+def same_knob_rows(comparison: Comparison) -> list[Row]:
+    """Return the table at the same λ as text; empty if it is the main one."""
+    if comparison.question == SAME:
+        return []
+    found = _rows(comparison, comparison.same_knob)
+    return [{key: row[key] for key in SAME_HEADINGS} for row in found]
+
+
+def _rows(comparison: Comparison, table: pd.DataFrame) -> list[Row]:
+    several = table["once"].nunique() > 1 if len(table) else False
     widths = has_widths(comparison)
     out = []
-    for row in comparison.table.to_dict("records"):
+    for row in table.to_dict("records"):
         width = f" width={row['width_mult']:g}" if widths else ""
+        own_width = f" width={row['oat_width_mult']:g}" if widths else ""
         once = f"{row['once']} " if several else ""
         out.append(
             {
                 "dedicated": Cell(f"{row['dedicated']} {value_text(row)}{width}"),
-                "oat": Cell(f"{once}λ={row['oat_lam']:g}", None if several else row["oat_lam"]),
+                "oat": Cell(
+                    f"{once}λ={row['oat_lam']:g}{own_width}",
+                    None if several else row["oat_lam"],
+                ),
                 "sa_oat": percent(row["sa_oat"]),
                 "sa_dedicated": percent(row["sa_dedicated"]),
                 "d_sa": difference(row, "d_sa"),
@@ -92,10 +121,29 @@ def rows(comparison: Comparison) -> list[Row]:
                 "ra_dedicated": percent(row["ra_dedicated"]),
                 "d_ra": difference(row, "d_ra"),
                 "verdict": Cell(row["verdict"], VERDICTS.index(row["verdict"])),
+                "decide": _decide(row),
                 "cost": Cell(duration(row["seconds_dedicated"]), row["seconds_dedicated"]),
             }
         )
     return out
+
+
+def _decide(row: Mapping[Any, Any]) -> Cell:
+    """Write what would decide a row; empty where it is decided."""
+    images, seeds = row["images_to_decide"], row["seeds_to_decide"]
+    if math.isnan(images):
+        return Cell("", math.inf)
+    found = [
+        text
+        for text, value in ((f"{images:,.0f} images", images), (f"{seeds:g} seeds", seeds))
+        if math.isfinite(value) and value <= MOST_IMAGES
+    ]
+    return Cell(" or ".join(found) or OUT_OF_REACH, images)
+
+
+def headings_of(body: list[Row]) -> dict[str, str]:
+    """Return the headings of the columns that a free-vs-retrained table has."""
+    return {key: HEADINGS[key] for key in HEADINGS if not body or key in body[0]}
 
 
 def variant_rows(comparison: Comparison) -> list[Row]:
@@ -191,7 +239,8 @@ def _front_row(row: Mapping[Any, Any]) -> Row:
         "matched ratio": known("matched", "{matched:.3f} [{matched_low:.3f}, {matched_high:.3f}]"),
         "largest RA gap": known("gap", "{points:.1f} at SA {level:.1f}"),
         "covered": known("covered", "{covered:.0%}"),
-        "cheaper from": known("break_even", "{break_even:g}"),
+        "cheaper from, by work": known("break_even", "{break_even:g}"),
+        "cheaper from, by time": known("break_even_seconds", "{break_even_seconds:g}"),
         "training time": Cell(duration(row["device_seconds"]), row["device_seconds"]),
         "forward passes": known("train_units", "{millions:,.2f} M"),
         "gradients": known("train_gradients", "{millions:,.2f} M"),
@@ -209,6 +258,8 @@ def heading_of(comparison: Comparison) -> str:
 def frames(comparison: Comparison) -> dict[str, pd.DataFrame]:
     """Return the data frames behind the tables by name, for files that keep every digit."""
     tables = {"table": comparison.table, "cells": comparison.cells, "fronts": comparison.fronts}
+    if comparison.question == BEST:
+        tables["same_knob"] = comparison.same_knob
     if comparison.reference is not None:
         tables["variants"] = comparison.variants
     if len(comparison.masking):

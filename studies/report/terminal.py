@@ -7,11 +7,21 @@ from rich import box
 from rich.table import Table
 
 from studies.comparison.answer import Comparison
-from studies.report.rows import GAINED, HEADINGS, Cell, front_rows, gain_rows, rows, variant_rows
+from studies.report.rows import (
+    GAINED,
+    SAME_HEADINGS,
+    Cell,
+    front_rows,
+    gain_rows,
+    headings_of,
+    rows,
+    same_knob_rows,
+    variant_rows,
+)
 from studies.statistics.intervals import LEVEL
 
-WIDE = 118
-"""Columns of a terminal that the tables fit into with intervals beside their values."""
+NARROW = 100
+"""Columns of a terminal below which a table leaves out what would decide a row."""
 
 IN_TERMINAL = ("front", "models", "operating points", "hypervolume", "training time", "stored")
 """Columns of the table of fronts that a terminal shows."""
@@ -24,6 +34,14 @@ def terminal_parts(comparison: Comparison, width: int) -> Iterator[Table | str]:
         for once, table in tables:
             name = f" {once}," if len(tables) > 1 else ""
             yield _main_table(replace(comparison, table=table), name, width)
+    if texts := same_knob_rows(comparison):
+        yield _terminal_table(
+            "At the same λ as the dedicated model, in points",
+            list(SAME_HEADINGS.values()),
+            [list(row.values()) for row in texts],
+            left=2,
+            width=width,
+        )
     if comparison.reference is not None:
         texts = variant_rows(comparison)
         yield _terminal_table(
@@ -54,12 +72,14 @@ def terminal_parts(comparison: Comparison, width: int) -> Iterator[Table | str]:
 
 def _main_table(comparison: Comparison, name: str, width: int) -> Table:
     """Make the table of one once-for-all model against all dedicated ones."""
-    # on a narrow terminal the training time stands in the second table alone
-    shown = [key for key in HEADINGS if width >= WIDE or key != "cost"]
+    body = rows(comparison)
+    # the training time stands in the table of fronts
+    left_out = {"cost"} if width >= NARROW else {"cost", "decide"}
+    shown = {key: text for key, text in headings_of(body).items() if key not in left_out}
     return _terminal_table(
-        f"Free vs retrained,{name} RA under {comparison.attack}, in percent",
-        [HEADINGS[key] for key in shown],
-        [[row[key] for key in shown] for row in rows(comparison)],
+        f"Free vs retrained,{name} {comparison.question}, RA under {comparison.attack}, in percent",
+        list(shown.values()),
+        [[row[key] for key in shown] for row in body],
         left=2,
         width=width,
     )
@@ -96,7 +116,7 @@ def _laid_out(
         show_edge=False,
     )
     for i, heading in enumerate(headings):
-        shown = heading.replace(" ", "\n", 1) if narrow else heading
+        shown = heading.replace(" ", "\n", 1)
         texts = [_folded(row[i], narrow) for row in body]
         pieces = [part for text in texts for part in text.split(None if i < left else "\n")]
         table.add_column(

@@ -2,7 +2,7 @@
 
 from collections.abc import Container, Iterable
 from itertools import chain
-from typing import TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 import pandas as pd
 
@@ -18,6 +18,13 @@ from studies.trial.choosing import UNKNOWN_PRECISION
 from studies.trial.records import Correct, read_checks, read_points, read_result
 from studies.trial.shapes import TrialJob
 from studies.trial.stored import Point
+
+Which = Literal["points", "held_out"]
+"""Points on test images, or those on held-out images by which a comparison chooses λ."""
+
+
+MODELS = "models"
+"""In the ``attrs`` of a study's frame: the name of each of its models, by run key."""
 
 
 class IntervalColumns(TypedDict):
@@ -50,39 +57,76 @@ class PlannedPointRow(PointRow):
     recipe: str
 
 
-def study_points(plan: Plan, folder: Folder) -> pd.DataFrame:
+def study_points(plan: Plan, folder: Folder, which: Which = "points") -> pd.DataFrame:
     """Read the points of a study from its folder.
 
+    Args:
+        plan: Its plan.
+        folder: Its folder.
+        which: Which points.
+
     Returns:
-        The frame, with one column more: ``folder``, the URI of the point's trial.
+        The frame, with one column more: ``folder``, the URI of the point's trial. Its attribute
+        `MODELS` names all models of the plan, so that a part of it is known to be one.
     """
     places = {trial.run_key: folder.sub(f"trials/{trial.run_key}") for trial in plan.trials}
-    read = in_threads(lambda trial: read_planned(places[trial.run_key], trial.job), plan.trials)
+    read = in_threads(
+        lambda trial: read_planned(places[trial.run_key], trial.job, which), plan.trials
+    )
     uris = {run_key: place.uri for run_key, place in places.items()}
     table = frame(chain.from_iterable(read))
-    return table.assign(folder=table["run_key"].map(uris).astype("str"))
+    table = table.assign(folder=table["run_key"].map(uris).astype("str"))
+    table.attrs[MODELS] = {t.run_key: f"{t.label} seed {t.seed}" for t in plan.trials}
+    return table
 
 
-def correctness(table: pd.DataFrame) -> Correct:
-    """Read which images each point of a frame has right, from its ``folder`` column.
+class Stored(NamedTuple):
+    """What the folders of a frame of points hold beside it.
+
+    Attributes:
+        correct: Which images each point has right.
+        held_out: Points of the same trainings on images held out of training; a frame.
+    """
+
+    correct: Correct
+    held_out: pd.DataFrame
+
+
+def stored_beside(table: pd.DataFrame) -> Stored:
+    """Read what the folders of a frame of points hold beside it, from its ``folder`` column.
 
     Points whose folder is not there are left out.
     """
     if "folder" not in table:
-        return {}
+        return Stored({}, frame([]))
     wanted = set(table["point_key"])
 
-    def read(place: str) -> Correct:
-        _, correct, _ = _read_sound(open_folder(place))
-        return {key: right for key, right in correct.items() if key.partition(".")[0] in wanted}
+    def read(place: str) -> tuple[Correct, list[Point]]:
+        rows, correct, _ = _read_sound(open_folder(place))
+        mine = {key: right for key, right in correct.items() if key.partition(".")[0] in wanted}
+        return mine, [row for row in rows if "split" in row]
 
-    places = sorted(map(str, table["folder"].unique()))
-    return dict(chain.from_iterable(found.items() for found in in_threads(read, places)))
+    found = in_threads(read, sorted(map(str, table["folder"].unique())))
+    return Stored(
+        dict(chain.from_iterable(correct.items() for correct, _ in found)),
+        frame(chain.from_iterable(rows for _, rows in found)),
+    )
 
 
-def read_planned(folder: Folder, job: TrialJob) -> list[PlannedPointRow]:
-    """Read the points and checks that a job asks for; see `read_trial`."""
-    points = {point["point_key"]: point for point in job["points"]}
+def correctness(table: pd.DataFrame) -> Correct:
+    """Read which images each point of a frame has right; see `stored_beside`."""
+    return stored_beside(table).correct
+
+
+def read_planned(folder: Folder, job: TrialJob, which: Which = "points") -> list[PlannedPointRow]:
+    """Read the points and checks that a job asks for; see `read_trial`.
+
+    Args:
+        folder: The trial's folder.
+        job: What was asked for.
+        which: Which of its points.
+    """
+    points = {point["point_key"]: point for point in job[which]}
     rows, _ = read_trial(folder, points, {check["check_key"] for check in job["checks"]})
     # the same weights may be part of another study, whose budget is then another
     budget, said = job["budget"], recipe(job["config"]["train"])

@@ -4,6 +4,7 @@ Those of several seeds, and of whole fronts, are in `studies.comparison.resampli
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
@@ -51,44 +52,132 @@ def _quantile() -> float:
     return float(ndtri(0.5 + 0.5 * LEVEL))
 
 
-def paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Interval:
+@dataclass(frozen=True)
+class Difference(Interval):
+    """A difference of two accuracies, with what its interval rests on.
+
+    Attributes:
+        centre: The middle of the interval; near the value, a little nearer to 0.
+        sampling: Variance by the choice of the test images.
+        training: Variance by the luck of the trainings; 0 where one training of each is compared.
+        freedom: Degrees of freedom, after Welch and Satterthwaite; infinite without trainings.
+    """
+
+    centre: float
+    sampling: float
+    training: float = 0.0
+    freedom: float = math.inf
+
+    @property
+    def error(self) -> float:
+        """Standard error."""
+        return math.sqrt(self.sampling + self.training)
+
+    def p_not_below(self, bound: float) -> float:
+        """Return the one-sided p-value of the claim that the true difference is below a bound."""
+        return t_below((self.centre - bound) / self.error, self.freedom)
+
+
+def t_below(value: float, freedom: float) -> float:
+    """Return Student's cumulative probability; the normal one at infinite freedom."""
+    from scipy.special import ndtr, stdtr
+
+    return float(ndtr(value) if math.isinf(freedom) else stdtr(freedom, value))
+
+
+def t_quantile(probability: float, freedom: float) -> float:
+    """Return Student's quantile; the normal one at infinite freedom."""
+    from scipy.special import stdtrit
+
+    if math.isinf(freedom):
+        return NormalDist().inv_cdf(probability)
+    return float(stdtrit(freedom, probability))
+
+
+Spread = tuple[float, float]
+"""Variance of a mean by the luck of its trainings, and the degrees of freedom it is known with."""
+
+
+def difference_of(
+    value: float, centre: float, sampling: float, spreads: Sequence[Spread] = ()
+) -> Difference:
+    """Return a difference with its interval at `LEVEL`.
+
+    Args:
+        value: As measured.
+        centre: Middle of the interval.
+        sampling: Variance by the choice of the test images.
+        spreads: Of each side; none where trainings are not told apart from their luck.
+
+    Source: Welch, Biometrika 1947; Satterthwaite, Biometrics Bulletin 1946. The variance by images
+    is known from hundreds of them and costs no freedom.
+    """
+    training = sum(variance for variance, _ in spreads)
+    total, freedom = sampling + training, math.inf
+    if training > 0:
+        freedom = total**2 / sum(variance**2 / known for variance, known in spreads)
+    half = t_quantile((1 + LEVEL) / 2, freedom) * math.sqrt(total)
+    return Difference(value, centre - half, centre + half, centre, sampling, training, freedom)
+
+
+def paired_difference(
+    first: NDArray[np.generic], second: NDArray[np.generic], spreads: Sequence[Spread] = ()
+) -> Difference:
     """Return the difference of two accuracies on the same images.
 
     The interval keeps a width where the models agree on every image, which a bootstrap would
     not.
 
     Args:
-        first: Which images the first model has right, shape (N,).
+        first: Which images the first model has right, shape (N,); or the share of its trainings
+            that have.
         second: The same of the second.
+        spreads: See `difference_of`.
 
     Source: Agresti and Min, Statistics in Medicine 2005: Wald's with half an image added to each
     of the four cells of the paired table.
     """
     images = len(first)
-    gained = float((first & ~second).sum())
-    lost = float((second & ~first).sum())
-    total = images + 2
-    centre = (gained - lost) / total
-    spread = np.sqrt(gained + lost + 1 - (gained - lost) ** 2 / total) / total
-    value = (gained - lost) / images
-    return Interval(value, float(centre - Z * spread), float(centre + Z * spread))
+    apart = first.astype(float) - second.astype(float)
+    total, squares, more = float(apart.sum()), float((apart**2).sum()), images + 2
+    sampling = (squares + 1 - total**2 / more) / more**2
+    return difference_of(total / images, total / more, sampling, spreads)
 
 
-def unpaired_difference(first: float, second: float, images: tuple[int, int]) -> Interval:
+def unpaired_difference(
+    first: float, second: float, images: tuple[int, int], spreads: Sequence[Spread] = ()
+) -> Difference:
     """Return the difference of two accuracies of which only the rates are known.
 
     Args:
         first: Accuracy of the first model.
         second: Accuracy of the second.
         images: Test images of each.
+        spreads: See `difference_of`.
 
     Source: Agresti and Caffo, The American Statistician 2000.
     """
     totals = [n + 2 for n in images]
     rates = [(p * n + 1) / (n + 2) for p, n in zip((first, second), images, strict=True)]
-    spread = np.sqrt(sum(p * (1 - p) / n for p, n in zip(rates, totals, strict=True)))
-    centre = rates[0] - rates[1]
-    return Interval(first - second, float(centre - Z * spread), float(centre + Z * spread))
+    sampling = sum(p * (1 - p) / n for p, n in zip(rates, totals, strict=True))
+    return difference_of(first - second, rates[0] - rates[1], sampling, spreads)
+
+
+def holm(p_values: NDArray[np.float64], level: float = 1 - LEVEL) -> NDArray[np.bool_]:
+    """Return which hypotheses are rejected, so that any true one is with at most this chance.
+
+    Args:
+        p_values: Shape (N,).
+        level: The chance that a family of true hypotheses has any rejection.
+
+    Source: Holm, Scandinavian Journal of Statistics 1979; holds for any dependence.
+    """
+    order = np.argsort(p_values, kind="stable")
+    steps = level / (len(p_values) - np.arange(len(p_values)))
+    passed = np.logical_and.accumulate(p_values[order] <= steps)
+    rejected = np.zeros(len(p_values), bool)
+    rejected[order] = passed
+    return rejected
 
 
 def measured(name: str, value: float, samples: NDArray[np.float64]) -> dict[str, float]:

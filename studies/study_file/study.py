@@ -55,6 +55,8 @@ class Evaluate(BaseModel):
             is what `oat run` reports.
         images: Use only the first so many test images; None is all of them. An attack may have
             fewer, of its own.
+        held_out_images: Images held out of training, at most, on which a comparison chooses the λ
+            and width of OAT that it sets beside a retrained model; 0 evaluates none.
         masking_images: Test images of the checks for masked gradients; 0 makes none.
         batch_size: Images at a time.
         tf32: Whether a GPU may round the inputs of products to TF32 here. Faster; what it does to
@@ -66,6 +68,7 @@ class Evaluate(BaseModel):
     attacks: tuple[Annotated[AnyAttack, Discriminator("name")], ...] = (Pgd(),)
     checkpoints: tuple[CheckpointRule, ...] = ("last",)
     images: int | None = Field(None, ge=1)
+    held_out_images: int = Field(1000, ge=0)
     masking_images: int = Field(100, ge=0)
     batch_size: int = Field(500, ge=1)
     tf32: bool = False
@@ -267,6 +270,19 @@ class Study(BaseModel):
             dataclasses.replace(a, eps=self.attack.eps if a.eps is None else a.eps)
             for a in self.evaluate.attacks
         ]
+
+    def choosing_attacks(self) -> list[EvaluationAttack]:
+        """Return the attacks on held-out images: at each radius of `attacks` one plain PGD.
+
+        It is the first of the study's own at that radius, or else PGD at its defaults. λ is chosen
+        by it, so that no attack that takes hours is needed for that.
+        """
+        found: dict[float, EvaluationAttack] = {}
+        for attack in self.attacks():
+            if isinstance(attack, Pgd) and not attack.every_lam:
+                found.setdefault(attack.radius(), dataclasses.replace(attack, images=None))
+        radii = dict.fromkeys(attack.radius() for attack in self.attacks())
+        return [found.get(eps, Pgd(eps=eps)) for eps in radii]
 
     def label_of(self, attack: EvaluationAttack) -> str:
         """Name one of `attacks` for tables, with its radius if that is not the one of training."""

@@ -6,11 +6,11 @@ read from storage, so writing it twice, or after any crash, changes nothing.
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from studies.planning.plan import PlannedTrial
 from studies.results.points import COLUMNS, TAGS, frame, with_attack_columns
-from studies.results.reading import PlannedPointRow, read_planned
+from studies.results.reading import PlannedPointRow, Which, read_planned
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError
 from studies.tracking.experiment import ATTACKS, Experiment, Run
@@ -19,7 +19,7 @@ from studies.trial.stored import Epoch, Trained, TrialResult
 
 KINDS = ("study", "trial", "point", "validation")
 JUDGED = ("point", "validation")
-"""Points on test images, and those on held-out images that tuning chooses by."""
+"""Points on test images, and those on held-out images that tuning and comparisons choose by."""
 PARENT = "mlflow.parentRunId"
 EpochMetric = Literal["train_loss", "sa_val", "ra_val", "lr", "images_per_second"]
 EPOCH_METRICS: tuple[EpochMetric, ...] = (
@@ -169,11 +169,13 @@ class TrialRuns:
             self._experiment.log(run_id, finals)
             self._experiment.client.set_tag(run_id, "oat.training_id", trained["training_id"])
             run.data.tags["oat.training_id"] = trained["training_id"]
-        rows = read_planned(folder, trial.job)
-        self._remember_attacks({row["attack"] for row in rows})
-        wide = with_attack_columns(frame(rows)).set_index("point_key").drop(columns=[*COLUMNS][1:])
-        for row in rows:
-            self._sync_point(row, wide.loc[row["point_key"]].dropna().to_dict(), run_id)
+        for which in get_args(Which):
+            rows = read_planned(folder, trial.job, which)
+            self._remember_attacks({row["attack"] for row in rows})
+            wide = with_attack_columns(frame(rows)).set_index("point_key")
+            wide = wide.drop(columns=[*COLUMNS][1:])
+            for row in rows:
+                self._sync_point(row, wide.loc[row["point_key"]].dropna().to_dict(), run_id)
         self._experiment.client.set_terminated(run_id, "FINISHED")
 
     def _remember_attacks(self, attacks: set[str]) -> None:

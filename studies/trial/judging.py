@@ -75,11 +75,12 @@ class _Judging:
         self.method = method_of(job["config"])
         self.rows, self.correct = read_points(folder, trained["training_id"])
         self.checks = read_checks(folder, trained["training_id"])
+        self._points = [*job["points"], *job["held_out"]]
 
     def run(self) -> None:
         have = {row["point_key"] for row in self.rows}
         have |= {check["check_key"] for check in self.checks}
-        points = [p for p in self.job["points"] if p["point_key"] not in have]
+        points = [p for p in self._points if p["point_key"] not in have]
         checks = [c for c in self.job["checks"] if c["check_key"] not in have]
         for rule in dict.fromkeys(spec["checkpoint_rule"] for spec in (*points, *checks)):
             weights = read_weights(self.folder, self.trained, rule)
@@ -99,7 +100,7 @@ class _Judging:
 
     def _twin(self, spec: Spec, made: Sequence[Made]) -> Made | None:
         """Find what was made of the same weights by the same settings: the same numbers."""
-        listed: list[Spec] = [*self.job["points"], *self.job["checks"]]
+        listed: list[Spec] = [*self._points, *self.job["checks"]]
         keys = {self._key(s): s for s in listed}
         wanted = self._judgement(spec)
         for other in made:

@@ -125,6 +125,7 @@ class TrialJob(TypedDict):
         config: All that does.
         budget: Digest of what methods must share to be compared.
         points: Operating points to judge, under each attack.
+        held_out: Those to judge on held-out images, by which a comparison chooses λ.
         checks: Those to check for masked gradients.
         siblings: Folder or URI of all trials of the study.
         choices: Folder or URI where the study keeps what holds for all of them.
@@ -136,6 +137,7 @@ class TrialJob(TypedDict):
     config: TrialConfig
     budget: str
     points: list[PointSpec]
+    held_out: list[PointSpec]
     checks: list[CheckSpec]
     siblings: str
     choices: str

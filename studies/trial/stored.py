@@ -221,6 +221,8 @@ class MaskingCheck(PlaceColumns):
         sa: Without an attack.
         ra: Under PGD at the radius of the training.
         ra_restarts: The same with 5 starts.
+        ra_strong: The same, then with margin losses and more steps as well; not there in checks
+            that are older than it.
         ra_noise: Under noise.
         ra_eps_0: At radius 0.
         ra_eps_2x: At twice the radius.
@@ -236,6 +238,7 @@ class MaskingCheck(PlaceColumns):
     sa: float
     ra: float
     ra_restarts: float
+    ra_strong: NotRequired[float]
     ra_noise: float
     ra_eps_0: float
     ra_eps_2x: float

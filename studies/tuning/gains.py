@@ -14,6 +14,7 @@ from studies.methods import method_of, variant
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan, PlannedTrial
 from studies.results.reading import correctness, study_points
+from studies.results.worst import worst_case
 from studies.statistics.frontier import hypervolume
 from studies.statistics.intervals import measured
 from studies.storage.folder import Folder
@@ -51,13 +52,13 @@ def _row(search: Search) -> dict[str, Any]:
     }
 
 
-def gains_of(study: Study, folder: Folder, attack: str, checkpoint: str) -> Gains | None:
+def gains_of(study: Study, folder: Folder, attacks: Sequence[str], checkpoint: str) -> Gains | None:
     """Measure what tuning gained for the models of a study.
 
     Args:
         study: The study whose models are compared.
         folder: Its folder.
-        attack: RA under this attack.
+        attacks: RA is the worst over these.
         checkpoint: With these weights.
 
     Returns:
@@ -90,10 +91,10 @@ def gains_of(study: Study, folder: Folder, attack: str, checkpoint: str) -> Gain
             won = (tuned, _of(tuned, make_plan(kept, folder)))
         sides = zip((START, TUNED), ((start, own), won), strict=True)
         frames = [
-            _points(plan, models, folder, attack, checkpoint).assign(variant=side)
+            _points(plan, models, folder, attacks, checkpoint).assign(variant=side)
             for side, (plan, models) in sides
         ]
-        on_test.append(_on_test(frames))
+        on_test.append(_on_test(frames, list(attacks)))
     table = pd.concat([gains_of_searches(searches), pd.DataFrame(on_test)], axis=1)
     notes = [f"{search.method}: {note}" for search in searches for note in search.notes]
     early = record["tune"]["early_stopping"]
@@ -114,7 +115,7 @@ def with_gains(comparison: Comparison, study: Study, folder: Folder) -> Comparis
         folder: Its folder.
     """
     try:
-        found = gains_of(study, folder, comparison.attack, comparison.checkpoint)
+        found = gains_of(study, folder, comparison.attacks, comparison.checkpoint)
     except (ResultError, StudyError) as error:
         said = " ".join(str(error).split())
         return replace(
@@ -145,30 +146,34 @@ def _of(plan: Plan, wanted: Plan) -> set[str]:
 
 
 def _points(
-    plan: Plan, models: Collection[str], folder: Folder, attack: str, checkpoint: str
+    plan: Plan, models: Collection[str], folder: Folder, attacks: Sequence[str], checkpoint: str
 ) -> pd.DataFrame:
     """Return the test points of some models; none where one is not finished."""
     part = replace(plan, trials=tuple(t for t in plan.trials if _settings(t) in models))
     table = study_points(part, folder)
-    wanted = (table["attack"] == attack) & (table["checkpoint_rule"] == checkpoint)
+    wanted = table["attack"].isin(attacks) & (table["checkpoint_rule"] == checkpoint)
     return table[wanted] if not part.unfinished() else table[:0]
 
 
-def _on_test(frames: list[pd.DataFrame]) -> dict[str, float]:
+def _on_test(frames: list[pd.DataFrame], attacks: list[str]) -> dict[str, float]:
     """Return the hypervolumes of two sides on test images, and their difference."""
     if any(frame.empty for frame in frames):
         return dict.fromkeys(ON_TEST, UNKNOWN)
     start, tuned = (set(frame["point_key"]) for frame in frames)
+    points = pd.concat(frames if start != tuned else frames[:1], ignore_index=True)
+    # a model of both sides has the same keys on both
+    sides = [worst_case(side, correctness(side), attacks) for _, side in points.groupby("variant")]
+    points = pd.concat([table for table, _, _ in sides], ignore_index=True)
     if start == tuned:
-        cells = frames[0].groupby(CELL, dropna=False)[["sa", "ra"]].mean()
+        cells = points.groupby(CELL, dropna=False)[["sa", "ra"]].mean()
         same = hypervolume(cells.to_numpy())
         return {**dict.fromkeys(ON_TEST, 0.0), "test_start": same, "test_tuned": same}
-    points = pd.concat(frames, ignore_index=True)
-    draws = Resampled(points, correctness(points))
+    correct = {key: right for _, known, _ in sides for key, right in known.items()}
+    draws = Resampled(points, correct)
     values = draws.cells[["sa", "ra"]].to_numpy()
-    sides = [np.flatnonzero(draws.cells["variant"] == side) for side in (START, TUNED)]
-    areas = [hypervolume(values[side]) for side in sides]
-    samples = draws.hypervolumes(sides[1]) - draws.hypervolumes(sides[0])
+    members = [np.flatnonzero(draws.cells["variant"] == side) for side in (START, TUNED)]
+    areas = [hypervolume(values[some]) for some in members]
+    samples = draws.hypervolumes(members[1]) - draws.hypervolumes(members[0])
     return {
         "test_start": areas[0],
         "test_tuned": areas[1],

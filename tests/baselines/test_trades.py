@@ -8,7 +8,7 @@ from torch.distributions import Categorical, kl_divergence
 from torch.nn import functional
 
 from baselines.trades import Trades, kl_rows, trades_attack, trades_loss
-from oat.attacks import Attack
+from oat.attacks import Attack, perturb
 from oat.method import cross_entropy_of, training_cost
 from oat.models import ModelConfig, Network, build, relative_flops
 
@@ -103,6 +103,30 @@ def test_attack_raises_the_kl_of_the_network_in_eval_mode(
         return kl_divergence(p, q)
 
     assert (kl(inputs[1]) > kl(corner.clamp(0, 1))).all()
+
+
+def test_the_attack_of_the_study_has_its_start_and_its_steps(
+    batch: Batch, generator: torch.Generator, randomise: Randomise
+) -> None:
+    network = randomise(_plain())
+    frozen = copy.deepcopy(network)
+    frozen(batch[0])  # the clean pass feeds the batch norms before the attack looks at them
+    frozen = frozen.eval().requires_grad_(False)
+    inputs: list[Tensor] = []
+    network.register_forward_pre_hook(lambda _m, args: inputs.append(args[0].detach().clone()))
+    attack, state = Attack(0.1, 3), generator.get_state()
+    given = Trades(3.0, attack="study").losses(network, *batch, attack=attack, generator=generator)
+    assert len(list(given)) == 1
+    generator.set_state(state)
+    log_p = functional.log_softmax(frozen(batch[0]), dim=1)
+
+    def kl(logits: Tensor) -> Tensor:
+        return kl_rows(log_p, functional.log_softmax(logits, dim=1))
+
+    expected = perturb(frozen, kl, batch[0], attack, generator=generator)
+    torch.testing.assert_close(inputs[1], expected, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="`attack` must be 'own' or 'study', got 'mine'"):
+        Trades(1.0, attack="mine")  # type: ignore[arg-type]
 
 
 def test_clean_probabilities_are_computed_once_for_the_whole_attack(

@@ -158,6 +158,10 @@ def test_checks_are_those_of_the_evaluation(trained: Trained) -> None:
     )
 
 
+def _is_corner(move: Tensor, eps: float) -> bool:
+    return bool((move.abs() - eps).abs().max() < 1e-6)
+
+
 def test_noise_is_drawn_from_the_ball_and_from_its_corners() -> None:
     seen: list[Tensor] = []
 
@@ -169,8 +173,15 @@ def test_noise_is_drawn_from_the_ball_and_from_its_corners() -> None:
     images = torch.full((50, 1, 3, 3), 0.5)
     before = images.clone()
     check_masking(watched, Split(images, torch.zeros(50, dtype=torch.long)), 0.1)
-    moves = [x - 0.5 for x in seen[2 : 2 + DRAWS]]  # after two looks of plain PGD
-    corners = [bool((m.abs() - 0.1).abs().max() < 1e-6) for m in moves]
+    found = [x - 0.5 for x in seen]
+    # plain PGD and the strong attacks look at images as well: these are in one row
+    first = next(
+        i
+        for i in range(len(found) - DRAWS + 1)
+        if [_is_corner(m, 0.1) for m in found[i : i + 6]] == [False, True] * 3
+    )
+    moves = found[first : first + DRAWS]
+    corners = [_is_corner(m, 0.1) for m in moves]
     assert corners == [False, True] * (DRAWS // 2)
     for move in moves:
         assert move.abs().max() <= 0.1 + 1e-6
@@ -224,5 +235,7 @@ def test_names_and_cost_of_the_checks_are_as_planned() -> None:
     # the plan counts the radius of the study, with one start and with five, and one radius more;
     # an image that withstands every radius takes four more, and each forward has its backward
     attacks = 1 + 5 + 4
-    assert rows / 2 == 20 * attacks + attacks + 6 + 1 + DRAWS
-    assert PASSES == 2 * 20 * (5 + 2) + DRAWS
+    strong = 2 * 50 + 2 + 1  # 50 steps from two starts; two classes have no DLR
+    # one image more, without a gradient, tells how many classes there are
+    assert rows / 2 == 20 * attacks + attacks + 6 + 1 + DRAWS + strong + 0.5
+    assert PASSES == 2 * 20 * (5 + 2) + DRAWS + 2 * (1 + 2 * 50 * 2)

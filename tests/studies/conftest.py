@@ -145,7 +145,8 @@ def _make_up(
             robust &= np.arange(IMAGES) % (200 // point["attack"]["steps"]) > 0
             return clean, robust
 
-        _finish(folder, trial, right, filter(judged, trial.job["points"]), 10.0 + i)
+        points = [*trial.job["points"], *trial.job["held_out"]]
+        _finish(folder, trial, right, filter(judged, points), 10.0 + i)
 
 
 FinishTrial = Callable[..., None]
@@ -163,7 +164,8 @@ def _finish_trial(
     """Finish a trial of which so many images are right at each of its points, on top of others."""
     number = np.arange(images)
     right = number < round(sa * images), number < round(ra * images)
-    _finish(folder, trial, lambda point: right, trial.job["points"], seconds)
+    points = [*trial.job["points"], *trial.job["held_out"]]
+    _finish(folder, trial, lambda point: right, points, seconds)
 
 
 @pytest.fixture(scope="session")

@@ -62,8 +62,9 @@ ONLY_IN_PYTHON = {"load_study"}
 """It returns the object that other functions take, and a shell has none."""
 SAID_BY_THE_SHELL = {"as_json", "as_format"}
 """How results are printed."""
-SAID_BY_PYTHON = {"console", "command", "stop"}
-"""Where progress goes, what a report names as its command, who ends a page: a shell knows these."""
+SAID_BY_PYTHON = {"console", "command", "stop", "held_out_points"}
+"""Where progress goes, what a report names as its command, who ends a page: a shell knows these.
+Points beside a frame of points: a shell has no frames."""
 
 
 def test_each_command_has_a_function_of_its_name_and_each_function_a_command() -> None:

@@ -25,6 +25,7 @@ ALLOWED = {
     "studies.study_file.loading.Source": FILE,
     "studies.study_file.method_blocks.FileBlock": FILE,
     "studies.study_file.json_schema.schema": "a JSON Schema: its keys are those of that standard",
+    "studies.comparison.answer.Comparison.record": "what `--json` prints: its keys are fields",
     "studies.tuning.candidates.Params": "what Optuna suggests: the study says what is searched",
     "studies.storage.sealed.unseal": "any record: whoever reads a file says what it wrote there",
 }

@@ -60,7 +60,10 @@ def test_dedicated_fronts_have_no_other_to_be_told_from(plain: Rows, make_row: M
     assert set(rest.index) == {"pgd_at", "trades", "all dedicated"}
     told = [*SUMMARIES, "ratio", "ratio_low", "ratio_high", "matched", "break_even"]
     assert rest[told].isna().all().all()
-    assert fronts.loc["oat", told].notna().all()
+    # nothing says how long the made-up models took
+    assert fronts.loc["oat", told].isna().to_dict() == {
+        name: name == "break_even_seconds" for name in told
+    }
 
 
 def test_trades_is_of_the_front_that_is_told_from(plain: Rows, make_row: MakeRow) -> None:
@@ -71,8 +74,10 @@ def test_trades_is_of_the_front_that_is_told_from(plain: Rows, make_row: MakeRow
     theirs = [*THEIRS.values(), (0.85, 0.55)]
     assert row["ratio"] == pytest.approx(hypervolume([*OURS.values()]) / hypervolume(theirs))
     assert _fronts([*plain, trades], margin=0.1)["covered"]["oat"] == pytest.approx(2 / 3)
-    # it is paired with the point nearest in SA, which its λ has paired already
-    assert row["matched"] == row["ratio"]
+    # a model of TRADES has no λ to be matched by
+    assert row["matched"] == pytest.approx(
+        hypervolume([*OURS.values()]) / hypervolume([*THEIRS.values()])
+    )
 
 
 def test_matched_leaves_out_what_has_no_partner(plain: Rows, make_row: MakeRow) -> None:

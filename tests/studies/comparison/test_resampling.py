@@ -57,8 +57,43 @@ def test_intervals_over_seeds_hold_the_truth_about_as_often_as_they_say(seeds: i
 
 def test_the_spread_between_trainings_is_found_and_said() -> None:
     draws = Resampled(_points(np.random.default_rng(0), 40, luck=0.02), {})
-    assert draws.spread == pytest.approx((0.02, 0.02), rel=0.25)
+    for variant in ("oat", "pgd_at"):
+        assert np.sqrt(draws.luck[variant].variance) == pytest.approx((0.02, 0.02), rel=0.3)
+    assert {luck.freedom for luck in draws.luck.values()} == {39, 6 * 39}
     assert any(note.startswith("40 seeds: trainings of one setting") for note in draws.notes)
+
+
+def test_the_luck_of_a_training_moves_all_points_of_a_network_together() -> None:
+    rng = np.random.default_rng(0)
+    points = _points(rng, 3, luck=0.02)
+    # every point has the same images right, so that draws differ by luck alone
+    right = np.arange(1000) % 2 == 0
+    keys = [f"{key}.{kind}" for key in points["point_key"] for kind in ("clean", "robust")]
+    draws = Resampled(points.assign(images=1000), dict.fromkeys(keys, right))
+    apart = np.ptp(draws.samples[:, draws.once], axis=1)
+    assert apart.max() < 1e-6, "one network has one luck, at every λ"
+    assert np.ptp(draws.samples[:, ~draws.once], axis=1).min() > 1e-4
+    assert draws.luck["oat"].freedom == 2, "three trainings of one network, however many its points"
+    assert draws.luck["pgd_at"].freedom == 6 * 2
+
+
+def test_methods_have_spreads_of_their_own_and_freedom_by_welch() -> None:
+    rng = np.random.default_rng(1)
+    points = _points(rng, 4, luck=0.001)
+    mine = points["method"] == "oat"
+    for name in ("sa", "ra"):
+        points.loc[mine, name] += points.loc[mine, "seed"] * 0.01
+    draws = Resampled(points, {})
+    oat, other = (draws.luck[name].variance[0] / 4 for name in ("oat", "pgd_at"))
+    assert oat > 10 * other
+    i, j = int(np.flatnonzero(draws.once)[0]), int(np.flatnonzero(~draws.once)[0])
+    found = draws.difference(i, j, 0)
+    assert found.training == pytest.approx(oat + other)
+    total = found.sampling + oat + other
+    assert found.freedom == pytest.approx(total**2 / (oat**2 / 3 + other**2 / 18))
+    # and between dedicated models OAT's spread plays no part
+    k = int(np.flatnonzero(~draws.once)[1])
+    assert draws.difference(j, k, 0).training == pytest.approx(2 * other)
 
 
 RATES = ((0.95, 0.1), (0.93, 0.3), (0.91, 0.4), (0.89, 0.45), (0.87, 0.5), (0.8, 0.55))

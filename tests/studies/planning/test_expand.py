@@ -182,7 +182,9 @@ LACKING: dict[str, tuple[str, Damage]] = {
     "points no objects": ("points.jsonl", lambda p: p.write_bytes(b"[]\n3\nnull\n")),
     "points without keys": (
         "points.jsonl",
-        lambda p: p.write_text(json.dumps({"point_key": json.loads(p.read_text())["point_key"]})),
+        lambda p: p.write_text(
+            json.dumps({"point_key": json.loads(p.read_text().splitlines()[0])["point_key"]})
+        ),
     ),
     "correctness cut": ("correct.npz", _cut),
     "correctness missing": ("correct.npz", Path.unlink),
@@ -235,8 +237,9 @@ def _value(text: bytes) -> Any:
 
 def test_a_wrong_answer_on_one_image_is_noticed(tiny: dict[str, Any], storage: Path) -> None:
     path = _folder(plan_of(tiny, storage), "pgd_at λ=1", storage) / "points.jsonl"
-    row = json.loads(path.read_text())
-    path.write_text(json.dumps({**row, "sa": row["sa"] + 0.02}) + "\n")
+    first, *rest = path.read_text().splitlines()
+    row = json.loads(first)
+    path.write_text("\n".join([json.dumps({**row, "sa": row["sa"] + 0.02}), *rest]) + "\n")
     assert _states(plan_of(tiny, storage))["pgd_at λ=1"] == "evaluate"
 
 
@@ -255,8 +258,11 @@ def test_planning_writes_nothing(tiny: dict[str, Any], storage: Path, tmp_path: 
     assert not (tmp_path / "nowhere").exists()
 
 
+JUDGED_BY_LITTLE = ("evaluate.masking_images=0", "evaluate.held_out_images=0")
+
+
 def test_the_longest_trials_come_first(tiny: dict[str, Any], tmp_path: Path) -> None:
-    left = plan_of(tiny, tmp_path, "attack.steps=7", "evaluate.masking_images=0").to_run()
+    left = plan_of(tiny, tmp_path, "attack.steps=7", *JUDGED_BY_LITTLE).to_run()
     assert [t.units for t in left] == sorted((t.units for t in left), reverse=True)
     assert left[0].label == "trades β=1"  # clean pass, attack, adversarial pass, and the KL's own
     assert left[-1].label == "pgd_at λ=0"  # no attack at all

@@ -7,7 +7,9 @@ from studies.report.files import render
 from studies.report.origin import Origin
 
 PICTURES = {"front.png", "front.svg", "price.png", "price.svg"}
-TABLES = {"table.csv", "table.md", "table.tex", "cells.csv", "fronts.csv", "masking.csv"}
+TABLES = {
+    "table.csv", "table.md", "table.tex", "same_knob.csv", "cells.csv", "fronts.csv", "masking.csv",
+}  # fmt: skip
 FILES = {*PICTURES, *TABLES, "index.html"}
 Found = tuple[Comparison, Origin]
 

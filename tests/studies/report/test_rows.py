@@ -101,7 +101,7 @@ def test_the_terminal_shows_every_number_whole(
     assert "…" not in text
     words = set(text.split())
     for row in rows(comparison):
-        shown = [v for key, v in row.items() if key not in {"dedicated", "oat", "cost"}]
+        shown = [v for key, v in row.items() if key not in {"dedicated", "oat", "cost", "decide"}]
         for piece in " ".join(shown).split():
             assert piece in words
     for row in front_rows(comparison):
@@ -123,17 +123,9 @@ def test_a_long_name_is_broken_between_its_settings_and_not_within_one(
     lines, _ = _printed(comparison, width)
     assert all(len(line) <= width for line in lines)
     words = "\n".join(lines).split()
-    assert all(words.count(setting) == len(table) for setting in settings.split())
-    assert words.count("undecided") + words.count("free") + words.count("better") == len(table)
-
-
-def test_a_wide_terminal_shows_what_training_cost_beside_each_row(
-    found: tuple[Comparison, Origin],
-) -> None:
-    wide, narrow = ("\n".join(_printed(found[0], width)[0]) for width in (120, 80))
-    assert "training" in wide.split("Hypervolume")[0]
-    assert "training" not in narrow.split("Hypervolume")[0]
-    assert "training" in narrow.split("Hypervolume")[1]
+    assert all(words.count(setting) == len(table) for setting in settings.split()), lines
+    verdicts = len(table) + len(comparison.same_knob)
+    assert words.count("undecided") + words.count("free") + words.count("better") == verdicts
 
 
 def test_a_cell_knows_the_number_behind_its_text(found: tuple[Comparison, Origin]) -> None:
@@ -151,7 +143,7 @@ def _with_summary(comparison: Comparison) -> Comparison:
     once = comparison.fronts["ratio"].notna()
     values = {
         "matched": 0.987, "matched_low": 0.95, "matched_high": 1.02, "gap": 0.034,
-        "gap_at": 0.891, "covered": 0.75, "break_even": 3,
+        "gap_at": 0.891, "covered": 0.75, "break_even": 3, "break_even_seconds": 4,
     }  # fmt: skip
     fronts = comparison.fronts.assign(
         parameters=78042,
@@ -170,17 +162,26 @@ def test_summaries_of_a_front_are_shown_where_they_are_known(
     comparison, _ = found
     full = front_rows(_with_summary(comparison))
     lone = comparison.fronts[comparison.fronts["gap"].isna()]  # no once-for-all front
-    summaries = {"matched ratio", "largest RA gap", "covered", "cheaper from"}
+    summaries = {
+        "matched ratio", "largest RA gap", "covered", "cheaper from, by work",
+        "cheaper from, by time",
+    }  # fmt: skip
     assert set(full[0]) - set(front_rows(replace(comparison, fronts=lone))[0]) == summaries
     once = full[0]
     assert once["matched ratio"] == "0.987 [0.950, 1.020]"
     assert once["largest RA gap"] == "3.4 at SA 89.1"
     assert once["covered"] == "75%"
-    assert once["cheaper from"] == "3"
+    assert once["cheaper from, by work"] == "3"
+    assert once["cheaper from, by time"] == "4"
     assert once["gradients"] == "1.50 M"
     assert once["parameters"] == "78,042"
     dedicated = full[1]
-    assert dedicated["covered"] == dedicated["largest RA gap"] == dedicated["cheaper from"] == ""
+    assert (
+        dedicated["covered"]
+        == dedicated["largest RA gap"]
+        == dedicated["cheaper from, by work"]
+        == ""
+    )
     assert dedicated["covered"].key != dedicated["covered"].key  # NaN: nothing to sort by
 
 

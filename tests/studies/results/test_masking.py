@@ -27,6 +27,7 @@ HONEST = {
     "sa": 0.9,
     "ra": 0.5,
     "ra_restarts": 0.49,
+    "ra_strong": 0.47,
     "ra_noise": 0.88,
     "ra_eps_0": 0.9,
     "ra_eps_2x": 0.2,
@@ -58,13 +59,14 @@ EDGES: list[tuple[str, str, float, float, dict[str, float]]] = [
         "ra",
         0.9 + RISE - ROOM,
         0.9 + RISE + ROOM,
-        {"ra_restarts": 0.9, "ra_noise": 0.9},
+        {"ra_restarts": 0.9, "ra_strong": 0.9, "ra_noise": 0.9},
     ),
     ("RA rises with the radius", "ra_eps_2x", 0.5 + RISE - ROOM, 0.5 + RISE + ROOM, {}),
     ("RA rises with the radius", "ra_eps_4x", 0.2 + RISE - ROOM, 0.2 + RISE + ROOM, {}),
     ("RA rises with the radius", "ra_eps_half", 0.02 + RISE - ROOM, 0.02 + RISE + ROOM, {}),
     ("RA stays above 0 at radius 0.5", "ra_eps_half", LEFT, LEFT + ROOM, {"ra_eps_4x": 0.1}),
     ("more starts help much", "ra_restarts", 0.5 - HELP + ROOM, 0.5 - HELP - ROOM, {}),
+    ("a stronger attack is far better", "ra_strong", 0.4 + ROOM, 0.4 - ROOM, {}),
     (
         "noise is nearly as good as PGD",
         "ra_noise",
@@ -77,7 +79,7 @@ EDGES: list[tuple[str, str, float, float, dict[str, float]]] = [
         "ra_noise",
         0.9 - HARM + ROOM,
         0.9 - HARM - ROOM,
-        {"ra": 0.88, "ra_restarts": 0.88},
+        {"ra": 0.88, "ra_restarts": 0.88, "ra_strong": 0.88},
     ),
     ("zero gradients", "zero_gradients", FLAT, FLAT + ROOM, {}),
     ("PGD is far from AutoAttack", "gap_autoattack", GAP, GAP + ROOM, {}),
@@ -113,8 +115,8 @@ def test_noise_that_breaks_what_pgd_breaks_whole_hides_nothing() -> None:
 
 
 def test_a_network_without_harm_has_nothing_for_noise_to_equal() -> None:
-    assert _flags(ra=0.9, ra_restarts=0.9, ra_noise=0.9) == []
-    assert _flags(ra=0.895, ra_restarts=0.895, ra_noise=0.895) == []
+    assert _flags(ra=0.9, ra_restarts=0.9, ra_strong=0.9, ra_noise=0.9) == []
+    assert _flags(ra=0.895, ra_restarts=0.895, ra_strong=0.895, ra_noise=0.895) == []
 
 
 def test_all_signs_are_named_together() -> None:
@@ -122,6 +124,7 @@ def test_all_signs_are_named_together() -> None:
         ra_eps_0=0.8,
         ra=0.85,
         ra_restarts=0.7,
+        ra_strong=0.6,
         ra_noise=0.7,
         ra_eps_half=0.3,
         zero_gradients=1.0,

@@ -2,9 +2,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, t
 
-from studies.statistics.intervals import LEVEL, paired_difference, unpaired_difference, wilson
+from studies.statistics.intervals import (
+    LEVEL,
+    difference_of,
+    holm,
+    paired_difference,
+    unpaired_difference,
+    wilson,
+)
 
 Z = 1.959963984540054
 DRAWS = 2000
@@ -153,3 +160,47 @@ def test_wilsons_interval_is_the_root_of_its_equation(images: int) -> None:
             assert (rate - end) ** 2 == pytest.approx(
                 Z**2 * end * (1 - end) / images, rel=1e-6, abs=1e-9
             )
+
+
+P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
+
+
+@given(p_values=P_VALUES)
+def test_holm_rejects_by_its_steps(p_values: list[float]) -> None:
+    found = holm(np.array(p_values), 0.05)
+    left = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    expected = [False] * len(p_values)
+    for step, i in enumerate(left):
+        if p_values[i] > 0.05 / (len(p_values) - step):
+            break
+        expected[i] = True
+    assert found.tolist() == expected
+
+
+def test_holm_of_true_hypotheses_rejects_any_in_a_twentieth_of_the_cases() -> None:
+    rng = np.random.default_rng(0)
+    any_rejected = [holm(rng.random(8)).any() for _ in range(4000)]
+    assert np.mean(any_rejected) == pytest.approx(0.05, abs=0.012)
+
+
+def test_a_difference_has_students_interval_and_p_value() -> None:
+    found = difference_of(0.02, 0.02, 4e-5, [(1e-4, 2), (6e-5, 18)])
+    total = 2e-4
+    freedom = total**2 / (1e-4**2 / 2 + 6e-5**2 / 18)
+    assert found.freedom == pytest.approx(freedom)
+    assert found.high - found.centre == pytest.approx(t.ppf(0.975, freedom) * total**0.5)
+    assert found.p_not_below(-0.01) == pytest.approx(t.cdf(0.03 / total**0.5, freedom))
+    # an interval and its p-value agree: the upper end is where p is a fortieth
+    assert found.p_not_below(found.high) == pytest.approx(0.025)
+    alone = difference_of(0.02, 0.02, 4e-5)
+    assert alone.high - alone.centre == pytest.approx(Z * 4e-5**0.5)
+
+
+def test_a_paired_difference_of_several_trainings_is_of_their_shares() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.random((2, 3, 4000)) < 0.7
+    shares = first.mean(axis=0), second.mean(axis=0)
+    found = paired_difference(*shares)
+    apart = shares[0] - shares[1]
+    assert found.value == pytest.approx(first.mean() - second.mean())
+    assert found.sampling == pytest.approx(apart.var() / 4000, rel=0.01)

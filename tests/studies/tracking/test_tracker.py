@@ -46,7 +46,9 @@ def _is_whole(storage: Path, plan: Plan) -> None:
     assert {run.info.status for run in runs_of(storage)} == {"FINISHED"}
     for trial in trials.values():
         assert trial.data.tags["mlflow.parentRunId"] == study.info.run_id
-    for point in runs_of(storage, "point"):
+    held_out = Counter(run.data.tags["oat.point_key"] for run in runs_of(storage, "validation"))
+    assert held_out == Counter(p["point_key"] for t in plan.trials for p in t.job["held_out"])
+    for point in [*runs_of(storage, "point"), *runs_of(storage, "validation")]:
         parent = trials[point.data.tags["oat.run_key"]]
         assert point.data.tags["mlflow.parentRunId"] == parent.info.run_id
 
@@ -61,7 +63,7 @@ def _equals_storage(storage: Path, plan: Plan) -> None:
 def test_a_finished_study_has_one_run_for_each_key(tiny: dict[str, Any], synced: Path) -> None:
     plan = plan_of(tiny, synced)
     _is_whole(synced, plan)
-    assert len(runs_of(synced)) == 1 + 4 + 5
+    assert len(runs_of(synced)) == 1 + 4 + 5 + 5
 
 
 def test_points_come_back_exactly_as_storage_has_them(tiny: dict[str, Any], synced: Path) -> None:
@@ -313,7 +315,7 @@ def test_epochs_are_logged_once_each_while_a_trial_runs_and_after(
         assert follower.error is None
         (steps,) = steps_of(tmp_path, "train_loss").values()
         assert steps == list(range(1, (stop or 6) + 1))
-    assert told == 7
+    assert told == 6 + 2, "six epochs, a point, and one on held-out images"
 
     plan = plan_of(tiny, tmp_path, "train.epochs=6", "train.val_every=3")
     finish(plan, tmp_path)

@@ -95,7 +95,7 @@ def _finish(study: Study, folder: LocalFolder, finish: Callable[..., None]) -> N
 
 
 def _gains(study: Study, folder: LocalFolder) -> Gains:
-    found = gains_of(study, folder, "pgd1", "last")
+    found = gains_of(study, folder, ["pgd1"], "last")
     assert found is not None
     return found
 
@@ -177,9 +177,9 @@ def test_a_study_that_was_not_tuned_or_has_none_of_the_winners_has_no_gains(
     tuned: tuple[Study, Study, LocalFolder], tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     _, _, folder = tuned
-    assert gains_of(load_study(tiny), LocalFolder(tmp_path / "other"), "pgd1", "last") is None
+    assert gains_of(load_study(tiny), LocalFolder(tmp_path / "other"), ["pgd1"], "last") is None
     tiny["methods"] = [{"name": "pgd_at", "lam": 0.9}]
-    assert gains_of(load_study(tiny), folder, "pgd1", "last") is None
+    assert gains_of(load_study(tiny), folder, ["pgd1"], "last") is None
 
 
 def test_early_stopping_is_said_and_notes_of_searches_are_kept(
