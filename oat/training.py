@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -186,6 +186,16 @@ class Training:
         self.best = best and (best["score"], Kept(best["epoch"], best["model"]))
         self.epoch = state["epoch"]
         self.device_seconds = state["device_seconds"]
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take weights and batch norm statistics of a network instead of the initial ones.
+
+        Args:
+            weights: State dict of a network of the same shapes.
+        """
+        self.model.load_state_dict(weights)
+        if self.averaged is not None:
+            self.averaged.load_state_dict(weights)
 
     def epochs(self) -> Iterator[EpochRecord]:
         """Train the epochs that are left, yielding after each.

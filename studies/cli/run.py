@@ -80,6 +80,9 @@ def plan(
         f"{one} one at a time, {two} two, {eight} eight at a time."
     )
     print(f"Times are {basis_in_words([current.estimate(t) for t in left or current.trials])}.")
+    for t in current.trials:
+        if t.state == "waiting":
+            print(f"{t.label} seed {t.seed}: {t.reason}")
     if current.foreign:
         print(f"{len(current.foreign)} finished trials in storage do not belong to this study.")
 

@@ -1,5 +1,6 @@
 """What decides a trial's weights, and the run key that is made from it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from oat.data import DataConfig
 from oat.method import Method
 from oat.recipe import TrainConfig
 from studies.methods import RESULTS_VERSION
+from studies.storage.sealed import digest
+from studies.study_file.method_blocks import Entry
 from studies.study_file.study import Study
 from studies.trial.shapes import TrialConfig
 
@@ -50,6 +53,51 @@ def key_config(study: Study, method: Method, seed: int, train: TrainConfig) -> T
         "attack": _changed(study.attack),
         "method": {"name": method.name, **_lists(_changed(method))},
     }
+
+
+def entry_config(study: Study, entry: Entry, seed: int) -> TrialConfig:
+    """Return everything that decides the weights of an entry's trial, as plain values."""
+    config = trial_config(study, entry.method, seed, entry.train)
+    if entry.start is not None:
+        (source,) = _sources(study, entry)
+        config["start"] = {
+            "source": source.label,
+            "run_key": digest(entry_key(study, source, seed)),
+            "epochs": entry.start.length,
+        }
+    return config
+
+
+def entry_key(study: Study, entry: Entry, seed: int | None) -> Mapping[str, object]:
+    """Return what the run key of an entry's trial is made from: what it starts from as well.
+
+    Args:
+        study: The study.
+        entry: One of its entries.
+        seed: Of the trial; None for what trials that differ by their seed alone share.
+    """
+    key = {**key_config(study, entry.method, 0, entry.train), "seed": seed}
+    if entry.start is None:
+        return key
+    (source,) = _sources(study, entry)
+    begins = {
+        "run_key": digest(entry_key(study, source, seed)),
+        "epochs": entry.start.length,
+    }
+    return {**key, "start": begins}
+
+
+def sources_by_label(study: Study, entry: Entry, seed: int) -> dict[str, str]:
+    """Return the run keys of the trials whose weights an entry's trial needs, by their labels."""
+    return {
+        source.label: digest(entry_key(study, source, seed)) for source in _sources(study, entry)
+    }
+
+
+def _sources(study: Study, entry: Entry) -> list[Entry]:
+    """Return the entries whose weights the trials of an entry need."""
+    by_label = {other.label: other for other in study.entries()} if entry.sources() else {}
+    return [by_label[label] for label in entry.sources()]
 
 
 def absolute_root(data: DataConfig) -> str:

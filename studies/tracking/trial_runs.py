@@ -99,7 +99,7 @@ class TrialRuns:
             result = read_result(folder)
         except ResultError:
             result = None
-        if not epochs and result is None and trial.state == "missing":
+        if not epochs and result is None and trial.state in {"missing", "waiting"}:
             return
         run_id = self._trial_run(trial, result, study_run)
         self._log_epochs(run_id, epochs)

@@ -16,7 +16,7 @@ from oat.masking import check_masking
 from oat.method import Method, training_gradients
 from oat.models import ModelConfig, Network, build, in_situ_cost
 from oat.recipe import TrainConfig, images_seen
-from studies.methods import method_of, tuples, variant
+from studies.methods import method_of, tuples, variant_of
 from studies.storage.folder import Folder
 from studies.storage.opening import open_folder
 from studies.storage.sealed import digest
@@ -210,7 +210,7 @@ class _Judging:
             "run_key": self.job["run_key"],
             "training_id": trained["training_id"],
             "method": method.name,
-            "variant": variant(method),
+            "variant": variant_of(config),
             **self._place(point),
             "seed": config["seed"],
             **split,

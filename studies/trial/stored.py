@@ -49,6 +49,8 @@ class Trained(TypedDict):
         parameters: Of the network in training.
         network_bytes: Of that network as it is stored.
         execution: How its steps were executed; not there in older records.
+        sources: Training ids of the models whose weights it was made from, by run key; not there
+            where it was made from none.
     """
 
     training_id: str
@@ -58,6 +60,7 @@ class Trained(TypedDict):
     parameters: int
     network_bytes: int
     execution: NotRequired[ExecutionRecord]
+    sources: NotRequired[dict[str, str]]
 
 
 class Done(TypedDict):
@@ -280,6 +283,7 @@ class Provenance(TypedDict, total=False):
         data_fingerprint: Digest of the images and labels.
         started: When the trial began, in seconds since 1970.
         trained: When its training had ended, likewise.
+        sources: See `Trained`.
     """
 
     versions: dict[str, str | None]
@@ -292,3 +296,4 @@ class Provenance(TypedDict, total=False):
     data_fingerprint: str
     started: float
     trained: float
+    sources: dict[str, str]

@@ -1,0 +1,96 @@
+"""Entries of a study file that name other entries, whose trained models they need."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from baselines import PgdAt
+from studies.study_file.loading import load_study
+from tests.studies.study_file.faulty import fault_of, good_study, says, through_yaml_of
+
+PLAIN: dict[str, Any] = {"name": "pgd_at", "lam": [0, 1]}
+
+
+def _started(source: str, epochs: int = 5, **more: Any) -> dict[str, Any]:
+    return {"name": "pgd_at", "lam": 0.5, "start": {"from": source, "epochs": epochs}, **more}
+
+
+def _study(*methods: dict[str, Any]) -> dict[str, Any]:
+    return {**good_study(), "methods": list(methods)}
+
+
+def test_a_started_model_has_epochs_of_its_own_and_a_name_that_tells_it_apart() -> None:
+    study = load_study(_study(PLAIN, _started("pgd_at λ=1", lam=[0.2, 0.4])))
+    assert [entry.label for entry in study.entries()] == [
+        "pgd_at λ=0",
+        "pgd_at λ=1",
+        "pgd_at start=pgd_at:λ=1 epochs=5 λ=0.2",
+        "pgd_at start=pgd_at:λ=1 epochs=5 λ=0.4",
+    ]
+    plain, _, started, _ = study.entries()
+    assert started.method == PgdAt(0.2)
+    assert started.train == replace(study.train, epochs=5) == replace(plain.train, epochs=5)
+    assert started.sources() == ("pgd_at λ=1",)
+    assert plain.sources() == ()
+    assert through_yaml_of(study) == study
+
+
+def test_a_started_model_may_start_another_and_stand_before_it() -> None:
+    first = "pgd_at start=pgd_at:λ=1 epochs=2 λ=0.5"
+    study = load_study(
+        _study(_started(first, 3, lam=0.2), _started("pgd_at λ=1", 2), {"name": "pgd_at", "lam": 1})
+    )
+    last = study.entries()[0]
+    assert last.label == "pgd_at start=pgd_at:start=pgd_at:λ=1:epochs=2:λ=0.5 epochs=3 λ=0.2"
+    assert last.sources() == (first,)
+
+
+def test_one_value_started_in_two_ways_is_two_models() -> None:
+    blocks = [_started("pgd_at λ=1", 5), _started("pgd_at λ=1", 6), _started("pgd_at λ=0", 5)]
+    assert len(load_study(_study(PLAIN, {"name": "pgd_at", "lam": 0.5}, *blocks)).entries()) == 6
+    said = fault_of(_study(PLAIN, blocks[0], blocks[0]))
+    says(said, ("Duplicate trial: pgd_at start=pgd_at:λ=1 epochs=5 λ=0.5 is listed 2 times",))
+
+
+@pytest.mark.parametrize(
+    ("methods", "words"),
+    [
+        (
+            [PLAIN, _started("pgd_at λ=0.9")],
+            ("`start.from` of pgd_at λ=0.5", "'pgd_at λ=0.9'", "Known: pgd_at λ=0, pgd_at λ=1."),
+        ),
+        (
+            [PLAIN, {"name": "oat"}, _started("oat")],
+            ("must be a dedicated model", "got 'oat', which is one network for every λ"),
+        ),
+        (
+            [PLAIN, _started("pgd_at λ=1", width_mults=[0.5])],
+            ("must have its width, 0.5", "'pgd_at λ=1' of the width 1"),
+        ),
+        (
+            [_started("pgd_at λ=0.5")],
+            ("trained from scratch", "got pgd_at λ=0.5 from itself"),
+        ),
+        (
+            [_started("pgd_at λ=1"), _started("pgd_at λ=0.5", lam=1)],
+            ("trained from scratch", "got pgd_at λ=0.5 from pgd_at λ=1 from pgd_at λ=0.5"),
+        ),
+        ([PLAIN, _started("pgd_at λ=1", 0)], ("start.epochs`", "equal to 1")),
+        (
+            [PLAIN, _started("pgd_at λ=1", 5, train={"eps_warmup": 6})],
+            ("In `start` of pgd_at: `eps_warmup` must be from 0 to `epochs` (5), got 6",),
+        ),
+        ([PLAIN, {"name": "pgd_at", "start": {"from": "pgd_at λ=1"}}], ("epochs` is required",)),
+        ([PLAIN, {"name": "oat", "start": {"from": "oat", "epochs": 5}}], ("'methods.1.start'",)),
+    ],
+)  # fmt: skip
+def test_a_start_that_cannot_be_is_refused(
+    methods: list[dict[str, Any]], words: tuple[str, ...]
+) -> None:
+    says(fault_of(_study(*methods)), words)
+
+
+def test_a_key_of_a_start_that_is_unknown_is_told_with_the_nearest() -> None:
+    block = {"name": "pgd_at", "start": {"form": "pgd_at λ=1", "epochs": 5}}
+    assert "did you mean 'methods.1.start.from'?" in fault_of(_study(PLAIN, block))
