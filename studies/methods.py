@@ -4,15 +4,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NotRequired, TypedDict
 
-from baselines import PgdAt, Trades
+from baselines import Mix, PgdAt, Trades
 from oat.method import Method, Oat, Oats
 from oat.recipe import SHARED, TrainConfig
 
 RESULTS_VERSION = 2
 """Part of every run key; raised by a commit that changes the numbers that a config leads to."""
 
-METHODS: dict[str, type[Any]] = {"oat": Oat, "oats": Oats, "pgd_at": PgdAt, "trades": Trades}
-ONCE = ("oat", "oats")
+METHODS: dict[str, type[Any]] = {
+    "oat": Oat,
+    "oats": Oats,
+    "pgd_at": PgdAt,
+    "trades": Trades,
+    "mix": Mix,
+}
+RIVALS = ("mix",)
+"""Methods that train nothing but pair two dedicated models; α stands in the place of λ."""
+ONCE = ("oat", "oats", *RIVALS)
 """Methods of which one model serves every λ; all others are retrained for each value."""
 
 VALUES = {"lam": "λ", "beta": "β"}
@@ -20,6 +28,9 @@ VALUES = {"lam": "λ", "beta": "β"}
 
 VALUES_AND_WIDTH = (*VALUES, "width_mult")
 """Fields that place a dedicated model on the front; all others make another variant."""
+
+JUDGED_AT = ("alphas",)
+"""Fields that say where a model is judged alone: they decide neither its weights nor its name."""
 
 
 def tuples(values: Mapping[str, object]) -> dict[str, Any]:
@@ -70,11 +81,19 @@ def variant(method: Method, begins: Sequence[str] = ()) -> str:
         begins: How its training begins, if not with random weights; see `begins_in_words`.
     """
     odd = [
-        f"{field.name}={getattr(method, field.name)}".replace(" ", "")
+        f"{field.name}={_as_word(getattr(method, field.name))}"
         for field in fields(method)  # type: ignore[arg-type]
-        if field.name not in VALUES_AND_WIDTH and getattr(method, field.name) != field.default
+        if field.name not in (*VALUES_AND_WIDTH, *JUDGED_AT)
+        and getattr(method, field.name) != field.default
     ]
     return " ".join([method.name, *odd, *begins])
+
+
+def _as_word(value: object) -> str:
+    """Write a value without blanks; labels of models as in ``pgd_at:λ=0+pgd_at:λ=1``."""
+    if isinstance(value, tuple) and value and all(isinstance(one, str) for one in value):
+        return "+".join(one.replace(" ", ":") for one in value)
+    return str(value).replace(" ", "")
 
 
 def variant_of(config: WithMethod) -> str:

@@ -2,8 +2,10 @@
 
 import math
 
+from baselines import Mix, Pairing
+from oat.deploy import OperatingPoint
 from oat.masking import PASSES as MASKING_PASSES
-from oat.method import training_cost
+from oat.method import Method, training_cost
 from oat.models import relative_flops
 from oat.recipe import TrainConfig, images_seen
 from studies.planning.estimates import rough_seconds_per_unit
@@ -53,16 +55,23 @@ def judging_units(study: Study, entry: Entry) -> tuple[float, float]:
     for_a_point += min(judged, study.evaluate.masking_images) * MASKING_PASSES
     base = method.conditioning().base_width
     points = sum(
-        relative_flops(study.model, base * point.width_mult, shape)
+        relative_flops(study.model, base * point.width_mult, shape) * _running(method, point)
         for point in method.operating_points(study.lams())
     )
     rules = len(study.evaluate.checkpoints)
     return images_seen(entry.train, images) * cost, rules * points * for_a_point
 
 
+def _running(method: Method, point: OperatingPoint) -> int:
+    """Return how many networks run at an operating point."""
+    return 2 if isinstance(method, Mix) and point.lam not in (0, 1) else 1
+
+
 def validation_units(study: Study, entry: Entry) -> float:
     """Estimate the cost of all validations of a training, if no image is broken."""
     method, train = entry.method, entry.train
+    if isinstance(method, Pairing):
+        return 0.0
     base, shape = method.conditioning().base_width, _nominal_data(study)[2]
     points = method.operating_points(method.conditioning().lambda_choices)
     each = sum(relative_flops(study.model, base * p.width_mult, shape) for p in points)

@@ -9,6 +9,7 @@ from oat.evaluation import EVALUATION_SEED
 from oat.lambdas import SAME_LAM
 from oat.masking import HOW as MASKING_HOW
 from oat.method import Method
+from studies.methods import ONCE
 from studies.planning.plan import Split
 from studies.planning.run_keys import entry_key
 from studies.storage.sealed import digest
@@ -93,7 +94,7 @@ def _shared_settings(study: Study, attack: EvaluationAttack) -> dict[str, Any]:
 
 
 def _dedicated(study: Study) -> list[Entry]:
-    return [entry for entry in study.entries() if not entry.method.conditioning().lambda_choices]
+    return [entry for entry in study.entries() if entry.method.name not in ONCE]
 
 
 def _fewest(*counts: int | None) -> int | None:

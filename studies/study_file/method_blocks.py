@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from baselines import Pairing
 from oat.method import Method
 from oat.recipe import SHARED, TrainConfig
 from studies.methods import METHODS, begins_in_words, describe
@@ -137,6 +138,8 @@ class MethodBlock(BaseModel):
             if getattr(self, key) == ():
                 raise ValueError(f"`{key}` must name at least one value, got an empty list.")
         self.expand()  # the methods check their values themselves
+        if self.train is not None and issubclass(METHODS[self.name], Pairing):
+            raise ValueError(f"`train` must be left out of {self.name}, which trains nothing.")
         return self
 
     def entry(self) -> FileBlock:
@@ -209,7 +212,8 @@ def _method_block(name: str) -> type[MethodBlock]:
     many: Any = tuple
     for field in dataclasses.fields(METHODS[name]):
         kind, key = hints[field.name], SWEPT.get(name, {}).get(field.name)
-        keys[key or field.name] = (kind | many[kind, ...] if key else kind, field.default)
+        default = ... if field.default is dataclasses.MISSING else field.default
+        keys[key or field.name] = (kind | many[kind, ...] if key else kind, default)
     base = DedicatedBlock if name in SWEPT else MethodBlock
     return create_model(f"{METHODS[name].__name__}Block", __base__=base, **keys)
 
@@ -253,4 +257,6 @@ class Entry:
 
     def sources(self) -> tuple[str, ...]:
         """Return the labels of the models whose weights its trials need."""
+        if isinstance(self.method, Pairing):
+            return self.method.of
         return () if self.start is None else (self.start.source,)

@@ -1,7 +1,9 @@
 """Which trained models an entry under `methods` needs, and what must hold of them."""
 
+from collections import Counter
 from collections.abc import Sequence
 
+from baselines import Pairing
 from oat.names import unknown
 from studies.methods import ONCE
 from studies.study_file.method_blocks import Entry
@@ -14,8 +16,16 @@ def check_sources(entries: Sequence[Entry]) -> None:
         entries: All entries of a study, lists expanded.
 
     Raises:
-        ValueError: A source is unknown, once for all, of another width, or needs the entry itself.
+        ValueError: A source is unknown, once for all, of another width, or needs the entry itself;
+            or two are paired twice.
     """
+    pairings = Counter(entry.label for entry in entries if isinstance(entry.method, Pairing))
+    for label, count in pairings.items():
+        if count > 1:
+            raise ValueError(
+                f"Duplicate trial: {label} is listed {count} times; give all its `alphas` in one "
+                "entry."
+            )
     known = {entry.label: entry for entry in entries}
     from_scratch = {entry.label_from_scratch: entry for entry in entries if entry.start}
     for entry in entries:
@@ -46,19 +56,20 @@ def _check_circle(entry: Entry, named: dict[str, Entry]) -> None:
 
 
 def _check_source(entry: Entry, label: str, known: dict[str, Entry]) -> None:
-    where = f"`start.from` of {entry.label_from_scratch}"
+    started = entry.start is not None
+    where = f"`start.from` of {entry.label_from_scratch}" if started else f"`of` of {entry.label}"
     source = known.get(label)
     dedicated = [
         name
         for name, other in known.items()
-        if other.method.name not in ONCE and other.start != entry.start
+        if other.method.name not in ONCE and (other.start is None or other.start != entry.start)
     ]
     if source is None:
         raise ValueError(f"{where}: {unknown('dedicated model', label, dedicated)}")
     if source.method.name in ONCE:
         raise ValueError(
-            f"{where} must be a dedicated model ({', '.join(dedicated)}), got '{label}', which is "
-            "one network for every λ."
+            f"{where} must be a dedicated model ({', '.join(dedicated)}), got '{label}', which "
+            "serves every λ."
         )
     own, other = (one.method.conditioning().base_width for one in (entry, source))
     if own != other:

@@ -30,7 +30,7 @@ from oat.method import Method, Oat
 from oat.models import ModelConfig
 from oat.models.slimmable import scaled
 from oat.recipe import RULES, CheckpointRule, TrainConfig
-from studies.methods import METHODS
+from studies.methods import METHODS, ONCE
 from studies.study_file.method_blocks import AnyMethodBlock, Entry, FileBlock, Resources
 from studies.study_file.sources import check_sources
 from studies.study_file.tune_block import STRICT, Tune
@@ -169,7 +169,7 @@ class Study(BaseModel):
                     f"`evaluate.attacks` has {count} attacks named '{label}' once `eps` is that "
                     "of `attack` where none is given; keep one."
                 )
-        dedicated = sum(not method.conditioning().lambda_choices for method in self.all_methods())
+        dedicated = sum(method.name not in ONCE for method in self.all_methods())
         if dedicated < 2 and any(isinstance(a, Transfer) for a in self.evaluate.attacks):
             raise ValueError(
                 "`evaluate.attacks` 'transfer' needs at least two dedicated models (pgd_at, "

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from studies.methods import RIVALS
 from studies.planning.plan import PlannedTrial
 from studies.results.points import COLUMNS, TAGS, frame, with_attack_columns
 from studies.results.reading import PlannedPointRow, read_planned
@@ -204,7 +205,7 @@ class TrialRuns:
                 return
             self._experiment.client.delete_run(run.info.run_id)  # a crash left it half written
         lam = row["lam"] if row["lam"] is not None else row["beta"]
-        sign = "λ" if row["lam"] is not None else "β"
+        sign = "α" if row["method"] in RIVALS else "λ" if row["lam"] is not None else "β"
         columns: Mapping[str, Any] = row
         texts = {k: v for k, v in columns.items() if COLUMNS.get(k) == "str" and k not in TAGS}
         texts |= {k: columns[k] for k in ("lam", "beta", "width_mult", "seed", "eps")}

@@ -4,13 +4,12 @@ Knows nothing of Ray or MLflow, and runs where only torch and numpy are installe
 has done stands in its folder, so calling it again after anything goes on from there.
 """
 
-import hashlib
 import json
 import random
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -18,15 +17,18 @@ from typing import cast
 import numpy as np
 import torch
 
+from baselines import Pairing
 from oat.data import DataConfig, DataError, Dataset, load
 from oat.memory import keep_freed_memory
 from oat.models import count_parameters, stored_bytes
 from oat.training import DivergenceError, Training
+from studies.methods import method_of
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError, write_lines, write_sealed
 from studies.trial.checkpoints import Checkpoints, TrainingState
 from studies.trial.choosing import as_record, how_to_run, probe_of
 from studies.trial.claims import SupersededError
+from studies.trial.joining import join
 from studies.trial.judging import Report, judge
 from studies.trial.provenance import device_name, git_revision, write_provenance
 from studies.trial.records import (
@@ -34,7 +36,7 @@ from studies.trial.records import (
     read_result,
     read_trained,
     read_weights,
-    weights_file,
+    write_weights,
 )
 from studies.trial.shapes import EpochReport, TrialJob
 from studies.trial.sources import check_still_there, read_sources
@@ -175,7 +177,8 @@ def _train_and_judge(job: TrialJob, folder: Folder, report: Report, started: flo
         trained = None
     folder.write("config.json", json.dumps(config, indent=1).encode())
     if trained is None:
-        trained = _train(job, dataset, folder, report)
+        pairs = isinstance(method_of(config), Pairing)
+        trained = join(job, dataset, folder) if pairs else _train(job, dataset, folder, report)
         write_provenance(folder, dataset, device, started, trained)
         write_sealed(folder, "trained.json", trained)
     judge(job, dataset, trained, folder, report)
@@ -232,12 +235,10 @@ def _train(job: TrialJob, dataset: Dataset, folder: Folder, report: Report) -> T
             **epoch_of(record),
         }
         report(said)
-    weights: dict[str, Weights] = {}
-    for rule, kept in training.kept().items():
-        data_of = _model_bytes(kept.state)
-        folder.write(weights_file(rule), data_of)
-        sha256 = hashlib.sha256(data_of).hexdigest()
-        weights[rule] = {"epoch": kept.epoch, "sha256": sha256, "bytes": len(data_of)}
+    weights: dict[str, Weights] = {
+        rule: write_weights(folder, rule, kept.epoch, kept.state)
+        for rule, kept in training.kept().items()
+    }
     trained: Trained = {
         "training_id": training_id,
         "weights": weights,
@@ -291,9 +292,3 @@ def _resume(
     for source in sources:
         training.start_from(source.weights("last"))
     return training, uuid.uuid4().hex[:12], [], {one.run_key: one.training_id for one in sources}
-
-
-def _model_bytes(state: Mapping[str, torch.Tensor]) -> bytes:
-    from safetensors.torch import save
-
-    return save({k: v.detach().cpu().contiguous() for k, v in state.items()})

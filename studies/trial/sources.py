@@ -1,5 +1,6 @@
 """The trained models of other trials of the study, whose weights a trial is made from."""
 
+import json
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from studies.storage.opening import open_folder
 from studies.storage.sealed import ResultError
 from studies.trial.checkpoints import TrainingState
 from studies.trial.records import read_result, read_weights
-from studies.trial.shapes import TrialJob
+from studies.trial.shapes import TrialConfig, TrialJob
 from studies.trial.stored import Trained
 
 
@@ -36,6 +37,11 @@ class SourceModel:
         """Of its training."""
         return self.trained["training_id"]
 
+    def config(self) -> TrialConfig:
+        """Read all that decides its weights."""
+        config: TrialConfig = json.loads(self.folder.read("config.json"))
+        return config
+
     def weights(self, rule: str) -> dict[str, Tensor]:
         """Read the weights of a checkpoint rule, on the CPU.
 
@@ -54,6 +60,24 @@ def read_sources(job: TrialJob) -> list[SourceModel]:
         SourceError: One is not trained, has diverged or is damaged.
     """
     return [_read(job, label, run_key) for label, run_key in job.get("sources", {}).items()]
+
+
+def read_all_behind(job: TrialJob) -> list[SourceModel]:
+    """Return the models that a trial is made from, those that these are made from, and so on.
+
+    Each is there once.
+
+    Raises:
+        SourceError: See `read_sources`.
+    """
+    found: dict[str, SourceModel] = {}
+    left = read_sources(job)
+    while left:
+        source = left.pop()
+        if source.run_key not in found:
+            found[source.run_key] = source
+            left += [_read(job, key, key) for key in source.trained.get("sources", {})]
+    return list(found.values())
 
 
 def _read(job: TrialJob, label: str, run_key: str) -> SourceModel:

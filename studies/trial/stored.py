@@ -38,6 +38,20 @@ class Weights(TypedDict):
     bytes: int
 
 
+class Price(TypedDict):
+    """What trainings took.
+
+    Attributes:
+        device_seconds: Training time; see `Trained`.
+        train_units: See `Trained`.
+        train_gradients: Gradients by images that were evaluated.
+    """
+
+    device_seconds: float
+    train_units: float
+    train_gradients: float
+
+
 class Trained(TypedDict):
     """The record of a finished training.
 
@@ -51,6 +65,8 @@ class Trained(TypedDict):
         execution: How its steps were executed; not there in older records.
         sources: Training ids of the models whose weights it was made from, by run key; not there
             where it was made from none.
+        behind: Of a model that pairs others, what all trainings behind it took: of these, and of
+            what these started from. Not there of a model that was trained.
     """
 
     training_id: str
@@ -61,6 +77,7 @@ class Trained(TypedDict):
     network_bytes: int
     execution: NotRequired[ExecutionRecord]
     sources: NotRequired[dict[str, str]]
+    behind: NotRequired[Price]
 
 
 class Done(TypedDict):

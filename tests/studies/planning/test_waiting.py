@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from studies.methods import RIVALS
 from studies.planning.plan import Plan, PlannedTrial
 from studies.storage.local import LocalFolder
 from studies.storage.sealed import unseal, write_sealed
@@ -160,3 +161,48 @@ def test_a_trial_is_redone_if_its_source_was_trained_anew(
         ("done", None),
     ]
     assert [trial.run_key for trial in plan.ready()] == [first.run_key]
+
+
+def _with_pair(tiny: dict[str, Any], name: str, *ends: str, **keys: Any) -> dict[str, Any]:
+    methods = [{"name": name, "of": list(ends), **keys}, {"name": "pgd_at", "lam": [0, 0.5, 1]}]
+    return {**tiny, "methods": methods}
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_the_models_of_a_pair_are_in_its_key_in_their_order_and_its_weights_are_not(
+    name: str, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    ends = ("pgd_at λ=0", "pgd_at λ=1")
+    plan = plan_of(_with_pair(tiny, name, *ends), tmp_path)
+    pair, first, _, second = plan.trials
+    assert pair.sources == {ends[0]: first.run_key, ends[1]: second.run_key}
+    assert "alphas" not in pair.job["config"]["method"]
+    assert [t.label for t in plan.waves()[1]] == [pair.label]
+
+    def key(*others: str, **keys: Any) -> str:
+        return keys_of(_with_pair(tiny, name, *others, **keys), tmp_path)[0]
+
+    assert key(*ends, alphas=[0.3]) == pair.run_key
+    assert len({pair.run_key, key(*ends[::-1]), key(ends[0], "pgd_at λ=0.5")}) == 3
+    points = {p["point_key"] for p in pair.job["points"]}
+    more = plan_of(_with_pair(tiny, name, *ends, alphas=[0, 0.25, 0.5, 0.75, 1, 0.1]), tmp_path)
+    assert points < {p["point_key"] for p in more.trials[0].job["points"]}
+    assert {t.job["budget"] for t in plan.trials} == {pair.job["budget"]}
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_pair_takes_no_training_and_the_time_of_what_runs(
+    name: str, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    ends = ("pgd_at λ=0", "pgd_at λ=1")
+
+    def units(alpha: float) -> float:
+        pair = plan_of(_with_pair(tiny, name, *ends, alphas=[alpha]), tmp_path).trials[0]
+        assert pair.units == 0
+        assert pair.estimate is not None
+        assert (pair.estimate.training, pair.estimate.validation) == (0, 0)
+        return pair.judge_units
+
+    single = plan_of(_with_pair(tiny, name, *ends), tmp_path).trials[1].judge_units
+    assert units(0) == units(1) == single
+    assert units(0.5) == 2 * single if name == "mix" else units(0.5) > single

@@ -1,12 +1,15 @@
 """Entries of a study file that name other entries, whose trained models they need."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from baselines import PgdAt
+from studies.methods import RIVALS
 from studies.study_file.loading import load_study
+from tests.studies.planning.plans import plan_of
 from tests.studies.study_file.faulty import fault_of, good_study, says, through_yaml_of
 
 PLAIN: dict[str, Any] = {"name": "pgd_at", "lam": [0, 1]}
@@ -62,7 +65,7 @@ def test_one_value_started_in_two_ways_is_two_models() -> None:
         ),
         (
             [PLAIN, {"name": "oat"}, _started("oat")],
-            ("must be a dedicated model", "got 'oat', which is one network for every λ"),
+            ("must be a dedicated model", "got 'oat', which serves every λ"),
         ),
         (
             [PLAIN, _started("pgd_at λ=1", width_mults=[0.5])],
@@ -94,3 +97,74 @@ def test_a_start_that_cannot_be_is_refused(
 def test_a_key_of_a_start_that_is_unknown_is_told_with_the_nearest() -> None:
     block = {"name": "pgd_at", "start": {"form": "pgd_at λ=1", "epochs": 5}}
     assert "did you mean 'methods.1.start.from'?" in fault_of(_study(PLAIN, block))
+
+
+ENDS = ["pgd_at λ=0", "pgd_at λ=1"]
+LABEL = "of=pgd_at:λ=0+pgd_at:λ=1"
+
+
+def _paired(name: str, **keys: Any) -> dict[str, Any]:
+    return {"name": name, "of": ENDS, **keys}
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_pair_of_models_is_named_by_them_and_judged_at_its_own_weights(name: str) -> None:
+    study = load_study(_study(PLAIN, _paired(name, alphas=[0, 0.3])))
+    pair = study.entries()[-1]
+    assert pair.label == f"{name} {LABEL}"
+    assert pair.sources() == tuple(ENDS)
+    assert [point.lam for point in pair.method.operating_points(study.lams())] == [0, 0.3]
+    assert study.lams() == ()
+    assert through_yaml_of(study) == study
+
+
+def test_a_pair_may_hold_a_started_model_and_narrow_ones() -> None:
+    narrow = {**PLAIN, "width_mults": [0.5]}
+    started = _started("pgd_at λ=1 width=0.5", width_mults=[0.5])
+    ends = ["pgd_at λ=0 width=0.5", "pgd_at start=pgd_at:λ=1:width=0.5 epochs=5 λ=0.5 width=0.5"]
+    pair = {"name": "mix", "of": ends, "width_mult": 0.5}
+    study = load_study(_study(pair, narrow, started))
+    assert [entry.label for entry in study.entries()][-1] == ends[1]
+
+
+@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"of": ENDS[:1]}, ("`of` must name two different dedicated models", "got pgd_at λ=0.")),
+        (
+            {"of": [ENDS[0], "pgd_at λ=0.9"]},
+            ("`of` of", "Unknown dedicated model 'pgd_at λ=0.9'", "Known: pgd_at λ=0, pgd_at λ=1."),
+        ),
+        ({"of": [ENDS[0], "oat"]}, ("must be a dedicated model", "'oat', which serves every λ")),
+        ({"width_mult": 0.5}, ("must have its width, 0.5", "'pgd_at λ=0' of the width 1")),
+        ({"alphas": [0, 1.5]}, ("`alphas` must be in [0, 1]", "got 1.5")),
+        ({"train": {"lr": 0.1}}, ("`train` must be left out of", "trains nothing")),
+    ],
+)
+def test_a_pair_that_cannot_be_is_refused(
+    name: str, keys: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    says(fault_of(_study(PLAIN, {"name": "oat"}, _paired(name, **keys))), words)
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_two_models_are_paired_once(name: str) -> None:
+    said = fault_of(_study(PLAIN, _paired(name), _paired(name, alphas=[0.3])))
+    says(said, (f"Duplicate trial: {name} {LABEL}", "2 times", "all its `alphas` in one entry"))
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_no_pair_is_the_source_of_another_model(name: str) -> None:
+    label = f"{name} {LABEL}"
+    said = fault_of(_study(PLAIN, _paired(name), _started(label)))
+    says(said, ("`start.from` of pgd_at λ=0.5", f"got '{label}', which serves every λ"))
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_pair_is_no_model_to_attack_others_from(name: str, tmp_path: Path) -> None:
+    source = _study(PLAIN, _paired(name))
+    plan = plan_of(source, tmp_path, "evaluate.attacks=[{name: transfer}]")
+    first, second, pair = plan.trials
+    assert pair.job["points"][0]["sources"] == sorted([first.run_key, second.run_key])
+    assert first.job["points"][0]["sources"] == [second.run_key]
