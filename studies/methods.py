@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NotRequired, TypedDict
 
-from baselines import Mix, PgdAt, Trades
+from baselines import Interpolate, Mix, PgdAt, Trades
 from oat.method import Method, Oat, Oats
 from oat.recipe import SHARED, TrainConfig
 
@@ -17,8 +17,9 @@ METHODS: dict[str, type[Any]] = {
     "pgd_at": PgdAt,
     "trades": Trades,
     "mix": Mix,
+    "interpolate": Interpolate,
 }
-RIVALS = ("mix",)
+RIVALS = ("mix", "interpolate")
 """Methods that train nothing but pair two dedicated models; α stands in the place of λ."""
 ONCE = ("oat", "oats", *RIVALS)
 """Methods of which one model serves every λ; all others are retrained for each value."""

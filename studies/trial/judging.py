@@ -6,16 +6,26 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import TypeVar, cast
 
-from baselines import Mix
+from baselines import Interpolate, Mix
 from oat.adversaries import ATTACKS
-from oat.attacks import LogitsFn
-from oat.data import Dataset
+from oat.attacks import Attack, LogitsFn
+from oat.data import DataConfig, Dataset
 from oat.deploy import OperatingPoint, fold
 from oat.evaluation import Judged, evaluate_at
 from oat.execution import numerics
 from oat.masking import check_masking
 from oat.method import Method
-from oat.models import Mixture, ModelConfig, Network, Pair, build, in_situ_cost
+from oat.models import (
+    Interpolation,
+    Mixture,
+    ModelConfig,
+    Network,
+    Pair,
+    build,
+    in_situ_cost,
+)
+from oat.models.pairs import Settle
+from oat.statistics import settle
 from studies.methods import method_of, variant_of
 from studies.storage.folder import Folder
 from studies.storage.opening import open_folder
@@ -268,6 +278,24 @@ def rebuild(
             conditioning=method.conditioning(),
         )
 
-    model = Mixture(plain(), plain()) if isinstance(method, Mix) else plain()
+    model: Network | Pair
+    if isinstance(method, Mix):
+        model = Mixture(plain(), plain())
+    elif isinstance(method, Interpolate):
+        model = Interpolation(plain(), plain(), _settling(config, method, dataset))
+    else:
+        model = plain()
     model.load_state_dict(load_tensors(weights))
     return model.to(dataset.train.images.device)
+
+
+def _settling(config: TrialConfig, method: Interpolate, dataset: Dataset) -> Settle:
+    """Return how the networks between two others take their statistics, as in training."""
+    data, attack = DataConfig(**config["data"]), Attack(**config["attack"])
+    size, seed = config["train"]["batch_size"], config["seed"]
+
+    def settled(network: Network, alpha: float) -> None:
+        between = method.between(alpha)
+        settle(network, between, dataset, data, attack, batch_size=size, seed=seed)
+
+    return settled

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from baselines import Mix, Pairing
+from baselines import Interpolate, Mix, Pairing
 from oat.attacks import Attack
 from oat.deploy import OperatingPoint
 from oat.method import training_cost, training_gradients
 from oat.models import ModelConfig, build
 
 ENDS = ("pgd_at λ=0", "pgd_at λ=1")
-KINDS: list[type[Pairing]] = [Mix]
+KINDS: list[type[Pairing]] = [Mix, Interpolate]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,6 @@
 """Two networks in one: their outputs mixed, or their weights interpolated."""
 
+import copy
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ from oat.attacks import gradient, row_loss
 from oat.deploy import fold
 from oat.models import (
     Conditioning,
+    Interpolation,
     Mixed,
     Mixture,
     ModelConfig,
@@ -129,11 +131,11 @@ def test_a_pair_costs_both_networks_and_at_its_ends_one(ends: tuple[Network, Net
 def test_a_pair_survives_its_state(ends: tuple[Network, Network], batch: Batch) -> None:
     images, _ = batch
     blank = (build(ModelConfig("resnet8", 4), in_channels=3, num_classes=5) for _ in range(2))
-    copy = Mixture(*blank)
-    copy.load_state_dict(Mixture(*ends).state_dict())
-    assert {name.split(".")[1] for name in copy.state_dict()} == {"0", "1"}
+    again = Mixture(*blank)
+    again.load_state_dict(Mixture(*ends).state_dict())
+    assert {name.split(".")[1] for name in again.state_dict()} == {"0", "1"}
     for alpha in (0, 0.5, 1):
-        assert torch.equal(fold(copy, alpha)(images), fold(Mixture(*ends), alpha)(images))
+        assert torch.equal(fold(again, alpha)(images), fold(Mixture(*ends), alpha)(images))
 
 
 def test_folding_a_mixture_changes_nothing_of_it(ends: tuple[Network, Network]) -> None:
@@ -186,3 +188,62 @@ def test_the_share_of_the_second_network_grows_with_the_weight(
     second = fold(ends[1], None)(images).argmax(dim=1, keepdim=True)
     shares = [fold(Mixture(*ends), a)(images).softmax(1).gather(1, second).mean() for a in ALPHAS]
     assert all(one < other for one, other in pairwise(shares))
+
+
+def _untouched(network: Network, alpha: float) -> None:
+    """Leave the statistics in between, where they are right for nobody."""
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_weights_are_interpolated_each_by_itself(
+    alpha: float, ends: tuple[Network, Network]
+) -> None:
+    settled: list[float] = []
+    pair = Interpolation(*ends, lambda _, alpha: settled.append(alpha))
+    found, (first, second) = pair.at(alpha).state_dict(), (end.state_dict() for end in ends)
+    for name, value in found.items():
+        if value.is_floating_point():
+            wanted = (1 - alpha) * first[name].double() + alpha * second[name].double()
+            torch.testing.assert_close(value.double(), wanted, atol=1e-6, rtol=1e-6)
+        else:
+            assert torch.equal(value, second[name])
+    assert pair.at(alpha) is pair.at(alpha)
+    assert settled == [alpha]
+
+
+@pytest.mark.parametrize("alpha", [0, 1])
+def test_an_interpolation_keeps_the_statistics_of_its_ends(
+    alpha: int, ends: tuple[Network, Network], batch: Batch
+) -> None:
+    def refuse(network: Network, alpha: float) -> None:
+        raise AssertionError("the ends keep their own statistics")
+
+    images, _ = batch
+    pair = Interpolation(*ends, refuse)
+    assert pair.at(alpha) is ends[alpha]
+    assert torch.equal(fold(pair, alpha)(images), fold(ends[alpha], None)(images))
+
+
+def test_an_interpolation_between_two_equal_networks_is_that_network(
+    ends: tuple[Network, Network], batch: Batch
+) -> None:
+    images, _ = batch
+    pair = Interpolation(ends[0], copy.deepcopy(ends[0]), _untouched)
+    assert torch.equal(fold(pair, 0.3)(images), fold(ends[0], None)(images))
+
+
+def test_one_network_of_an_interpolation_runs_and_both_are_kept(
+    ends: tuple[Network, Network],
+) -> None:
+    pair, shape, one = Interpolation(*ends, _untouched), (3, 8, 8), fold(ends[0], None)
+    assert flops(fold(pair, 0.5), shape) == flops(one, shape)
+    assert stored_bytes(fold(pair, 0.5)) == stored_bytes(one)
+    cost = in_situ_cost(pair, shape)
+    assert cost.flops == in_situ_cost(ends[0], shape).flops
+    assert cost.parameters == 2 * count_parameters(ends[0])
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1])
+def test_there_is_no_network_beyond_the_ends(alpha: float, ends: tuple[Network, Network]) -> None:
+    with pytest.raises(ValueError, match=r"`alpha` must be in \[0, 1\]"):
+        Interpolation(*ends, _untouched).at(alpha)

@@ -19,7 +19,7 @@ from tests.studies.planning.plans import plan_of
 from tests.studies.trial.trials import ignore, place_of
 
 STARTED = "pgd_at start=pgd_at:λ=0 epochs=1 λ=1"
-PAIRINGS = ["mix"]
+PAIRINGS = ["mix", "interpolate"]
 METHODS = [
     {"name": "pgd_at", "lam": [0, 1]},
     {"name": "pgd_at", "lam": 1, "start": {"from": "pgd_at λ=0", "epochs": 1}},

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines import Mix, PgdAt, Trades
+from baselines import Interpolate, Mix, PgdAt, Trades
 from oat.data import load
 from oat.method import Method, Oat, Oats
 from studies.methods import METHODS, RIVALS, describe, method_of
@@ -59,6 +59,7 @@ ODD: list[Method] = [
     Trades(beta=1e-3),
     Mix(("pgd_at λ=0", "pgd_at λ=1")),
     Mix(("trades β=6 lr=0.2", "pgd_at λ=1"), width_mult=0.5),
+    Interpolate(("pgd_at λ=0", "pgd_at start=pgd_at:λ=0 epochs=5 λ=1")),
 ]
 
 
