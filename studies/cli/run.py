@@ -59,7 +59,8 @@ def plan(
         return
     table = Table(title=f"Study {current.study.name}: {len(current.trials)} trials")
     for name in ("trial", "seed", "cpu", "gpu", "state", "training", "basis", "run key"):
-        table.add_column(name, justify="right" if name in {"seed", "cpu", "gpu"} else "left")
+        right = name in {"seed", "cpu", "gpu"}
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
     for t in current.trials:
         need, found = t.job["resources"], current.estimate(t)
         gpu = need["gpu"] if isinstance(need["gpu"], str) else f"{need['gpu']:.4g}"

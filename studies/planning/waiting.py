@@ -10,6 +10,9 @@ from studies.trial.stored import Trained
 OUTDATED = "its source was trained anew"
 """Reason of a trial that was made from weights that are there no more."""
 
+CANNOT = "It cannot start"
+"""How the reason of a trial begins whose source came to nothing."""
+
 
 class LookedUp(NamedTuple):
     """A trial with what its folder says of its training.
@@ -59,14 +62,18 @@ def _is_outdated(trained: Trained, by_key: dict[str, LookedUp]) -> bool:
 
 def _waits_for(trial: PlannedTrial, by_key: dict[str, LookedUp]) -> str | None:
     """Say which source a trial waits for, and why; None if all are there."""
-    for run_key in trial.sources.values():
-        source, trained = by_key[run_key]
-        name = f"{source.label} seed {source.seed}"
-        if source.state in {"diverged", "failed"} and trained is None:
-            return f"It cannot start: {name} has {source.state}."
-        if trained is None:
-            further = _waits_for(source, by_key) if source.state != "unfinished" else None
-            if further is not None and further.startswith("It cannot start"):
-                return f"It cannot start: {name} cannot start either."
-            return f"It waits for {name}, which is not trained yet."
-    return None
+    sources = [by_key[run_key] for run_key in trial.sources.values()]
+    reasons = [_why_not_there(source.trial, by_key) for source in sources if not source.trained]
+    hopeless = [reason for reason in reasons if reason.startswith(CANNOT)]
+    return next(iter([*hopeless, *reasons]), None)
+
+
+def _why_not_there(source: PlannedTrial, by_key: dict[str, LookedUp]) -> str:
+    """Say why what starts from a trial that is not trained waits, or cannot start."""
+    name = f"{source.label} seed {source.seed}"
+    if source.state in {"diverged", "failed"}:
+        return f"{CANNOT}: {name} has {source.state}."
+    further = None if source.state == "unfinished" else _waits_for(source, by_key)
+    if further is not None and further.startswith(CANNOT):
+        return f"{CANNOT}: {name} cannot start either."
+    return f"It waits for {name}, which is not trained yet."
