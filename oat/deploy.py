@@ -6,15 +6,16 @@ own), `fold` as a network of its own (evaluation, deployment).
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 from oat.lambdas import SAME_LAM
-from oat.models import Conditioning, Network, build
+from oat.models import Conditioning, Interpolation, Mixed, Network, Pair, build
 from oat.models.network import Unit
 from oat.models.norm import Affine2d, Condition, ConvNorm
+from oat.models.pairs import check_alpha
 from oat.models.slimmable import scaled
 
 
@@ -74,24 +75,31 @@ def specialize(model: Network, cond: Condition) -> Callable[[Tensor], Tensor]:
     return lambda images: model.logits(images, frozen)
 
 
+@overload
+def fold(model: Network, lam: float | None, width_mult: float = 1.0) -> Network: ...
+@overload
+def fold(model: Network | Pair, lam: float | None, width_mult: float = 1.0) -> Network | Mixed: ...
 @torch.no_grad()
-def fold(model: Network, lam: float | None, width_mult: float = 1.0) -> Network:
+def fold(model: Network | Pair, lam: float | None, width_mult: float = 1.0) -> Network | Mixed:
     """Build the plain network that a conditional one is at one operating point.
 
     Batch norm and FiLM are folded into the convolutions, unused channels are dropped. Equal to
     the conditional network in eval mode up to float rounding.
 
     Args:
-        model: The network, in either mode; it is not changed.
-        lam: Trade-off weight; None exactly if the network has no λ.
+        model: The network, in either mode; it is not changed. Or a pair of networks.
+        lam: Trade-off weight; None exactly if the network has no λ. α of a pair.
         width_mult: One of the network's widths.
 
     Returns:
-        A network in eval mode, on the device of ``model``, without gradients.
+        A network in eval mode, on the device of ``model``, without gradients. Of a mixture, the two
+        that run together; at its ends only one runs.
 
     Raises:
         ValueError: λ or the width does not fit the network.
     """
+    if isinstance(model, Pair):
+        return _fold_pair(model, lam, width_mult)
     cond = condition(model, lam, width_mult)
     with torch.device("meta"):  # no draw from the random generator, no time for initial values
         plain = build(
@@ -108,6 +116,19 @@ def fold(model: Network, lam: float | None, width_mult: float = 1.0) -> Network:
     # channels last: 1.1 to 1.4 times as fast as the default (docs/results/attack-epyc-202611.json)
     plain = plain.to(memory_format=torch.channels_last)
     return plain.eval().requires_grad_(False)
+
+
+def _fold_pair(model: Pair, alpha: float | None, width_mult: float) -> Network | Mixed:
+    """Build what two networks are together at one α; at 0 and 1 it is one of them, exactly."""
+    if alpha is None:
+        raise ValueError("`lam` is required by a pair of networks: it is their α.")
+    check_alpha(alpha, "lam")
+    if isinstance(model, Interpolation):
+        return fold(model.at(alpha), None, width_mult)
+    first, second = (fold(end, None, width_mult) for end in model.networks)
+    if alpha in (0, 1):
+        return second if alpha else first
+    return Mixed(first, second, alpha).eval()
 
 
 def _copy_folded(source: Unit, target: Unit, cond: Condition) -> None:

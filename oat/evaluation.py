@@ -12,7 +12,7 @@ from oat.autoattack import Ensemble, Progress
 from oat.data import Split, unit
 from oat.deploy import OperatingPoint, fold
 from oat.method import Method
-from oat.models import Network, flops, stored_bytes
+from oat.models import Network, Pair, flops, stored_bytes
 
 EVALUATION_SEED = 20
 """Seed of the attacks' random starts; the same for every model, so that points are paired."""
@@ -222,7 +222,7 @@ class Judged:
 
 
 def evaluate_at(
-    model: Network,
+    model: Network | Pair,
     point: OperatingPoint,
     split: Split,
     attack: EvaluationAttack,

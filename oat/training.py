@@ -3,14 +3,14 @@
 import copy
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from oat.adversaries import Pgd
 from oat.attacks import Attack
@@ -22,6 +22,7 @@ from oat.models import ModelConfig, Network, build
 from oat.models.compute import Compute
 from oat.recipe import STATISTICS_BATCHES, CheckpointRule, TrainConfig, steps_per_epoch
 from oat.sharing import DeviceShare
+from oat.statistics import Batch, take_statistics
 from oat.step import Step, make_batch
 
 LOSS_CHECK_STEPS = 50
@@ -187,6 +188,16 @@ class Training:
         self.epoch = state["epoch"]
         self.device_seconds = state["device_seconds"]
 
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take weights and batch norm statistics of a network instead of the initial ones.
+
+        Args:
+            weights: State dict of a network of the same shapes.
+        """
+        self.model.load_state_dict(weights)
+        if self.averaged is not None:
+            self.averaged.load_state_dict(weights)
+
     def epochs(self) -> Iterator[EpochRecord]:
         """Train the epochs that are left, yielding after each.
 
@@ -336,36 +347,24 @@ class Training:
         """
         for own, raw in zip(model.buffers(), self.model.buffers(), strict=True):
             own.copy_(raw)  # they serve the attack of the first batch, which then replaces them
-        norms = [
-            module
-            for module in model.modules()
-            if isinstance(module, nn.BatchNorm2d) and module.num_batches_tracked
-        ]
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.momentum = None
-            assert norm.num_batches_tracked is not None
-            norm.num_batches_tracked.zero_()
-        model.train()
         model.compute = Compute(self.model.compute.dtype)  # each batch has a momentum of its own
         generator = torch.Generator(self.device).manual_seed(self.seed)
+
+        def batches() -> Iterator[Batch]:
+            epochs = (self._orders(generator) for _ in range(self.config.epochs))
+            for rows in chain.from_iterable(epochs):
+                yield make_batch(self.dataset.train, rows, self.data, generator)
+
+        def passes(images: Tensor, labels: Tensor) -> Iterator[Tensor]:
+            return self.method.losses(
+                model,
+                images,
+                labels,
+                attack=self.attack,
+                generator=generator,
+                label_smoothing=self.config.label_smoothing,
+            )
+
         with self._fork_rng(), self._numerics():
             torch.manual_seed(self.seed)  # for dropout
-            epochs = (self._orders(generator) for _ in range(self.config.epochs))
-            wanted = min(STATISTICS_BATCHES, self.steps)
-            for done, rows in enumerate(chain.from_iterable(epochs)):
-                # a branch that few batches take, as one λ for a batch makes it, may need more
-                if done >= wanted and all(norm.num_batches_tracked for norm in norms):
-                    break
-                images, labels = make_batch(self.dataset.train, rows, self.data, generator)
-                for _ in self.method.losses(
-                    model,
-                    images,
-                    labels,
-                    attack=self.attack,
-                    generator=generator,
-                    label_smoothing=self.config.label_smoothing,
-                ):
-                    pass
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+            take_statistics(model, batches(), passes, min(STATISTICS_BATCHES, self.steps))

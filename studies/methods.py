@@ -1,18 +1,30 @@
 """The methods by name: built from a config, and named for people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
-from baselines import PgdAt, Trades
+from baselines import Interpolate, Mix, PgdAt, Trades
 from oat.method import Method, Oat, Oats
 from oat.recipe import SHARED, TrainConfig
 
 RESULTS_VERSION = 2
 """Part of every run key; raised by a commit that changes the numbers that a config leads to."""
 
-METHODS: dict[str, type[Any]] = {"oat": Oat, "oats": Oats, "pgd_at": PgdAt, "trades": Trades}
-ONCE = ("oat", "oats")
+METHODS: dict[str, type[Any]] = {
+    "oat": Oat,
+    "oats": Oats,
+    "pgd_at": PgdAt,
+    "trades": Trades,
+    "mix": Mix,
+    "interpolate": Interpolate,
+}
+RIVALS = ("mix", "interpolate")
+"""Methods that train nothing but pair two dedicated models; α stands in the place of λ."""
+CONDITIONAL = ("oat", "oats")
+"""Methods with λ as an input: OAT, and with width OATS."""
+
+ONCE = (*CONDITIONAL, *RIVALS)
 """Methods of which one model serves every λ; all others are retrained for each value."""
 
 VALUES = {"lam": "λ", "beta": "β"}
@@ -21,10 +33,27 @@ VALUES = {"lam": "λ", "beta": "β"}
 VALUES_AND_WIDTH = (*VALUES, "width_mult")
 """Fields that place a dedicated model on the front; all others make another variant."""
 
+JUDGED_AT = ("alphas",)
+"""Fields that say where a model is judged alone: they decide neither its weights nor its name."""
+
 
 def tuples(values: Mapping[str, object]) -> dict[str, Any]:
     """Return keyword arguments with lists as tuples, as JSON has lost them."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+class Start(TypedDict):
+    """What a training begins with instead of random weights.
+
+    Attributes:
+        source: Label of the model whose last weights it takes.
+        run_key: Of the trial of that model.
+        epochs: Of the training from there.
+    """
+
+    source: str
+    run_key: str
+    epochs: int
 
 
 class WithMethod(TypedDict):
@@ -32,9 +61,11 @@ class WithMethod(TypedDict):
 
     Attributes:
         method: ``name``, and the fields of that method.
+        start: Not there where the training begins with random weights.
     """
 
     method: dict[str, Any]
+    start: NotRequired[Start]
 
 
 def method_of(config: WithMethod) -> Method:
@@ -44,30 +75,58 @@ def method_of(config: WithMethod) -> Method:
     return method
 
 
-def variant(method: Method) -> str:
+def variant(method: Method, begins: Sequence[str] = ()) -> str:
     """Name a method with what differs from its default, its trade-off value and width apart.
 
     Such as ``oat``, or ``oat encoding=dct dual_bn=False``: what is one line of a figure.
+
+    Args:
+        method: The method.
+        begins: How its training begins, if not with random weights; see `begins_in_words`.
     """
     odd = [
-        f"{field.name}={getattr(method, field.name)}".replace(" ", "")
+        f"{field.name}={_as_word(getattr(method, field.name))}"
         for field in fields(method)  # type: ignore[arg-type]
-        if field.name not in VALUES_AND_WIDTH and getattr(method, field.name) != field.default
+        if field.name not in (*VALUES_AND_WIDTH, *JUDGED_AT)
+        and getattr(method, field.name) != field.default
     ]
-    return " ".join([method.name, *odd])
+    return " ".join([method.name, *odd, *begins])
 
 
-def describe(method: Method, settings: Mapping[str, object] | None = None) -> str:
+def _as_word(value: object) -> str:
+    """Write a value without blanks; labels of models as in ``pgd_at:λ=0+pgd_at:λ=1``."""
+    if isinstance(value, tuple) and value and all(isinstance(one, str) for one in value):
+        return "+".join(one.replace(" ", ":") for one in value)
+    return str(value).replace(" ", "")
+
+
+def variant_of(config: WithMethod) -> str:
+    """Name the variant of a trial's config."""
+    begins: tuple[str, ...] = ()
+    if "start" in config:
+        begins = begins_in_words(config["start"]["source"], config["start"]["epochs"])
+    return variant(method_of(config), begins)
+
+
+def begins_in_words(source: str, epochs: int) -> tuple[str, ...]:
+    """Say from which model a training begins: ``start=pgd_at:λ=1 epochs=5``."""
+    return f"start={source.replace(' ', ':')}", f"epochs={epochs}"
+
+
+def describe(
+    method: Method, settings: Mapping[str, object] | None = None, begins: Sequence[str] = ()
+) -> str:
     """Name a method with its trade-off value and width, such as ``pgd_at λ=0.2 width=0.5``.
 
     Args:
         method: The method.
         settings: Training settings of its own, to be named as well: ``lr=0.2``.
+        begins: How its training begins, if not with random weights.
     """
     values = [f"{sign}={getattr(method, k):g}" for k, sign in VALUES.items() if hasattr(method, k)]
     width = method.conditioning().base_width
     widths = [f"width={width:g}"] if width != 1 else []
-    return " ".join([variant(method), *values, *widths, *in_words(settings or {})])
+    return " ".join([variant(method, begins), *values, *widths, *in_words(settings or {})])
 
 
 def in_words(settings: Mapping[str, object]) -> list[str]:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable
 from typing import NotRequired, TypedDict
 
+from studies.methods import RIVALS
+
 
 class NamedRow(TypedDict):
     """What names a point, or a cell of points of several seeds: a row of their frame.
@@ -26,8 +28,11 @@ class NamedRow(TypedDict):
 
 
 def knob_text(row: NamedRow) -> str:
-    """Write the trade-off value of a point or cell: ``λ=0.2`` or ``β=6``."""
-    return f"β={row['beta']:g}" if math.isnan(row["lam"]) else f"λ={row['lam']:g}"
+    """Write the trade-off value of a point or cell: ``λ=0.2``, ``β=6``, of a pair ``α=0.5``."""
+    if math.isnan(row["lam"]):
+        return f"β={row['beta']:g}"
+    sign = "α" if row.get("variant", "").partition(" ")[0] in RIVALS else "λ"
+    return f"{sign}={row['lam']:g}"
 
 
 def value_text(row: NamedRow) -> str:

@@ -9,11 +9,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from oat.models.network import WIDE, Conditioning, ModelConfig, Network
 from oat.models.official import OfficialError, load_official
+from oat.models.pairs import Interpolation, Mixed, Mixture, Pair
 from oat.models.resnet import ResNet
 from oat.models.slimmable import scaled
 from oat.models.wide_resnet import WideResNet
 
-__all__ = ["Conditioning", "ModelConfig", "Network", "OfficialError", "build", "load_official"]
+__all__ = [
+    "Conditioning",
+    "Interpolation",
+    "Mixed",
+    "Mixture",
+    "ModelConfig",
+    "Network",
+    "OfficialError",
+    "Pair",
+    "build",
+    "load_official",
+]
 
 
 def build(
@@ -58,14 +70,16 @@ def stored_bytes(net: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in net.state_dict().values())
 
 
-def flops(net: Network, image_shape: tuple[int, int, int], width_mult: float = 1.0) -> int:
-    """Count the multiply-adds, times two, of one image through a network.
+def flops(net: Network | Mixed, image_shape: tuple[int, int, int], width_mult: float = 1.0) -> int:
+    """Count the multiply-adds, times two, of one image through a network, or through two.
 
     Args:
         net: The network; in one that is conditioned, FiLM's operations at one λ are counted.
         image_shape: Channels, height and width.
         width_mult: One of its widths.
     """
+    if isinstance(net, Mixed):
+        return sum(flops(end, image_shape, width_mult) for end in net.networks)
     image = torch.zeros(1, *image_shape, device=next(net.parameters()).device)
     code = net.encoding.table[:1] if net.encoding is not None else None
     was_training = net.training
@@ -89,11 +103,18 @@ class Cost:
     parameters: int
 
 
-def in_situ_cost(net: Network, image_shape: tuple[int, int, int], width_mult: float = 1.0) -> Cost:
+def in_situ_cost(
+    net: Network | Pair, image_shape: tuple[int, int, int], width_mult: float = 1.0
+) -> Cost:
     """Count what a network takes at one of its widths, as if it were built at that width.
 
-    `oat.deploy.fold` gives the network for one λ only, where FiLM and batch norm cost nothing.
+    `oat.deploy.fold` gives the network for one λ only, where FiLM and batch norm cost nothing. Of a
+    pair both networks are kept; where their outputs are mixed, both run.
     """
+    if isinstance(net, Pair):
+        costs = [in_situ_cost(end, image_shape, width_mult) for end in net.networks]
+        running = costs if isinstance(net, Mixture) else costs[:1]
+        return Cost(sum(one.flops for one in running), sum(one.parameters for one in costs))
     slim = replace(net.conditioning, widths=(1.0,), base_width=width_mult)
     with torch.device("meta"):
         narrow = build(

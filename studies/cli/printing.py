@@ -33,7 +33,9 @@ def print_comparison(result: Any) -> None:
 
 def print_frame(frame: pd.DataFrame) -> None:
     """Print a frame as a table, and the number of its rows."""
-    table = Table(*frame.columns)
+    table = Table()
+    for name in frame.columns:
+        table.add_column(name, overflow="fold")
     for row in frame.itertuples(index=False):
         table.add_row(*("" if pd.isna(v) else str(v) for v in row))
     out.print(table)

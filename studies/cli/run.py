@@ -61,7 +61,8 @@ def plan(
         return
     table = Table(title=f"Study {current.study.name}: {len(current.trials)} trials")
     for name in ("trial", "seed", "cpu", "gpu", "state", "training", "basis", "run key"):
-        table.add_column(name, justify="right" if name in {"seed", "cpu", "gpu"} else "left")
+        right = name in {"seed", "cpu", "gpu"}
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
     for t in current.trials:
         need, found = t.job["resources"], current.estimate(t)
         gpu = need["gpu"] if isinstance(need["gpu"], str) else f"{need['gpu']:.4g}"
@@ -82,6 +83,9 @@ def plan(
         f"{one} one at a time, {two} two, {eight} eight at a time."
     )
     print(f"Times are {basis_in_words([current.estimate(t) for t in left or current.trials])}.")
+    for t in current.trials:
+        if t.state == "waiting":
+            print(f"{t.label} seed {t.seed}: {t.reason}")
     if comparisons(current.study):
         print(f"What it can decide: {studies.power(current.study)}")
     if current.foreign:

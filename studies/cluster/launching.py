@@ -34,7 +34,7 @@ log = logging.getLogger("oat.ray")
 def launch(
     plan: Plan, folder: Folder, callbacks: Sequence[Callback], *, reuse_workers: bool
 ) -> dict[str, str]:
-    """Run the trials that are left, the longest first, and wait for them.
+    """Run the trials that are left and need no other first, the longest first; wait for them.
 
     Ray must be connected. Returns when no trial is running; what came of each stands in its
     folder.
@@ -53,7 +53,7 @@ def launch(
     """
     sizes = node_sizes(ray.nodes())
     config = _config_maker(folder, sizes)
-    trials = tune.grid_search([config(trial) for trial in plan.to_run()])
+    trials = tune.grid_search([config(trial) for trial in plan.ready()])
     return _fit(plan.study.name, Retries(sizes), callbacks, reuse_workers, {"trial": trials}, None)
 
 

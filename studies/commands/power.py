@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from studies.comparison.power import Power, Rates, power_of
 from studies.comparison.verdict import MARGIN
 from studies.errors import StudyError
-from studies.methods import ONCE
+from studies.methods import CONDITIONAL, ONCE
 from studies.planning.costs import test_images
 from studies.study_file.loading import Source, load_study
 from studies.study_file.study import Study
@@ -49,6 +49,6 @@ def power(
 
 
 def comparisons(study: Study) -> int:
-    """Count the comparisons of a once-for-all method with a dedicated model."""
-    once = sum(method.name in ONCE for method in study.all_methods())
-    return once * (len(study.all_methods()) - once)
+    """Count the comparisons of OAT or OATS with a dedicated model."""
+    names = [method.name for method in study.all_methods()]
+    return sum(name in CONDITIONAL for name in names) * sum(name not in ONCE for name in names)

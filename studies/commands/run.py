@@ -4,7 +4,7 @@ Ray, MLflow and the charts take seconds to import, so a function imports those i
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -96,17 +96,17 @@ def run(
     with only_driver(resolved, folder, console):
         before = make_plan(resolved, folder)
         _announce(before, console)
-        if before.to_run() and address is None:
+        if before.ready() and address is None:
             demand([check_evaluation(resolved)])
         with ExitStack() as stack:
             # MLflow takes seconds to import and to create its database, and so does Ray to start
             with ThreadPoolExecutor(1) as pool:
                 opening = pool.submit(open_tracker, uri, resolved.name, artifacts)
-                if before.to_run():
+                if before.ready():
                     join_cluster(resolved, folder, address, stack, console)
                 tracker = opening.result()
             packed = before
-            if before.to_run():
+            if before.ready():
                 from studies.measuring.packing import choose_share, with_share
 
                 packed = with_share(before, choose_share(before.to_run(), folder, console))
@@ -117,7 +117,8 @@ def run(
         refused = try_mlflow(lambda: tracker.sync(after, folder))
         comparison, report, notes = compare_and_report(after, table, folder, command)
         refused = refused or _keep_report(tracker, after, folder, table, report)
-        worked_on = len(before.to_run())
+        waiting = {trial.run_key for trial in after.trials if trial.state == "waiting"}
+        worked_on = sum(trial.run_key not in waiting for trial in before.to_run())
         return RunOutcome(after, table, comparison, report, worked_on, notes + refused)
 
 
@@ -125,15 +126,31 @@ def _train_and_judge(
     before: Plan, folder: Folder, tracker: "Tracker", console: Console, reuse: bool
 ) -> dict[str, str]:
     """Run what is left, Ray being connected if anything is; return what was given up, and why."""
-    if not before.to_run():
+    if not before.ready():
         return {}
     _write_study(before.study, folder)
-    gave_up = run_followed(before, folder, tracker, console, reuse)
-    trained = asking_as(make_plan(before.study, folder), before)
-    if waiting := _waits_for_others(trained):
+    current, gave_up, tried = before, dict[str, str](), set[str]()
+    while left := _untried(current, tried):
+        if tried:
+            say(console, "Now the models that start from others; their sources are trained.")
+        tried |= {trial.run_key for trial in left.ready()}
+        gave_up |= run_followed(left, folder, tracker, console, reuse)
+        current = asking_as(make_plan(before.study, folder), before)
+    if waiting := _waits_for_others(current):
         console.print("The models are trained; now they are judged by transfer.")
-        gave_up |= run_followed(replace(trained, trials=waiting), folder, tracker, console, reuse)
+        gave_up |= run_followed(replace(current, trials=waiting), folder, tracker, console, reuse)
     return gave_up
+
+
+def _untried(current: Plan, tried: Collection[str]) -> Plan | None:
+    """Return a plan without the trials left over from this run's launches; None if none is ready.
+
+    A launch ends when no trial is running. Then those may start that have waited for the weights
+    of others, while what has failed is left to the next run.
+    """
+    kept = (trial for trial in current.trials if not (trial.needs_run and trial.run_key in tried))
+    left = replace(current, trials=tuple(kept))
+    return left if left.ready() else None
 
 
 def _with_reasons(current: Plan, gave_up: Mapping[str, str]) -> Plan:
@@ -183,6 +200,8 @@ def _announce(current: Plan, console: Console) -> None:
         said += "; nothing to train"
     elif resumed:
         said += f", {resumed} go on from a checkpoint"
+    if waiting := sum(trial.state == "waiting" for trial in left):
+        said += f"; {waiting} wait for the weights of others"
     say(console, f"{said}.")
     if current.foreign:
         say(

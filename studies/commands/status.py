@@ -75,7 +75,7 @@ def status(
                 "seed": trial.seed,
                 "state": trial.state,
                 "epoch": epochs[-1]["epoch"] if epochs else 0,
-                "epochs": resolved.train.epochs,
+                "epochs": trial.job["config"]["train"]["epochs"] if trial.units else 0,
                 "sa_val": judged[-1]["sa_val"] if judged else float("nan"),
                 "ra_val": judged[-1]["ra_val"] if judged else float("nan"),
                 "device_seconds": epochs[-1]["device_seconds"] if epochs else 0.0,

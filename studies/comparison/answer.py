@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from studies.comparison.rivals import LOSES, rival_remarks
 from studies.comparison.verdict import ONE_SEED
+from studies.methods import RIVALS
 from studies.naming import in_points, listed
 from studies.results.masking import masking_verdict
 from studies.statistics.intervals import LEVEL, Interval
@@ -45,6 +47,9 @@ class Comparison:
         table: A row for each dedicated operating point, with OAT's beside it: SA, RA, their
             differences (OAT minus dedicated) with intervals, the verdict, what would decide it, the
             training time.
+        rivals: A row for each variant of OAT beside each rival (mixed or interpolated models); see
+            `studies.comparison.rivals.against_rivals`. In ``table`` rivals have rows of their own,
+            which do not count in the verdict on OAT.
         question: How OAT's operating points were found: the ``best λ`` for each dedicated model, as
             chosen on held-out images, or ``the same λ``.
         same_knob: The same table at the λ and width of each dedicated model that has a λ.
@@ -80,6 +85,7 @@ class Comparison:
     attacks: list[str]
     checkpoint: str
     table: pd.DataFrame
+    rivals: pd.DataFrame
     question: Question
     same_knob: pd.DataFrame
     chosen_on: int
@@ -126,24 +132,19 @@ class Comparison:
             if self.reference is None:
                 return said
             return f"No dedicated model to compare with; variants stand beside '{self.reference}'."
-        start = f"{VERDICT_SAID[self.verdict]}: of {self._of_what()}, OAT {self._counts()}"
+        own = self.table[~self.table["once"].str.split().str[0].isin(RIVALS)]
+        if own.empty:
+            return "Nothing to compare: the study needs OAT beside its rivals."
+        start = f"{VERDICT_SAID[self.verdict]}: of {_of_what(own)}, OAT {_counts(own)}"
+        lost = [row for row in self.rivals.to_dict("records") if row["verdict"] == LOSES]
+        if lost:
+            names = listed(row["rival"] for row in lost)
+            start = f"OAT loses to {names}, whose front has more area. {start}"
         rest = [f"margin {in_points(self.margin)} in SA and RA", f"{LEVEL:.0%} intervals"]
         if self.question == BEST:
             rest.append(f"λ chosen on {self.chosen_on} held-out images")
         narrowed = "".join(f", {caveat}" for caveat in self.caveats)
         return f"{start} ({', '.join(rest)}){narrowed}; {self._ratio_text()}."
-
-    def _of_what(self) -> str:
-        """Say what the rows of the table are."""
-        count = len(self.table)
-        if self.table["once"].nunique() > 1:
-            return f"{count} comparisons with retrained models"
-        return f"{count} retrained model{'' if count == 1 else 's'}"
-
-    def _counts(self) -> str:
-        """Say how many rows have each verdict."""
-        counts = self.table["verdict"].value_counts()
-        return ", ".join(f"{COUNTED[v]} {counts[v]}" for v in COUNTED if v in counts)
 
     def __str__(self) -> str:
         """Return the answer with all that a reader must know of it, a line for each."""
@@ -167,6 +168,7 @@ class Comparison:
             "hypervolume_ratios": {name: vars(ratio) for name, ratio in self.ratios.items()},
             "table": records(self.table),
             "same_knob": records(self.same_knob),
+            "rivals": records(self.rivals),
             "variants": records(self.variants),
             "cells": records(self.cells),
             "fronts": records(self.fronts),
@@ -181,11 +183,15 @@ class Comparison:
         known = self.fronts[self.fronts["gap"].notna()]
         return [_front_remark(row, self.margin) for row in known.to_dict("records")]
 
+    def rival_remarks(self) -> list[str]:
+        """Say how OAT stands to each rival, a sentence for each."""
+        return rival_remarks(self.rivals)
+
     def remarks(self) -> list[str]:
         """Say what else the fronts tell, and the checks for masked gradients."""
         verdict = masking_verdict(self.masking)
         checks = " ".join([verdict.said, *(f"{flag.rstrip('.')}." for flag in verdict.flagged)])
-        return [*self.front_remarks(), checks]
+        return [*self.front_remarks(), *self.rival_remarks(), checks]
 
     def _ratio_text(self) -> str:
         if not self.ratios:
@@ -196,6 +202,20 @@ class Comparison:
         if len(texts) == 1:
             return f"hypervolume ratio {next(iter(texts.values()))}"
         return "hypervolume ratios " + ", ".join(f"{name} {text}" for name, text in texts.items())
+
+
+def _of_what(table: pd.DataFrame) -> str:
+    """Say what the rows of a table are."""
+    count = len(table)
+    if table["once"].nunique() > 1:
+        return f"{count} comparisons with retrained models"
+    return f"{count} retrained model{'' if count == 1 else 's'}"
+
+
+def _counts(table: pd.DataFrame) -> str:
+    """Say how many rows have each verdict."""
+    counts = table["verdict"].value_counts()
+    return ", ".join(f"{COUNTED[v]} {counts[v]}" for v in COUNTED if v in counts)
 
 
 def _front_remark(row: Mapping[Any, Any], margin: float) -> str:

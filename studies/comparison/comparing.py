@@ -7,7 +7,9 @@ right; see `studies.statistics.intervals` for the intervals.
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from studies.comparison.answer import BEST, SAME, Comparison
 from studies.comparison.choosing import choose_points, held_out_values
@@ -19,8 +21,15 @@ from studies.comparison.guards import (
     precision_notes,
 )
 from studies.comparison.notes import distance_notes, missing_notes, unequal_note
-from studies.comparison.pairs import against_plainest, nearest_dedicated, pair_table, same_knob
+from studies.comparison.pairs import (
+    Pairs,
+    against_plainest,
+    nearest_dedicated,
+    pair_table,
+    same_knob,
+)
 from studies.comparison.resampling import Resampled
+from studies.comparison.rivals import against_rivals
 from studies.comparison.verdict import MARGIN, verdict_on_all
 from studies.errors import ComparisonError
 from studies.methods import ONCE
@@ -108,7 +117,8 @@ def _compare(
     held_out = held_out_values(draws, points, stored.held_out)
     knob = same_knob(draws)
     pairs = choose_points(draws, held_out)
-    table, at_knob = (pair_table(some, draws, margin) for some in (pairs or knob, knob))
+    own, rival = (_of(pairs or knob, draws.conditional == kind) for kind in (True, False))
+    table, others, at_knob = (pair_table(some, draws, margin) for some in (own, rival, knob))
     reference, variants = against_plainest(draws)
     fronts = measure_fronts(draws, points, knob, margin)
     seeds = int(draws.cells["seeds"].min())
@@ -119,7 +129,8 @@ def _compare(
         attack=label_of(chosen),
         attacks=chosen,
         checkpoint=", ".join(points["checkpoint_rule"].unique()),
-        table=table,
+        table=pd.concat([table, others], ignore_index=True) if rival else table,
+        rivals=against_rivals(draws, fronts),
         question=BEST if pairs else SAME,
         same_knob=at_knob,
         chosen_on=held_out.images if pairs else 0,
@@ -137,6 +148,11 @@ def _compare(
         missing=missing,
         masking=masking,
     )
+
+
+def _of(pairs: Pairs, which: NDArray[np.bool_]) -> Pairs:
+    """Return the pairs of which the once-for-all cell is one of some."""
+    return [(i, j) for i, j in pairs if which[i]]
 
 
 def _comparable(

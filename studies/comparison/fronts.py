@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from studies.comparison.resampling import CELL, Resampled
+from studies.methods import CONDITIONAL
 from studies.statistics.frontier import coverage, hypervolume, largest_gap, pareto_mask
 from studies.statistics.intervals import measured
 
@@ -126,10 +127,11 @@ def _work(points: pd.DataFrame) -> pd.Series:
     In forward passes of the plain network. A pass of a network that switches λ in place takes more
     operations than one of the plain network; `oat.method.training_cost` leaves that out.
     """
-    widest = points.sort_values("width_mult", ascending=False).drop_duplicates("run_key")
+    conditional = points[points["method"].isin(CONDITIONAL)]
+    widest = conditional.sort_values("width_mult", ascending=False).drop_duplicates("run_key")
     widest = widest.set_index("run_key")
     share = (widest["in_situ_flops"] / widest["flops"]).clip(lower=1).fillna(1)
-    return points["train_units"] * points["run_key"].map(share)
+    return points["train_units"] * points["run_key"].map(share).fillna(1)
 
 
 class _Prices:

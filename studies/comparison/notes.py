@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from studies.methods import ONCE
+from studies.methods import ONCE, RIVALS
 from studies.naming import NamedRow, listed, name_point, value_text
 from studies.trial.records import Correct
 
@@ -44,6 +44,7 @@ def missing_notes(
         notes.append(f"Planned and not there: {lacking}.")
     if lacking := listed(_missing_seeds(points, grid)):
         notes.append(f"Missing cells: {lacking}.")
+    points = points[~points["method"].isin(RIVALS)]  # their value is no λ
     once = points["method"].isin(ONCE)
     several = points["width_mult"].nunique() > 1
     ours, theirs = (

@@ -32,7 +32,7 @@ def same_knob(draws: Resampled) -> Pairs:
     """
     cells, pairs = draws.cells, []
     lam, width = cells["lam"].to_numpy(), cells["width_mult"].to_numpy()
-    for variant in cells.loc[draws.once, "variant"].unique():
+    for variant in cells.loc[draws.conditional, "variant"].unique():
         mine = (cells["variant"] == variant).to_numpy()
         for j in _widest_first(draws, ~draws.once & ~np.isnan(lam)):
             twin = np.flatnonzero(
@@ -106,7 +106,7 @@ def against_plainest(draws: Resampled) -> tuple[str | None, pd.DataFrame]:
         The plainest variant, None if there are not two; see `Comparison.variants` for the table.
     """
     cells = draws.cells
-    names = list(cells.loc[draws.once, "variant"].unique())
+    names = list(cells.loc[draws.conditional, "variant"].unique())
     if len(names) < 2:
         return None, pd.DataFrame()
     # OAT before OATS, then the one with the fewest options
@@ -114,7 +114,7 @@ def against_plainest(draws: Resampled) -> tuple[str | None, pd.DataFrame]:
     of_reference = (cells["variant"] == reference).to_numpy()
     lam, width = cells["lam"].to_numpy(), cells["width_mult"].to_numpy()
     rows: list[dict[str, Any]] = []
-    for i in _widest_first(draws, draws.once & ~of_reference):
+    for i in _widest_first(draws, draws.conditional & ~of_reference):
         near = of_reference & (np.abs(lam - lam[i]) < SAME_LAM) & np.isclose(width, width[i])
         twin = np.flatnonzero(near)
         own = cells.loc[i, ["variant", "lam", "width_mult", "sa", "ra"]].to_dict()

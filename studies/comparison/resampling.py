@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from studies.methods import ONCE
+from studies.methods import CONDITIONAL, ONCE
 from studies.naming import listed, name_point
 from studies.statistics.frontier import hypervolumes
 from studies.statistics.intervals import (
@@ -55,7 +55,8 @@ class Resampled:
 
     Attributes:
         cells: A row for each operating point: SA and RA, mean over seeds, with intervals.
-        once: Which cells belong to a model that serves every λ, shape (cells,).
+        once: Which cells belong to a model that serves every trade-off, shape (cells,).
+        conditional: Which of these are of OAT or OATS, shape (cells,).
         seeds: The seeds there are.
         samples: SA and RA of each cell under each draw, shape (`RESAMPLES`, cells, 2).
         luck: Spread between trainings by variant; empty where every setting has one seed.
@@ -86,6 +87,7 @@ class Resampled:
             point_keys=("point_key", " ".join),
         ).reset_index()
         self.once = self.cells["method"].isin(ONCE).to_numpy()
+        self.conditional = self.cells["method"].isin(CONDITIONAL).to_numpy()
         place = grouped.ngroup().to_numpy()
         rng = np.random.default_rng(0)
         self.samples = self._resample(points, place, correct, rng)

@@ -138,6 +138,8 @@ def choose_share(
     sizes = node_sizes(ray.nodes())
     check_has_gpu(sizes)
     dearest = max(left_open, key=lambda trial: trial.units)
+    if not dearest.units:
+        return 1.0  # nothing is trained, so that there is nothing to measure
     request = request_of(dearest)
     # a job of its own: what is resolved must not decide what is measured
     task = ray.remote(num_cpus=request["CPU"], num_gpus=1, max_retries=0)(look_up_or_measure)

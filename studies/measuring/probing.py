@@ -120,6 +120,8 @@ def probe(current: Plan, folder: Folder, address: str | None, console: Console) 
     """
     kinds: dict[str, PlannedTrial] = {}
     for trial in current.to_run():
+        if not trial.units:
+            continue  # it trains nothing
         kinds.setdefault(trial.kind, trial)
     with ExitStack() as stack:
         if address is None:

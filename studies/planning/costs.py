@@ -2,10 +2,12 @@
 
 import math
 
+from baselines import Interpolate, Mix, Pairing
+from oat.deploy import OperatingPoint
 from oat.masking import PASSES as MASKING_PASSES
-from oat.method import training_cost
+from oat.method import Method, training_cost
 from oat.models import relative_flops
-from oat.recipe import TrainConfig, images_seen
+from oat.recipe import STATISTICS_BATCHES, TrainConfig, images_seen, steps_per_epoch
 from studies.planning.estimates import rough_seconds_per_unit
 from studies.study_file.method_blocks import Entry, Resources
 from studies.study_file.study import Study
@@ -61,16 +63,36 @@ def judging_units(study: Study, entry: Entry) -> tuple[float, float]:
     for_a_point += held_out * sum(1 + attack.passes() for attack in study.choosing_attacks())
     base = method.conditioning().base_width
     points = sum(
-        relative_flops(study.model, base * point.width_mult, shape)
+        relative_flops(study.model, base * point.width_mult, shape) * _running(method, point)
         for point in method.operating_points(study.lams())
     )
     rules = len(study.evaluate.checkpoints)
-    return images_seen(entry.train, images) * cost, rules * points * for_a_point
+    judging = points * for_a_point + _settling_units(study, method, images)
+    return images_seen(entry.train, images) * cost, rules * judging
+
+
+def _running(method: Method, point: OperatingPoint) -> int:
+    """Return how many networks run at an operating point."""
+    return 2 if isinstance(method, Mix) and point.lam not in (0, 1) else 1
+
+
+def _settling_units(study: Study, method: Method, images: int) -> float:
+    """Return the cost of the statistics of networks between two others, if it has such."""
+    if not isinstance(method, Interpolate):
+        return 0.0
+    between = sum(point.lam not in (0, 1) for point in method.operating_points(study.lams()))
+    steps = min(STATISTICS_BATCHES, steps_per_epoch(images, study.train.batch_size))
+    clean_and_attacked = 2 + 2 * study.attack.steps
+    width = relative_flops(study.model, method.width_mult, _nominal_data(study)[2])
+    seen = steps * min(study.train.batch_size, images)
+    return between * seen * clean_and_attacked * width
 
 
 def validation_units(study: Study, entry: Entry) -> float:
     """Estimate the cost of all validations of a training, if no image is broken."""
     method, train = entry.method, entry.train
+    if isinstance(method, Pairing):
+        return 0.0
     base, shape = method.conditioning().base_width, _nominal_data(study)[2]
     points = method.operating_points(method.conditioning().lambda_choices)
     each = sum(relative_flops(study.model, base * p.width_mult, shape) for p in points)

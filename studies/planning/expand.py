@@ -6,7 +6,14 @@ from studies.planning.costs import assumed_seconds_per_unit, judging_units, vali
 from studies.planning.estimates import Estimate, Estimator, Work, need_of, read_probes
 from studies.planning.judgements import SharedKeys, checks_of, held_out_of, points_of
 from studies.planning.plan import ONLY_CHECKS, Plan, PlannedTrial, Split, State
-from studies.planning.run_keys import absolute_root, key_config, trial_config
+from studies.planning.run_keys import (
+    absolute_root,
+    entry_config,
+    entry_key,
+    key_config,
+    sources_by_label,
+)
+from studies.planning.waiting import LookedUp, heed_sources
 from studies.storage.folder import Folder
 from studies.storage.opening import in_threads
 from studies.storage.sealed import ResultError, digest
@@ -15,6 +22,7 @@ from studies.study_file.study import Study
 from studies.trial.checkpoints import has_checkpoint
 from studies.trial.records import read_checks, read_failure, read_points, read_result
 from studies.trial.shapes import TrialJob
+from studies.trial.stored import Trained
 
 
 def make_plan(study: Study, folder: Folder, split: Split = "test") -> Plan:
@@ -35,17 +43,17 @@ def make_plan(study: Study, folder: Folder, split: Split = "test") -> Plan:
         for entry in study.entries()
     )
 
-    def look_up(trial: PlannedTrial) -> tuple[PlannedTrial, float | None]:
+    def look_up(trial: PlannedTrial) -> LookedUp:
         if trial.run_key not in there:
-            return trial, None
-        state, reason, seconds = _state(trials_folder.sub(trial.run_key), trial.job)
-        return replace(trial, state=state, reason=reason), seconds
+            return LookedUp(trial, None)
+        state, reason, trained = _state(trials_folder.sub(trial.run_key), trial.job)
+        return LookedUp(replace(trial, state=state, reason=reason), trained)
 
-    looked_up = in_threads(look_up, expanded)
+    looked_up = heed_sources(list(in_threads(look_up, expanded)))
     finished: dict[str, list[tuple[float, float]]] = {}
-    for trial, seconds in looked_up:
-        if seconds is not None and trial.units:
-            finished.setdefault(trial.kind, []).append((seconds, trial.units))
+    for trial, trained in looked_up:
+        if trained is not None and trial.units:
+            finished.setdefault(trial.kind, []).append((trained["device_seconds"], trial.units))
     # candidates of a search are planned one by one, hundreds in a folder: nobody reads how long
     # each takes, nor what else is there
     own_run = split == "test"
@@ -77,14 +85,12 @@ def _plan_trial(
 ) -> PlannedTrial:
     """Plan one trial as if nothing of it were there."""
     method = entry.method
-    config = trial_config(study, method, seed, entry.train)
-    key = key_config(study, method, seed, entry.train)
-    # settings of a method's own are no other budget: the study says that they differ
+    # settings of a method's own, and a start, are no other budget: the study says that they differ
     shared = key_config(study, method, seed, study.train)
-    run_key = digest(key)
+    run_key = digest(entry_key(study, entry, seed))
     job: TrialJob = {
         "run_key": run_key,
-        "config": config,
+        "config": entry_config(study, entry, seed),
         "budget": digest({k: v for k, v in shared.items() if k not in {"method", "seed"}}),
         "points": points_of(study, method, run_key, seed, keys, split),
         "held_out": [] if split == "val" else held_out_of(study, method, run_key, seed, keys),
@@ -94,21 +100,24 @@ def _plan_trial(
         "data": {"root": absolute_root(study.data), "download": study.data.download},
         "resources": need_of(entry.need),
     }
+    if sources := sources_by_label(study, entry, seed):
+        job["sources"] = sources
     units, judge_units = judging_units(study, entry)
-    kind = digest({**key, "seed": None})
+    kind = digest(entry_key(study, entry, None))
     return PlannedTrial(run_key, entry.label, seed, job, "missing", units, judge_units, kind=kind)
 
 
-def _state(folder: Folder, job: TrialJob) -> tuple[State, str | None, float | None]:
+def _state(folder: Folder, job: TrialJob) -> tuple[State, str | None, Trained | None]:
+    """Return what a trial's folder says: its state, the reason, and its training if it has one."""
     try:
         result = read_result(folder)
     except ResultError as error:
         return "damaged", str(error), None
     if result is not None and result["status"] == "diverged":
         return "diverged", result["error"], None
-    seconds = result["trained"]["device_seconds"] if result else None
-    if result is not None:
-        training_id = result["trained"]["training_id"]
+    trained = result["trained"] if result is not None else None
+    if trained is not None:
+        training_id = trained["training_id"]
         rows, _ = read_points(folder, training_id)
         have = {row["point_key"] for row in rows}
         points = sum(point["point_key"] not in have for point in job["points"])
@@ -116,13 +125,13 @@ def _state(folder: Folder, job: TrialJob) -> tuple[State, str | None, float | No
         have = {check["check_key"] for check in read_checks(folder, training_id)}
         checks = sum(check["check_key"] not in have for check in job["checks"])
         if not points and not held_out and not checks:
-            return "done", None, seconds
+            return "done", None, trained
         left = f"{points} points are to be evaluated"
         if not points:
             left = f"{held_out} points on held-out images are to be evaluated"
             left = left if held_out else ONLY_CHECKS
     if (failure := read_failure(folder)) is not None:
-        return "failed", failure, seconds
-    if result is not None:
-        return "evaluate", left, seconds
+        return "failed", failure, trained
+    if trained is not None:
+        return "evaluate", left, trained
     return ("unfinished" if has_checkpoint(folder) else "missing"), None, None

@@ -9,8 +9,9 @@ from oat.evaluation import EVALUATION_SEED
 from oat.lambdas import SAME_LAM
 from oat.masking import HOW as MASKING_HOW
 from oat.method import Method
+from studies.methods import ONCE
 from studies.planning.plan import Split
-from studies.planning.run_keys import key_config
+from studies.planning.run_keys import entry_key
 from studies.storage.sealed import digest
 from studies.study_file.method_blocks import Entry
 from studies.study_file.study import Study
@@ -115,17 +116,13 @@ def _shared_settings(study: Study, attack: EvaluationAttack) -> dict[str, Any]:
         shared["lams"] = study.lams()
     if isinstance(attack, Transfer):
         # those of another seed are other trainings of the same settings
-        seed = study.seeds[0]
-        keys = (
-            {**key_config(study, entry.method, seed, entry.train), "seed": None}
-            for entry in _dedicated(study)
-        )
+        keys = (entry_key(study, entry, None) for entry in _dedicated(study))
         shared["sources"] = sorted(map(digest, keys))
     return shared
 
 
 def _dedicated(study: Study) -> list[Entry]:
-    return [entry for entry in study.entries() if not entry.method.conditioning().lambda_choices]
+    return [entry for entry in study.entries() if entry.method.name not in ONCE]
 
 
 def _fewest(*counts: int | None) -> int | None:
@@ -155,8 +152,7 @@ class SharedKeys:
             return ()
         if seed not in self._dedicated:
             self._dedicated[seed] = tuple(
-                digest(key_config(self._study, entry.method, seed, entry.train))
-                for entry in _dedicated(self._study)
+                digest(entry_key(self._study, entry, seed)) for entry in _dedicated(self._study)
             )
         return self._dedicated[seed]
 

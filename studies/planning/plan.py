@@ -7,9 +7,12 @@ from studies.planning.estimates import Basis, Bound, Estimate, EstimateRecord, W
 from studies.study_file.study import Study
 from studies.trial.shapes import Need, TrialConfig, TrialJob
 
-State = Literal["done", "evaluate", "unfinished", "missing", "failed", "damaged", "diverged"]
+State = Literal[
+    "done", "evaluate", "unfinished", "missing", "waiting", "failed", "damaged", "diverged"
+]
 Split = Literal["test", "val"]
-TO_RUN: frozenset[State] = frozenset({"evaluate", "unfinished", "missing", "failed", "damaged"})
+READY: frozenset[State] = frozenset({"evaluate", "unfinished", "missing", "failed", "damaged"})
+TO_RUN: frozenset[State] = READY | {"waiting"}
 
 ONLY_CHECKS = "the checks for masked gradients are to be made"
 """Reason of a trial that has all its points."""
@@ -26,10 +29,10 @@ class PlannedTrial:
         job: What `studies.trial.run.run_trial` takes.
         state: What its folder says: ``evaluate`` is trained with points missing, ``unfinished``
             has a checkpoint; ``failed`` is tried again and ``damaged`` redone by the next run,
-            ``diverged`` is final.
+            ``diverged`` is final. ``waiting`` needs the weights of a trial that is not trained.
         units: Estimated cost of training, in forward passes of the plain network.
         judge_units: Estimated cost of judging all its points, likewise.
-        reason: Why it failed or diverged, or what is to be evaluated.
+        reason: Why it failed, diverged or waits, or what is to be evaluated.
         kind: The run key without the seed: trials of one kind take the same time.
         estimate: How long it takes; None in plans that nobody asks for it.
     """
@@ -50,6 +53,11 @@ class PlannedTrial:
         """Whether a run has something to do for it."""
         return self.state in TO_RUN
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """Run keys of the trials whose weights it needs, by their labels."""
+        return self.job.get("sources", {})
+
 
 class PlanRow(TypedDict):
     """A trial as `oat plan --json` prints it.
@@ -64,6 +72,7 @@ class PlanRow(TypedDict):
         device_hours: Estimated training time, validations apart.
         estimate: How long it takes.
         config: All that decides its weights.
+        sources: See `PlannedTrial`.
     """
 
     run_key: str
@@ -75,6 +84,7 @@ class PlanRow(TypedDict):
     device_hours: float
     estimate: EstimateRecord
     config: TrialConfig
+    sources: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,21 @@ class Plan:
         left = [trial for trial in self.trials if trial.needs_run]
         return sorted(left, key=lambda trial: -self.seconds_left(trial))
 
+    def ready(self) -> list[PlannedTrial]:
+        """Return what of it waits for no other trial, in the same order."""
+        return [trial for trial in self.to_run() if trial.state in READY]
+
+    def waves(self) -> list[list[PlannedTrial]]:
+        """Return what is left to do in the order of its running: sources before who needs them."""
+        left = {trial.run_key: trial for trial in self.to_run()}
+        waves: list[list[PlannedTrial]] = []
+        while left:
+            wave = [t for t in left.values() if not left.keys() & set(t.sources.values())]
+            for trial in wave:
+                del left[trial.run_key]
+            waves.append(wave)
+        return waves
+
     def estimate(self, trial: PlannedTrial) -> Estimate:
         """Return how long a trial takes that has nothing done, and how that is known."""
         if trial.estimate is not None:
@@ -131,11 +156,14 @@ class Plan:
 
     def makespan(self, slots: int, bound: Bound = "middle") -> float:
         """Estimate the seconds to the end of the run with so many trials at a time."""
-        ends = [0.0] * max(1, slots)
-        for trial in self.to_run():
-            soonest = min(range(len(ends)), key=ends.__getitem__)
-            ends[soonest] += self.seconds_left(trial, bound)
-        return max(ends)
+        whole = 0.0
+        for wave in self.waves():
+            ends = [0.0] * max(1, slots)
+            for trial in wave:
+                soonest = min(range(len(ends)), key=ends.__getitem__)
+                ends[soonest] += self.seconds_left(trial, bound)
+            whole += max(ends)
+        return whole
 
     def records(self) -> list["PlanRow"]:
         """Return a row of plain values for each trial: what `oat plan --json` prints."""
@@ -150,6 +178,7 @@ class Plan:
                 "device_hours": self.device_seconds(trial) / 3600,
                 "estimate": self.estimate(trial).record(),
                 "config": trial.job["config"].copy(),
+                "sources": trial.sources.copy(),
             }
             for trial in self.trials
         ]

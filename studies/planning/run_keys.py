@@ -1,13 +1,17 @@
 """What decides a trial's weights, and the run key that is made from it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from baselines import Pairing
 from oat.data import DataConfig
 from oat.method import Method
 from oat.recipe import TrainConfig
-from studies.methods import RESULTS_VERSION
+from studies.methods import JUDGED_AT, RESULTS_VERSION
+from studies.storage.sealed import digest
+from studies.study_file.method_blocks import Entry
 from studies.study_file.study import Study
 from studies.trial.shapes import TrialConfig
 
@@ -26,7 +30,7 @@ def trial_config(
         "model": asdict(study.model),
         "train": _lists(asdict(train or study.train)),
         "attack": asdict(study.attack),
-        "method": {"name": method.name, **_lists(asdict(method))},  # type: ignore[call-overload]
+        "method": {"name": method.name, **_weighty(_lists(asdict(method)))},  # type: ignore[call-overload]
     }
 
 
@@ -48,8 +52,52 @@ def key_config(study: Study, method: Method, seed: int, train: TrainConfig) -> T
         "model": _changed(study.model),
         "train": _changed(train),
         "attack": _changed(study.attack),
-        "method": {"name": method.name, **_lists(_changed(method))},
+        "method": {"name": method.name, **_weighty(_lists(_changed(method)))},
     }
+
+
+def entry_config(study: Study, entry: Entry, seed: int) -> TrialConfig:
+    """Return everything that decides the weights of an entry's trial, as plain values."""
+    config = trial_config(study, entry.method, seed, entry.train)
+    if entry.start is not None:
+        (source,) = _sources(study, entry)
+        config["start"] = {
+            "source": source.label,
+            "run_key": digest(entry_key(study, source, seed)),
+            "epochs": entry.start.length,
+        }
+    return config
+
+
+def entry_key(study: Study, entry: Entry, seed: int | None) -> Mapping[str, object]:
+    """Return what the run key of an entry's trial is made from: what it starts from as well.
+
+    Args:
+        study: The study.
+        entry: One of its entries.
+        seed: Of the trial; None for what trials that differ by their seed alone share.
+    """
+    config = key_config(study, entry.method, 0, entry.train)
+    sources = [digest(entry_key(study, source, seed)) for source in _sources(study, entry)]
+    if isinstance(entry.method, Pairing):
+        config["method"]["of"] = sources
+    key = {**config, "seed": seed}
+    if entry.start is None:
+        return key
+    return {**key, "start": {"run_key": sources[0], "epochs": entry.start.length}}
+
+
+def sources_by_label(study: Study, entry: Entry, seed: int) -> dict[str, str]:
+    """Return the run keys of the trials whose weights an entry's trial needs, by their labels."""
+    return {
+        source.label: digest(entry_key(study, source, seed)) for source in _sources(study, entry)
+    }
+
+
+def _sources(study: Study, entry: Entry) -> list[Entry]:
+    """Return the entries whose weights the trials of an entry need."""
+    by_label = {other.label: other for other in study.entries()} if entry.sources() else {}
+    return [by_label[label] for label in entry.sources()]
 
 
 def absolute_root(data: DataConfig) -> str:
@@ -64,6 +112,11 @@ def _changed(config: Any) -> dict[str, Any]:
         for field in fields(config)
         if getattr(config, field.name) != field.default
     }
+
+
+def _weighty(values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what says where a model is judged alone."""
+    return {k: v for k, v in values.items() if k not in JUDGED_AT}
 
 
 def _lists(values: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from studies.comparison.answer import BEST, SAME, Comparison
 from studies.comparison.verdict import VERDICTS
+from studies.methods import RIVALS
 from studies.naming import duration, value_text
 
 HEADINGS = {
@@ -107,11 +108,12 @@ def _rows(comparison: Comparison, table: pd.DataFrame) -> list[Row]:
         width = f" width={row['width_mult']:g}" if widths else ""
         own_width = f" width={row['oat_width_mult']:g}" if widths else ""
         once = f"{row['once']} " if several else ""
+        sign = "α" if row["once"].split()[0] in RIVALS else "λ"
         out.append(
             {
                 "dedicated": Cell(f"{row['dedicated']} {value_text(row)}{width}"),
                 "oat": Cell(
-                    f"{once}λ={row['oat_lam']:g}{own_width}",
+                    f"{once}{sign}={row['oat_lam']:g}{own_width}",
                     None if several else row["oat_lam"],
                 ),
                 "sa_oat": percent(row["sa_oat"]),
@@ -262,6 +264,8 @@ def frames(comparison: Comparison) -> dict[str, pd.DataFrame]:
         tables["same_knob"] = comparison.same_knob
     if comparison.reference is not None:
         tables["variants"] = comparison.variants
+    if len(comparison.rivals):
+        tables["rivals"] = comparison.rivals
     if len(comparison.masking):
         tables["masking"] = comparison.masking
     if comparison.gains is not None:

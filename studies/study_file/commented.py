@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel
 
 from studies.errors import StudyError
+from studies.methods import ONCE
 from studies.study_file.keys import REQUIRED, Key, keys_of, summary
 from studies.study_file.loading import Source, load_study
 from studies.study_file.study import Study
@@ -129,7 +130,7 @@ class _Writer:
             if block in there:
                 continue
             new = [one for one in keys_of(block) if one.name != "name" and self._is_new(one)]
-            entry = {"name": name} | {one.name: one.default for one in new}
+            entry = {"name": name} | {one.name: self._example(one) for one in new}
             texts = [summary(block), *(f"`{one.name}`: {self._once(one)}" for one in new)]
             said = self._refusal(path, entry)
             if said is not None:
@@ -137,7 +138,19 @@ class _Writer:
             yield _Line(indent, f"- {written(entry)}", " ".join(texts), "# " if said else "#")
 
     def _is_new(self, key: Key) -> bool:
-        return key.default is not REQUIRED and (key.name, key.text) not in self.said
+        return key.default is REQUIRED or (key.name, key.text) not in self.said
+
+    def _example(self, key: Key) -> Any:
+        """Return a key's default; where it has none, two models of the study that it may name."""
+        if key.default is not REQUIRED:
+            return key.default
+        labels: dict[str, list[str]] = {}
+        for entry in self.study.entries():
+            plain = entry.start is None and entry.method.conditioning().base_width == 1
+            if plain and entry.method.name not in ONCE:
+                labels.setdefault(entry.method.name, []).append(entry.label)
+        alike = max(labels.values(), key=len, default=[])
+        return [*alike[:1], *alike[1:][-1:]]
 
     def _refusal(self, path: tuple[str | int, ...], entry: Mapping[str, Any]) -> str | None:
         """Return what is wrong with the study if an entry is added to a list; None if nothing."""

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from oat.recipe import TrainConfig
 from studies.methods import METHODS
-from studies.study_file.method_blocks import METHOD_BLOCKS, MethodBlock, OwnSettings
+from studies.study_file.method_blocks import METHOD_BLOCKS, DedicatedBlock, OwnSettings
 from studies.study_file.tune_block import SWEPT
 
 REQUIRED: Any = dataclasses.MISSING
@@ -74,7 +74,7 @@ class Key:
 @cache
 def keys_of(block: type) -> tuple[Key, ...]:
     """Return the keys of a block in the order to be written: its name, its own, what all have."""
-    shared = MethodBlock.model_fields if block in METHOD_BLOCKS.values() else {}
+    shared = DedicatedBlock.model_fields if block in METHOD_BLOCKS.values() else {}
     texts = _texts(block)
     found = [
         Key(name, kind, default, texts.get(name) or _text_of_kind(kind))

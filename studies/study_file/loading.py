@@ -17,7 +17,7 @@ from oat.names import unknown
 from oat.recipe import TrainConfig
 from studies.errors import StudyError
 from studies.study_file.faults import explain
-from studies.study_file.method_blocks import METHOD_BLOCKS, Resources, Settings
+from studies.study_file.method_blocks import METHOD_BLOCKS, Resources, Settings, Start
 from studies.study_file.plain_yaml import read_yaml
 from studies.study_file.study import PLAIN_ATTACK, Evaluate, Study
 from studies.study_file.tune_block import tune_keys
@@ -106,6 +106,8 @@ def _known_keys(path: Sequence[str | int], data: Any) -> list[str]:
             return list(Resources.model_fields)
         case ["methods", int(), "train"]:
             return list(Settings.model_fields)
+        case ["methods", int(), "start"]:
+            return list(Start.model_fields)
         case ["tune", *inner]:
             return tune_keys(inner)
         case ["methods", int(i), *_]:

@@ -6,7 +6,7 @@ nothing is said twice. A list where a dedicated method takes one value makes one
 
 import dataclasses
 import itertools
-from functools import reduce
+from functools import cached_property, reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -20,9 +20,10 @@ from pydantic import (
     model_validator,
 )
 
+from baselines import Pairing
 from oat.method import Method
 from oat.recipe import SHARED, TrainConfig
-from studies.methods import METHODS, describe
+from studies.methods import METHODS, begins_in_words, describe
 from studies.study_file.tune_block import STRICT, SWEPT
 
 SMALLEST_SHARE = 1e-4
@@ -128,7 +129,8 @@ class MethodBlock(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {k: v for k, v in handler(self).items() if k != "train" or v is not None}
+        given = {"train", "start"}
+        return {k: v for k, v in handler(self).items() if k not in given or v is not None}
 
     @model_validator(mode="after")
     def _expands(self) -> "MethodBlock":
@@ -136,6 +138,8 @@ class MethodBlock(BaseModel):
             if getattr(self, key) == ():
                 raise ValueError(f"`{key}` must name at least one value, got an empty list.")
         self.expand()  # the methods check their values themselves
+        if self.train is not None and issubclass(METHODS[self.name], Pairing):
+            raise ValueError(f"`train` must be left out of {self.name}, which trains nothing.")
         return self
 
     def entry(self) -> FileBlock:
@@ -161,6 +165,46 @@ class MethodBlock(BaseModel):
         ]
 
 
+class StartBlock(BaseModel):
+    """Another dedicated model of the study, from whose last weights a training begins.
+
+    Attributes:
+        from: Its label, as `oat plan` prints it: `pgd_at λ=1`. The model of the same seed is meant.
+        epochs: Passes over the training images from there, instead of the study's.
+    """
+
+    model_config = STRICT
+
+    @property
+    def source(self) -> str:
+        """Label of the model that it begins from."""
+        return str(getattr(self, "from"))
+
+    @property
+    def length(self) -> int:
+        """Epochs of the training from there."""
+        return int(getattr(self, "epochs"))  # noqa: B009 -- the class that is made below has it
+
+
+# `from` is a word of Python, so that no class statement can have the field
+_START: dict[str, Any] = {"from": (str, ...), "epochs": (int, Field(ge=1))}
+if TYPE_CHECKING:
+    Start = StartBlock
+else:
+    Start = create_model("Start", __base__=StartBlock, **_START)
+
+
+class DedicatedBlock(MethodBlock):
+    """One entry of a dedicated method.
+
+    Attributes:
+        start: Begin from the last weights of another dedicated model of the study, and train for a
+            number of epochs of its own: `{from: pgd_at λ=1, epochs: 5}`.
+    """
+
+    start: Start | None = None
+
+
 def _method_block(name: str) -> type[MethodBlock]:
     """Make the schema of a method's block from the fields of its config."""
     hints = get_type_hints(METHODS[name])
@@ -168,8 +212,10 @@ def _method_block(name: str) -> type[MethodBlock]:
     many: Any = tuple
     for field in dataclasses.fields(METHODS[name]):
         kind, key = hints[field.name], SWEPT.get(name, {}).get(field.name)
-        keys[key or field.name] = (kind | many[kind, ...] if key else kind, field.default)
-    return create_model(f"{METHODS[name].__name__}Block", __base__=MethodBlock, **keys)
+        default = ... if field.default is dataclasses.MISSING else field.default
+        keys[key or field.name] = (kind | many[kind, ...] if key else kind, default)
+    base = DedicatedBlock if name in SWEPT else MethodBlock
+    return create_model(f"{METHODS[name].__name__}Block", __base__=base, **keys)
 
 
 METHOD_BLOCKS = {name: _method_block(name) for name in METHODS}
@@ -188,14 +234,29 @@ class Entry:
         train: How, settings of its own included.
         settings: Those settings.
         need: What its trials ask of a node.
+        start: The model that it begins from; None where it begins with random weights.
     """
 
     method: Method
     train: TrainConfig
     settings: FileBlock
     need: Resources
+    start: StartBlock | None = None
 
-    @property
+    @cached_property
     def label(self) -> str:
         """The method with its values and settings, for people."""
+        start = self.start
+        begins = () if start is None else begins_in_words(start.source, start.length)
+        return describe(self.method, self.settings, begins)
+
+    @property
+    def label_from_scratch(self) -> str:
+        """What the label would be without a start."""
         return describe(self.method, self.settings)
+
+    def sources(self) -> tuple[str, ...]:
+        """Return the labels of the models whose weights its trials need."""
+        if isinstance(self.method, Pairing):
+            return self.method.of
+        return () if self.start is None else (self.start.source,)

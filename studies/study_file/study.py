@@ -30,8 +30,9 @@ from oat.method import Method, Oat
 from oat.models import ModelConfig
 from oat.models.slimmable import scaled
 from oat.recipe import RULES, CheckpointRule, TrainConfig
-from studies.methods import METHODS
+from studies.methods import METHODS, ONCE
 from studies.study_file.method_blocks import AnyMethodBlock, Entry, FileBlock, Resources
+from studies.study_file.sources import check_sources
 from studies.study_file.tune_block import STRICT, Tune
 from studies.study_file.tune_checks import check_space
 
@@ -150,13 +151,14 @@ class Study(BaseModel):
             raise ValueError("`seeds` must name at least one seed, got an empty list.")
         if bad := [seed for seed in self.seeds if not 0 <= seed < 2**31]:
             raise ValueError(f"`seeds` must be from 0 to 2147483647, got {bad[0]}.")
-        labels = {(entry.method, entry.train): entry.label for entry in self.entries()}
-        trials = Counter((entry.method, entry.train) for entry in self.entries())
-        methods = [(labels[trial], count) for trial, count in trials.items()]
+        trials = [(entry.method, entry.train, entry.start) for entry in self.entries()]
+        labels = dict(zip(trials, (entry.label for entry in self.entries()), strict=True))
+        methods = [(labels[trial], count) for trial, count in Counter(trials).items()]
         seeds = [(f"seed {seed}", count) for seed, count in Counter(self.seeds).items()]
         for what, count in methods + seeds:
             if count > 1:
                 raise ValueError(f"Duplicate trial: {what} is listed {count} times.")
+        check_sources(self._entries)
         for entry in self.entries():
             if missing := sorted(set(self.evaluate.checkpoints) - set(entry.train.rules())):
                 raise ValueError(
@@ -170,7 +172,7 @@ class Study(BaseModel):
                     f"`evaluate.attacks` has {count} attacks named '{label}' once `eps` is that "
                     "of `attack` where none is given; keep one."
                 )
-        dedicated = sum(not method.conditioning().lambda_choices for method in self.all_methods())
+        dedicated = sum(method.name not in ONCE for method in self.all_methods())
         if dedicated < 2 and any(isinstance(a, Transfer) for a in self.evaluate.attacks):
             raise ValueError(
                 "`evaluate.attacks` 'transfer' needs at least two dedicated models (pgd_at, "
@@ -245,12 +247,15 @@ class Study(BaseModel):
         entries = []
         for block in self.methods:
             settings = {} if block.train is None else block.train.given()
+            start = getattr(block, "start", None)
+            epochs = {} if start is None else {"epochs": start.length}
             try:
-                train = dataclasses.replace(self.train, **settings)
+                train = dataclasses.replace(self.train, **settings, **epochs)
             except ValueError as error:
-                raise ValueError(f"In `train` of {block.name}: {error}") from error
+                where = "start" if epochs else "train"
+                raise ValueError(f"In `{where}` of {block.name}: {error}") from error
             need = block.resources or self.resources
-            entries += [Entry(method, train, settings, need) for method in block.expand()]
+            entries += [Entry(method, train, settings, need, start) for method in block.expand()]
         return tuple(entries)
 
     def lams(self) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from studies.methods import RIVALS
 from studies.planning.plan import PlannedTrial
 from studies.results.points import COLUMNS, TAGS, frame, with_attack_columns
 from studies.results.reading import PlannedPointRow, Which, read_planned
@@ -99,7 +100,7 @@ class TrialRuns:
             result = read_result(folder)
         except ResultError:
             result = None
-        if not epochs and result is None and trial.state == "missing":
+        if not epochs and result is None and trial.state in {"missing", "waiting"}:
             return
         run_id = self._trial_run(trial, result, study_run)
         self._log_epochs(run_id, epochs)
@@ -206,7 +207,7 @@ class TrialRuns:
                 return
             self._experiment.client.delete_run(run.info.run_id)  # a crash left it half written
         lam = row["lam"] if row["lam"] is not None else row["beta"]
-        sign = "λ" if row["lam"] is not None else "β"
+        sign = "α" if row["method"] in RIVALS else "λ" if row["lam"] is not None else "β"
         columns: Mapping[str, Any] = row
         texts = {k: v for k, v in columns.items() if COLUMNS.get(k) == "str" and k not in TAGS}
         texts |= {k: columns[k] for k in ("lam", "beta", "width_mult", "seed", "eps")}

@@ -27,6 +27,7 @@ class TrainingState(TypedDict):
         device: Name of the device; likewise.
         training_id: See `studies.trial.stored.Trained`.
         history: All epochs so far.
+        sources: See `studies.trial.stored.Trained`; not there in older ones.
     """
 
     epoch: int
@@ -34,6 +35,7 @@ class TrainingState(TypedDict):
     device: NotRequired[str]
     training_id: str
     history: list[Epoch]
+    sources: NotRequired[dict[str, str]]
 
 
 def has_checkpoint(folder: Folder) -> bool:

@@ -3,24 +3,35 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TypeVar, cast
 
+from baselines import Interpolate, Mix
 from oat.adversaries import ATTACKS
 from oat.attacks import Attack, LogitsFn
-from oat.data import Dataset
+from oat.data import DataConfig, Dataset
 from oat.deploy import OperatingPoint, fold
 from oat.evaluation import Judged, evaluate_at
 from oat.execution import numerics
 from oat.masking import check_masking
-from oat.method import Method, training_gradients
-from oat.models import ModelConfig, Network, build, in_situ_cost
-from oat.recipe import TrainConfig, images_seen
-from studies.methods import method_of, tuples, variant
+from oat.method import Method
+from oat.models import (
+    Interpolation,
+    Mixture,
+    ModelConfig,
+    Network,
+    Pair,
+    build,
+    in_situ_cost,
+)
+from oat.models.pairs import Settle
+from oat.statistics import settle
+from studies.methods import method_of, variant_of
 from studies.storage.folder import Folder
 from studies.storage.opening import open_folder
 from studies.storage.sealed import digest
 from studies.trial.choosing import precision_of
+from studies.trial.prices import price_of
 from studies.trial.records import (
     JudgingProgress,
     read_checks,
@@ -82,7 +93,10 @@ class _Judging:
         have |= {check["check_key"] for check in self.checks}
         points = [p for p in self._points if p["point_key"] not in have]
         checks = [c for c in self.job["checks"] if c["check_key"] not in have]
-        for rule in dict.fromkeys(spec["checkpoint_rule"] for spec in (*points, *checks)):
+        # in the order of the job, also where a kill has left the later half of a rule
+        for rule in dict.fromkeys(spec["checkpoint_rule"] for spec in self._points):
+            if all(spec["checkpoint_rule"] != rule for spec in (*points, *checks)):
+                continue
             weights = read_weights(self.folder, self.trained, rule)
             model = rebuild(self.job["config"], self.method, self.dataset, weights)
             for point in points:
@@ -120,7 +134,7 @@ class _Judging:
         what = {key: value for key, value in spec.items() if key not in own}
         return digest({**what, "weights": self._sha256(spec)})
 
-    def _point(self, point: PointSpec, model: Network) -> None:
+    def _point(self, point: PointSpec, model: Network | Pair) -> None:
         key, rule = point["point_key"], point["checkpoint_rule"]
         twin = self._twin(point, self.rows)
         if twin is None:
@@ -153,7 +167,7 @@ class _Judging:
             self.folder.remove(progress.name)
         self.report({"kind": "point", "sa": row["sa"], "ra": row["ra"]})
 
-    def _check(self, check: CheckSpec, model: Network) -> None:
+    def _check(self, check: CheckSpec, model: Network | Pair) -> None:
         key, rule = check["check_key"], check["checkpoint_rule"]
         twin = self._twin(check, self.checks)
         if twin is None:
@@ -176,7 +190,7 @@ class _Judging:
             self.checks.append({**twin, "check_key": key, "checkpoint_rule": rule})
         write_checks(self.folder, self.checks)
 
-    def _surrogates(self, point: PointSpec, model: Network) -> list[LogitsFn] | None:
+    def _surrogates(self, point: PointSpec, model: Network | Pair) -> list[LogitsFn] | None:
         """Return the networks that images are crafted on besides; None if they are not there."""
         if "other_lams" in point:
             return [fold(model, lam, point["width_mult"]) for lam in point["other_lams"]]
@@ -200,18 +214,19 @@ class _Judging:
         weights = read_weights(folder, trained, rule)
         return fold(rebuild(config, method_of(config), self.dataset, weights), None)
 
-    def _row(self, point: PointSpec, model: Network, found: Judged) -> Point:
+    def _row(self, point: PointSpec, model: Network | Pair, found: Judged) -> Point:
         """Make the flat row of one point; see `Point`."""
         config, attack, method = self.job["config"], found.attack, self.method
         trained, dataset = self.trained, self.dataset
         split: SplitColumn = {"split": point["split"]} if "split" in point else {}
+        price = price_of(config, trained, len(dataset.train))
         in_situ = in_situ_cost(model, dataset.image_shape, point["width_mult"])
         return {
             "point_key": point["point_key"],
             "run_key": self.job["run_key"],
             "training_id": trained["training_id"],
             "method": method.name,
-            "variant": variant(method),
+            "variant": variant_of(config),
             **self._place(point),
             "seed": config["seed"],
             **split,
@@ -238,9 +253,9 @@ class _Judging:
             "in_situ_parameters": in_situ.parameters,
             "network_bytes": trained["network_bytes"],
             "parameters": trained["parameters"],
-            "train_device_seconds": trained["device_seconds"],
-            "train_units": trained["train_units"],
-            "train_gradients": self._gradients(),
+            "train_device_seconds": price["device_seconds"],
+            "train_units": price["train_units"],
+            "train_gradients": price["train_gradients"],
         }
 
     def _place(self, spec: Spec) -> PlaceColumns:
@@ -252,31 +267,39 @@ class _Judging:
             "width_mult": self.method.conditioning().base_width * spec["width_mult"],
         }
 
-    def _gradients(self) -> float:
-        """Return the gradient evaluations of the training: of so many images, at any width.
 
-        The passes for the statistics of averaged weights make attacks, but no step.
-        """
-        config, attack = self.job["config"], Attack(**self.job["config"]["attack"])
-        train, count = TrainConfig(**tuples(config["train"])), len(self.dataset.train)
-        size = min(train.batch_size, count)
-        stepped = images_seen(replace(train, ema=None), count)
-        attacked = sum(work.attacked for work in self.method.work(attack, size).values())
-        return (
-            stepped * training_gradients(self.method, attack, size)
-            + (images_seen(train, count) - stepped) * attacked
-        )
-
-
-def rebuild(config: TrialConfig, method: Method, dataset: Dataset, weights: bytes) -> Network:
-    """Rebuild a trained network, on the device of the data."""
+def rebuild(
+    config: TrialConfig, method: Method, dataset: Dataset, weights: bytes
+) -> Network | Pair:
+    """Rebuild a trained network, or a pair of them, on the device of the data."""
     from safetensors.torch import load as load_tensors
 
-    model = build(
-        ModelConfig(**config["model"]),
-        in_channels=dataset.image_shape[0],
-        num_classes=dataset.num_classes,
-        conditioning=method.conditioning(),
-    )
+    def plain() -> Network:
+        return build(
+            ModelConfig(**config["model"]),
+            in_channels=dataset.image_shape[0],
+            num_classes=dataset.num_classes,
+            conditioning=method.conditioning(),
+        )
+
+    model: Network | Pair
+    if isinstance(method, Mix):
+        model = Mixture(plain(), plain())
+    elif isinstance(method, Interpolate):
+        model = Interpolation(plain(), plain(), _settling(config, method, dataset))
+    else:
+        model = plain()
     model.load_state_dict(load_tensors(weights))
     return model.to(dataset.train.images.device)
+
+
+def _settling(config: TrialConfig, method: Interpolate, dataset: Dataset) -> Settle:
+    """Return how the networks between two others take their statistics, as in training."""
+    data, attack = DataConfig(**config["data"]), Attack(**config["attack"])
+    size, seed = config["train"]["batch_size"], config["seed"]
+
+    def settled(network: Network, alpha: float) -> None:
+        between = method.between(alpha)
+        settle(network, between, dataset, data, attack, batch_size=size, seed=seed)
+
+    return settled

@@ -15,7 +15,7 @@ import torch
 
 from oat.data import Dataset
 from studies.storage.folder import Folder
-from studies.trial.stored import ExecutionRecord, Provenance
+from studies.trial.stored import Provenance, Trained
 
 
 def device_name(device: torch.device) -> str:
@@ -28,14 +28,13 @@ def write_provenance(
     dataset: Dataset,
     device: torch.device,
     started: float,
-    execution: ExecutionRecord,
+    trained: Trained,
 ) -> None:
     """Record what the weights came from beyond the config."""
     record: Provenance = {
         "versions": versions(),
         "git_revision": git_revision(),
         "device": device_name(device),
-        "execution": execution,
         "threads": torch.get_num_threads(),
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -43,6 +42,10 @@ def write_provenance(
         "started": started,
         "trained": time.time(),
     }
+    if "execution" in trained:
+        record["execution"] = trained["execution"]
+    if "sources" in trained:
+        record["sources"] = trained["sources"]
     folder.write("provenance.json", json.dumps(record, indent=1).encode())
 
 

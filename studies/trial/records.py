@@ -10,11 +10,12 @@ from dataclasses import asdict
 from typing import Any, cast
 
 import numpy as np
+from torch import Tensor
 
 from oat.training import EpochRecord
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError, seal, unseal, write_lines, write_sealed
-from studies.trial.stored import Epoch, MaskingCheck, Point, Trained, TrialResult
+from studies.trial.stored import Epoch, MaskingCheck, Point, Trained, TrialResult, Weights
 
 CHECKS = "checks.jsonl"
 
@@ -192,6 +193,22 @@ def read_trained(folder: Folder) -> Trained | None:
 def weights_file(rule: str) -> str:
     """Return the name of the file that holds the weights of a checkpoint rule."""
     return "model.safetensors" if rule == "last" else f"model-{rule}.safetensors"
+
+
+def write_weights(folder: Folder, rule: str, epoch: int, state: Mapping[str, Tensor]) -> Weights:
+    """Write the weights of a checkpoint rule.
+
+    Args:
+        folder: The trial's folder.
+        rule: The rule.
+        epoch: That they are of, from 1.
+        state: The network's state dict.
+    """
+    from safetensors.torch import save
+
+    data = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
+    folder.write(weights_file(rule), data)
+    return {"epoch": epoch, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
 def read_weights(folder: Folder, trained: Trained, rule: str) -> bytes:

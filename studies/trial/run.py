@@ -4,13 +4,12 @@ Knows nothing of Ray or MLflow, and runs where only torch and numpy are installe
 has done stands in its folder, so calling it again after anything goes on from there.
 """
 
-import hashlib
 import json
 import random
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -18,15 +17,18 @@ from typing import cast
 import numpy as np
 import torch
 
+from baselines import Pairing
 from oat.data import DataConfig, DataError, Dataset, load
 from oat.memory import keep_freed_memory
 from oat.models import count_parameters, stored_bytes
 from oat.training import DivergenceError, Training
+from studies.methods import method_of
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError, write_lines, write_sealed
 from studies.trial.checkpoints import Checkpoints, TrainingState
 from studies.trial.choosing import as_record, how_to_run, probe_of
 from studies.trial.claims import SupersededError
+from studies.trial.joining import join
 from studies.trial.judging import Report, judge
 from studies.trial.provenance import device_name, git_revision, write_provenance
 from studies.trial.records import (
@@ -34,9 +36,10 @@ from studies.trial.records import (
     read_result,
     read_trained,
     read_weights,
-    weights_file,
+    write_weights,
 )
 from studies.trial.shapes import EpochReport, TrialJob
+from studies.trial.sources import check_still_there, read_sources
 from studies.trial.stored import Diverged, Done, Epoch, Failed, FailureKind, Trained, Weights
 
 NO_MEMORY = ("can't allocate memory", "out of memory", "Cannot allocate memory")
@@ -167,14 +170,16 @@ def _train_and_judge(job: TrialJob, folder: Folder, report: Report, started: flo
     dataset = load_once(data).to(device)
     try:
         trained = _already_trained(folder)
+        check_still_there(job, trained)
     except ResultError:
         for damaged in folder.names():
             folder.remove(damaged)
         trained = None
     folder.write("config.json", json.dumps(config, indent=1).encode())
     if trained is None:
-        trained = _train(job, dataset, folder, report)
-        write_provenance(folder, dataset, device, started, trained["execution"])
+        pairs = isinstance(method_of(config), Pairing)
+        trained = join(job, dataset, folder) if pairs else _train(job, dataset, folder, report)
+        write_provenance(folder, dataset, device, started, trained)
         write_sealed(folder, "trained.json", trained)
     judge(job, dataset, trained, folder, report)
     return {"run_key": job["run_key"], "status": "done", "trained": trained}
@@ -200,10 +205,10 @@ def _already_trained(folder: Folder) -> Trained | None:
 def _train(job: TrialJob, dataset: Dataset, folder: Folder, report: Report) -> Trained:
     """Train, from the checkpoint if there is one, and write the weights of every rule."""
     checkpoints, device = Checkpoints(folder), dataset.train.images.device
-    state, probe = checkpoints.newest(device), probe_of(job, dataset)
+    state, probe = _sound_state(job, checkpoints, device), probe_of(job, dataset)
     execution = how_to_run(job, dataset, probe, state)
     make = partial(probe.make, execution)
-    training, training_id, history = _resume(make, state, checkpoints, folder)
+    training, training_id, history, sources = _resume(job, make, state, checkpoints, folder)
     if history:  # a kill may have come between a checkpoint and its line
         write_lines(folder, "epochs.jsonl", history)
     how = as_record(execution)
@@ -214,6 +219,7 @@ def _train(job: TrialJob, dataset: Dataset, folder: Folder, report: Report) -> T
             "device": device_name(device),
             "training_id": training_id,
             "history": history,
+            "sources": sources,
         }
         return cast(TrainingState, {**training.state_dict(), **own})
 
@@ -229,13 +235,11 @@ def _train(job: TrialJob, dataset: Dataset, folder: Folder, report: Report) -> T
             **epoch_of(record),
         }
         report(said)
-    weights: dict[str, Weights] = {}
-    for rule, kept in training.kept().items():
-        data_of = _model_bytes(kept.state)
-        folder.write(weights_file(rule), data_of)
-        sha256 = hashlib.sha256(data_of).hexdigest()
-        weights[rule] = {"epoch": kept.epoch, "sha256": sha256, "bytes": len(data_of)}
-    return {
+    weights: dict[str, Weights] = {
+        rule: write_weights(folder, rule, kept.epoch, kept.state)
+        for rule, kept in training.kept().items()
+    }
+    trained: Trained = {
         "training_id": training_id,
         "weights": weights,
         "device_seconds": training.device_seconds,
@@ -244,29 +248,47 @@ def _train(job: TrialJob, dataset: Dataset, folder: Folder, report: Report) -> T
         "network_bytes": stored_bytes(training.model),
         "execution": how,
     }
+    if sources:
+        trained["sources"] = sources
+    return trained
+
+
+def _sound_state(
+    job: TrialJob, checkpoints: Checkpoints, device: torch.device
+) -> TrainingState | None:
+    """Return the last checkpoint; None if there is none, or its source was trained anew."""
+    state = checkpoints.newest(device)
+    try:
+        check_still_there(job, state)
+    except ResultError:
+        checkpoints.remove()
+        return None
+    return state
 
 
 def _resume(
+    job: TrialJob,
     make: Callable[[], Training],
     state: TrainingState | None,
     checkpoints: Checkpoints,
     folder: Folder,
-) -> tuple[Training, str, list[Epoch]]:
-    """Return a training as the last checkpoint left it, or a new one; its id, its epochs so far."""
+) -> tuple[Training, str, list[Epoch], dict[str, str]]:
+    """Return a training as the last checkpoint left it, or a new one.
+
+    Returns:
+        The training, its id, its epochs so far, and the training ids of what it has started from.
+    """
     training = make()
-    if state is None:
-        return training, uuid.uuid4().hex[:12], []
-    try:
-        training.load_state_dict(dict(state))
-        return training, state["training_id"], state["history"]
-    except (KeyError, ValueError, RuntimeError) as error:
-        # of other code: say so in the folder, and start anew
-        folder.write("checkpoint.error", f"{type(error).__name__}: {error}".encode())
-        checkpoints.remove()
-    return make(), uuid.uuid4().hex[:12], []
-
-
-def _model_bytes(state: Mapping[str, torch.Tensor]) -> bytes:
-    from safetensors.torch import save
-
-    return save({k: v.detach().cpu().contiguous() for k, v in state.items()})
+    if state is not None:
+        try:
+            training.load_state_dict(dict(state))
+            return training, state["training_id"], state["history"], state.get("sources", {})
+        except (KeyError, ValueError, RuntimeError) as error:
+            # of other code: say so in the folder, and start anew
+            folder.write("checkpoint.error", f"{type(error).__name__}: {error}".encode())
+            checkpoints.remove()
+            training = make()
+    sources = read_sources(job)
+    for source in sources:
+        training.start_from(source.weights("last"))
+    return training, uuid.uuid4().hex[:12], [], {one.run_key: one.training_id for one in sources}

@@ -5,6 +5,7 @@ What a trial leaves in its folder: see `studies.trial.stored`.
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+from studies.methods import Start
 from studies.trial.stored import Epoch
 
 Fields = dict[str, Any]
@@ -36,6 +37,7 @@ class TrialConfig(TypedDict):
         train: Fields of `oat.recipe.TrainConfig`.
         attack: Fields of `oat.attacks.Attack`: the inner maximisation.
         method: ``name``, and the fields of that method.
+        start: Not there where the training begins with random weights.
     """
 
     results_version: int
@@ -45,6 +47,7 @@ class TrialConfig(TypedDict):
     train: Fields
     attack: Fields
     method: Fields
+    start: NotRequired[Start]
 
 
 class DataPlace(TypedDict):
@@ -131,6 +134,8 @@ class TrialJob(TypedDict):
         choices: Folder or URI where the study keeps what holds for all of them.
         data: Where the data lie.
         resources: What the trial asks of a node.
+        sources: Run keys of the trials whose weights it needs, by their labels; not there where it
+            needs none.
     """
 
     run_key: str
@@ -143,6 +148,7 @@ class TrialJob(TypedDict):
     choices: str
     data: DataPlace
     resources: Need
+    sources: NotRequired[dict[str, str]]
 
 
 class StartReport(TypedDict):

@@ -38,6 +38,20 @@ class Weights(TypedDict):
     bytes: int
 
 
+class Price(TypedDict):
+    """What trainings took.
+
+    Attributes:
+        device_seconds: Training time; see `Trained`.
+        train_units: See `Trained`.
+        train_gradients: Gradients by images that were evaluated.
+    """
+
+    device_seconds: float
+    train_units: float
+    train_gradients: float
+
+
 class Trained(TypedDict):
     """The record of a finished training.
 
@@ -49,6 +63,10 @@ class Trained(TypedDict):
         parameters: Of the network in training.
         network_bytes: Of that network as it is stored.
         execution: How its steps were executed; not there in older records.
+        sources: Training ids of the models whose weights it was made from, by run key; not there
+            where it was made from none.
+        behind: Of a model that pairs others, what all trainings behind it took: of these, and of
+            what these started from. Not there of a model that was trained.
     """
 
     training_id: str
@@ -58,6 +76,8 @@ class Trained(TypedDict):
     parameters: int
     network_bytes: int
     execution: NotRequired[ExecutionRecord]
+    sources: NotRequired[dict[str, str]]
+    behind: NotRequired[Price]
 
 
 class Done(TypedDict):
@@ -283,6 +303,7 @@ class Provenance(TypedDict, total=False):
         data_fingerprint: Digest of the images and labels.
         started: When the trial began, in seconds since 1970.
         trained: When its training had ended, likewise.
+        sources: See `Trained`.
     """
 
     versions: dict[str, str | None]
@@ -295,3 +316,4 @@ class Provenance(TypedDict, total=False):
     data_fingerprint: str
     started: float
     trained: float
+    sources: dict[str, str]

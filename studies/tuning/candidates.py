@@ -211,13 +211,19 @@ def tuned_methods(study: Study) -> list[Tunable]:
     """Return what tuning has to do for a study, an item for each entry under ``methods``.
 
     Raises:
-        TuningError: The study does not say how it is tuned, or has two entries of one variant,
-            which would have twice the budget.
+        TuningError: The study does not say how it is tuned, has two entries of one variant, which
+            would have twice the budget, or one that is made from another model.
     """
     if study.tune is None:
         raise TuningError(
             "`tune` is missing: the study file must say what is searched, and under which "
             "`tune.budget`."
+        )
+    made = [entry.label for entry in study.entries() if entry.sources()]
+    if made:
+        raise TuningError(
+            f"`methods` must hold models that are trained from scratch to be tuned, got {made[0]}; "
+            "tune a study without it, and add it to `tuned.yaml`."
         )
     found: dict[str, Tunable] = {}
     for block in study.methods:

@@ -10,7 +10,7 @@ import pandas as pd
 from studies.comparison.answer import Comparison, Gains
 from studies.comparison.resampling import CELL, Resampled
 from studies.errors import StudyError
-from studies.methods import method_of, variant
+from studies.methods import variant_of
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan, PlannedTrial
 from studies.results.reading import correctness, study_points
@@ -131,11 +131,7 @@ def _settings(trial: PlannedTrial) -> str:
 
 def _own_models(plan: Plan, method: str) -> set[str]:
     """Return the models of a plan that are of a variant."""
-    return {
-        _settings(trial)
-        for trial in plan.trials
-        if variant(method_of(trial.job["config"])) == method
-    }
+    return {_settings(trial) for trial in plan.trials if variant_of(trial.job["config"]) == method}
 
 
 def _of(plan: Plan, wanted: Plan) -> set[str]:

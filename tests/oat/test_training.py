@@ -269,3 +269,14 @@ def test_loading_the_state_of_a_beginning_forgets_the_best_epoch_so_far() -> Non
     training.load_state_dict(loads(beginning))
     list(training.epochs())
     assert training.kept()["chosen"].epoch == expected.kept()["chosen"].epoch == 3
+
+
+def test_a_training_starts_from_the_weights_of_another_its_average_as_well() -> None:
+    source = training_of("standard", epochs=1)
+    list(source.epochs())
+    training = training_of("pgd_at_half", seed=1, ema=0.9)
+    training.start_from(weights_of(source))
+    assert training.averaged is not None
+    for network in (training.model, training.averaged):
+        assert same_of(dict(network.state_dict()), weights_of(source))
+    assert training.epoch == 0

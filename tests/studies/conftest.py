@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import yaml
 import studies
 from benchmarks.servers import S3, s3_server
 from studies.comparison.answer import Comparison
-from studies.methods import ONCE, RESULTS_VERSION, method_of, variant
+from studies.methods import ONCE, RESULTS_VERSION, method_of, variant_of
 from studies.planning.expand import make_plan
 from studies.planning.plan import PlannedTrial
 from studies.report.origin import Origin, gather
@@ -60,7 +61,7 @@ TrainAll = Callable[[Study, Path | str], None]
 
 def _train_all(study: Study, storage: Path | str) -> None:
     folder = open_folder(storage).sub(study.name)
-    for trial in make_plan(study, folder).to_run():
+    for trial in chain.from_iterable(make_plan(study, folder).waves()):
         run_trial(trial.job, folder.sub(f"trials/{trial.run_key}"), lambda _: None)
 
 
@@ -88,7 +89,7 @@ def _finish(
             "run_key": trial.run_key,
             "training_id": f"training of {trial.run_key}",
             "method": config["method"]["name"],
-            "variant": variant(method),
+            "variant": variant_of(config),
             "attack": point["attack_label"],
             "attack_settings": point["attack_settings"],
             "warnings": "",

@@ -38,6 +38,30 @@ def test_plan_starts_and_writes_nothing(oat: Oat, study: Path, tmp_path: Path) -
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_plan_and_status_say_who_waits_for_whom(
+    oat: Oat, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    start = {"from": "pgd_at λ=1", "epochs": 1}
+    pair = {"name": "mix", "of": ["pgd_at λ=1", "pgd_at start=pgd_at:λ=1 epochs=1 λ=0.5"]}
+    tiny["methods"] = [pair, {"name": "pgd_at", "lam": 0.5, "start": start}, {"name": "pgd_at"}]
+    study = tmp_path / "study.yaml"
+    study.write_text(yaml.safe_dump(tiny, allow_unicode=True))
+    reason = "It waits for pgd_at λ=1 seed 0, which is not trained yet."
+    said = oat("plan", study, "--storage", tmp_path)
+    assert (said.code, said.err) == (0, "")
+    assert "…" not in said.text
+    label = "pgd_at start=pgd_at:λ=1 epochs=1 λ=0.5"
+    assert f"{label} seed 0: {reason}" in said.text
+    assert "3 to run" in said.text
+    said = oat("plan", study, "--storage", tmp_path, "--json")
+    first, second, third = said.json["trials"]
+    assert first["sources"] == {"pgd_at λ=1": third["run_key"], label: second["run_key"]}
+    assert [trial["state"] for trial in said.json["trials"]] == ["waiting", "waiting", "missing"]
+    said = oat("status", study, "--storage", tmp_path, "--json")
+    assert [row["reason"] for row in said.json] == [reason, reason, None]
+    assert [row["epochs"] for row in said.json] == [0, 1, 1]
+
+
 @pytest.mark.parametrize("preset", presets())
 def test_every_preset_is_planned_without_data_or_gpu(
     preset: str, oat: Oat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

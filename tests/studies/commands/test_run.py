@@ -24,6 +24,7 @@ from studies.driver.lease import LEASE, LeaseError
 from studies.errors import TrackingError
 from studies.planning.plan import Plan
 from studies.storage.local import LocalFolder
+from studies.storage.sealed import write_sealed
 from studies.study_file.loading import load_study
 from studies.study_file.study import Study
 from studies.tracking.tracker import Tracker
@@ -209,6 +210,96 @@ def test_points_that_are_left_without_transfer_are_for_the_next_run(
         make_up(study, tmp_path, lambda p: p["attack"]["name"] != "fgsm")
 
     assert len(_launches(study, tmp_path, monkeypatch, leave)) == 1
+
+
+def _chain(tiny: dict[str, Any]) -> Study:
+    """Return a study of a model, one that starts from it, one from that, and one of its own."""
+    first = "pgd_at start=pgd_at:λ=1 epochs=1 λ=0.5"
+    tiny["methods"] = [
+        {"name": "pgd_at", "lam": 0.2, "start": {"from": first, "epochs": 1}},
+        {"name": "pgd_at", "lam": 0.5, "start": {"from": "pgd_at λ=1", "epochs": 1}},
+        {"name": "pgd_at", "lam": [0, 1]},
+    ]
+    return load_study(tiny)
+
+
+def test_models_that_start_from_others_run_after_them_in_waves_of_any_depth(
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    finish_trial: Callable[..., None],
+) -> None:
+    study, folder = _chain(tiny), LocalFolder(tmp_path / "tiny")
+    launched: list[set[str]] = []
+
+    def launch(current: Plan, *_: object) -> dict[str, str]:
+        launched.append({trial.label.rpartition(" ")[2] for trial in current.ready()})
+        for trial in current.ready():
+            finish_trial(folder, trial)
+        return {}
+
+    _prepared(monkeypatch, launch)
+    monkeypatch.setattr(session, "compare_and_report", lambda *_: (None, {}, []))
+    outcome = studies.run(study, storage=tmp_path)
+    assert launched == [{"λ=0", "λ=1"}, {"λ=0.5"}, {"λ=0.2"}]
+    assert (outcome.worked_on, outcome.complete) == (4, True)
+
+
+def test_what_waits_for_a_model_that_fails_is_told_and_left_to_the_next_run(
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    finish_trial: Callable[..., None],
+) -> None:
+    study, folder = _chain(tiny), LocalFolder(tmp_path / "tiny")
+    launched: list[int] = []
+    fails = True
+
+    def launch(current: Plan, *_: object) -> dict[str, str]:
+        launched.append(len(current.ready()))
+        for trial in current.ready():
+            if fails and trial.label == "pgd_at λ=1":
+                place = folder.sub(f"trials/{trial.run_key}")
+                write_sealed(place, "failure.json", {"error": "It fell."})
+            else:
+                finish_trial(folder, trial)
+        return {}
+
+    _prepared(monkeypatch, launch)
+    monkeypatch.setattr(session, "compare_and_report", lambda *_: (None, {}, []))
+    outcome = studies.run(study, storage=tmp_path)
+    assert launched == [2]
+    assert (outcome.worked_on, outcome.complete) == (2, False)
+    assert [(trial.state, trial.reason) for trial in outcome.plan.trials][1:] == [
+        ("waiting", "It cannot start: pgd_at λ=1 seed 0 has failed."),
+        ("done", None),
+        ("failed", "It fell."),
+    ]
+    fails = False
+    for trial in outcome.plan.trials:
+        folder.sub(f"trials/{trial.run_key}").remove("failure.json")
+    assert studies.run(study, storage=tmp_path).complete
+    assert launched == [2, 1, 1, 1]
+
+
+def test_a_run_that_could_start_nothing_starts_no_ray(
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    finish_trial: Callable[..., None],
+) -> None:
+    study, folder = _chain(tiny), LocalFolder(tmp_path / "tiny")
+    for trial in studies.plan(study, storage=tmp_path).ready():
+        finish_trial(folder, trial)
+        if trial.label == "pgd_at λ=1":
+            place = folder.sub(f"trials/{trial.run_key}")
+            write_sealed(place, "result.json", {"status": "diverged", "error": "It is nan."})
+    refuse = Mock(side_effect=AssertionError("nothing may be started"))
+    _prepared(monkeypatch, refuse)
+    monkeypatch.setattr(session, "join_cluster", refuse)
+    monkeypatch.setattr(session, "compare_and_report", lambda *_: (None, {}, []))
+    outcome = studies.run(study, storage=tmp_path)
+    assert (outcome.worked_on, outcome.complete) == (0, False)
 
 
 def test_a_study_that_runs_is_not_run_nor_synced_by_another(

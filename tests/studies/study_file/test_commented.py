@@ -12,7 +12,7 @@ import studies
 from oat.adversaries import ATTACKS
 from studies.errors import StudyError
 from studies.study_file.commented import commented_file, written
-from studies.study_file.keys import keys_of
+from studies.study_file.keys import REQUIRED, keys_of
 from studies.study_file.loading import load_study, presets
 from studies.study_file.method_blocks import METHOD_BLOCKS
 from studies.study_file.plain_yaml import read_yaml
@@ -61,7 +61,9 @@ def test_taking_one_comment_away_changes_nothing_or_adds_what_the_line_says(pres
         examples += 1
         if changed.methods != study.methods:
             assert changed.methods[:-1] == study.methods
-            assert changed.methods[-1] == METHOD_BLOCKS[name[1]](name=name[1])
+            block, added = METHOD_BLOCKS[name[1]], changed.methods[-1]
+            asked = [key.name for key in keys_of(block) if key.default is REQUIRED]
+            assert added == block(**{key: getattr(added, key) for key in asked})
             assert changed.model_copy(update={"methods": study.methods}) == study
         else:
             before, now = study.evaluate, changed.evaluate

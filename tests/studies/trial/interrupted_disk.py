@@ -61,6 +61,7 @@ AT_LAST = "evaluate.attacks=[{name: pgd, steps: 1}, {name: pgd, steps: 3}]"
 DATA = SimpleNamespace(
     train=Split(torch.zeros(16, 1, 8, 8), torch.zeros(16)),
     test=SimpleNamespace(head=lambda images: None),
+    val=SimpleNamespace(head=lambda images: None),
     image_shape=(1, 8, 8),
     num_classes=10,
     fingerprint="none",

@@ -292,3 +292,12 @@ def test_what_decides_values_is_all_that_may_not_change_within_a_search(
     assert odd(tune={**tune, "space": wider}) == ["space"]
     other = [{"name": "oat", "lambda_choices": [0, 1], "train": {"lr": 0.2}}]
     assert odd(methods=other) == ["method"]
+
+
+def test_a_study_with_a_model_that_is_made_from_another_is_not_tuned(
+    tunable: dict[str, Any],
+) -> None:
+    start = {"from": "pgd_at λ=1", "epochs": 1}
+    tunable["methods"].append({"name": "pgd_at", "lam": 0.5, "start": start})
+    with pytest.raises(TuningError, match=r"from scratch to be tuned, got pgd_at start=pgd_at:λ=1"):
+        tuned_methods(load_study(tunable))

@@ -1,0 +1,76 @@
+"""What methods share that train nothing, but pair two trained dedicated models."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oat.attacks import Attack
+from oat.deploy import OperatingPoint
+from oat.lambdas import check_choices
+from oat.method import Work
+from oat.models import Conditioning, Network
+from oat.models.pairs import check_alpha
+from oat.models.slimmable import check_width
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Two trained networks with a weight α between them.
+
+    Attributes:
+        of: Labels of two dedicated models of the study, as `oat plan` prints them: what runs at
+            α = 0, and at α = 1.
+        alphas: α to judge at, each in [0, 1]; they stand in the column `lam`.
+        width_mult: Share of the configured channels that both networks have, in (0, 1].
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    of: tuple[str, ...]
+    alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    width_mult: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.of) != 2 or len(set(self.of)) < 2:
+            raise ValueError(
+                "`of` must name two different dedicated models of the study, got "
+                f"{', '.join(self.of) or 'none'}."
+            )
+        if not self.alphas:
+            raise ValueError("`alphas` must name at least one value, got an empty list.")
+        for alpha in self.alphas:
+            check_alpha(alpha, "alphas")
+        check_choices(self.alphas, "alphas")
+        check_width(self.width_mult)
+
+    def conditioning(self) -> Conditioning:
+        """Return a plain network: each of the two is one."""
+        return Conditioning(base_width=self.width_mult)
+
+    def losses(
+        self,
+        model: Network,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        attack: Attack,
+        generator: torch.Generator,
+        label_smoothing: float = 0.0,
+    ) -> Iterator[Tensor]:
+        """Yield nothing: nothing is trained."""
+        yield from ()
+
+    def fixed_shapes(self) -> bool:
+        """There is no step whose shapes could change."""
+        return True
+
+    def operating_points(self, lams: Sequence[float]) -> list[OperatingPoint]:
+        """Return its own α; λ are those of other methods."""
+        return [OperatingPoint(alpha) for alpha in self.alphas]
+
+    def work(self, attack: Attack, batch_size: int) -> dict[float, Work]:
+        """Nothing is trained."""
+        return {}
