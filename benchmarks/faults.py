@@ -140,6 +140,7 @@ def judge(drill: Drill, wanted: Outcomes) -> dict[str, Any]:
     for trial in plan.trials:
         if trial.state == "done":
             keys += [("point", point["point_key"]) for point in trial.job["points"]]
+            keys += [("validation", point["point_key"]) for point in trial.job["held_out"]]
     runs = _runs(drill)
     here = set(folder.sub("trials").names())
     return {

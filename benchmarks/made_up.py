@@ -73,6 +73,7 @@ class Size:
                     "attacks": [{"name": "pgd", "steps": steps} for steps in (1, 2, 4)],
                     "images": self.images,
                     "masking_images": 4,
+                    "held_out_images": 0,
                 },
             }
         )

@@ -80,7 +80,7 @@ def train(network: str, images: int, epochs: int, threads: int) -> Clock:
             "model": {"name": network},
             "train": {"epochs": epochs, "batch_size": 32, "val_images": 32, "val_every": 1},
             "methods": [{"name": "oat", "lambda_choices": [0, 0.2, 1]}],
-            "evaluate": {"masking_images": 0},
+            "evaluate": {"masking_images": 0, "held_out_images": 0},
             "resources": {"cpu": threads},
         }
     )

@@ -54,7 +54,7 @@ def small_study(seed: int, budget: str) -> dict[str, Any]:
             {"name": "pgd_at", "lam": [0, 0.2, 1]},
             {"name": "trades", "beta": [1, 6]},
         ],
-        "evaluate": {"masking_images": 0},
+        "evaluate": {"masking_images": 0, "held_out_images": 0},
         "tune": {
             "budget": budget,
             "space": {

@@ -245,8 +245,8 @@ def test_the_address_shows_the_studys_experiment_and_its_runs(
         tab = browser.new_page(viewport={"width": 1400, "height": 900})
         tab.goto(address)
         tab.get_by_role("link", name="tiny").first.wait_for(timeout=1_000_000)
-        # the study, its four trials and five points
-        tab.get_by_text(re.compile(r"^\s*10\s+matching runs")).first.wait_for(timeout=1_000_000)
+        # the study, its four trials, five points, and five on held-out images
+        tab.get_by_text(re.compile(r"^\s*15\s+matching runs")).first.wait_for(timeout=1_000_000)
         assert "tiny" in tab.inner_text("body")
         if "OAT_SCREENSHOT" in os.environ:
             tab.screenshot(path=os.environ["OAT_SCREENSHOT"])

@@ -161,7 +161,7 @@ def _is_whole(uri: str, study: Study, storage: Path) -> None:
     content = _content(uri, study)
     assert {state for state, *_ in content.values()} == {"FINISHED"}
     count = Counter(kind for kind, _ in content)
-    assert count == {"study": 1, "trial": 4, "point": 5}
+    assert count == {"study": 1, "trial": 4, "point": 5, "validation": 5}
     expected = with_attack_columns(study_points(plan, folder).drop(columns="folder"))
     pd.testing.assert_frame_equal(Experiment(uri, study.name).points(), expected, check_exact=True)
 
