@@ -191,6 +191,7 @@ def _check(trial: PlannedTrial, method: Method, check: Mapping[str, Any]) -> dic
         sa=sa,
         ra=ra,
         ra_restarts=ra,
+        ra_strong=ra,
         ra_noise=sa,
         ra_eps_0=sa,
         ra_eps_2x=ra / 2,

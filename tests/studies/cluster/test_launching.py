@@ -113,7 +113,8 @@ def test_one_command_leaves_results_an_index_and_a_report(ran: Ran) -> None:
     assert len(outcome.comparison.table) == 3
     assert outcome.report.keys() == {
         "front.png", "front.svg", "price.png", "price.svg", "index.html",
-        "table.csv", "table.md", "table.tex", "cells.csv", "fronts.csv", "masking.csv",
+        "table.csv", "table.md", "table.tex", "same_knob.csv", "cells.csv", "fronts.csv",
+        "masking.csv",
     }  # fmt: skip
     assert all(Path(uri).stat().st_size > 0 for uri in outcome.report.values())
     _one_run_a_key(outcome.plan, ran.storage)
