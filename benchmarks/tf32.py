@@ -29,7 +29,7 @@ from studies.driver.places import study_folder
 from studies.methods import method_of
 from studies.planning.expand import make_plan
 from studies.study_file.loading import load_study
-from studies.trial.judging import rebuild
+from studies.trial.rebuilding import rebuild
 from studies.trial.records import read_result, read_weights
 from studies.trial.run import load_once
 

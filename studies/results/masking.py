@@ -15,8 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from studies.naming import name_point
+from studies.trial.evaluated import MaskingCheck, Point
 from studies.trial.records import Correct
-from studies.trial.stored import MaskingCheck, Point
 
 RISE = 0.02
 """RA may rise by this much from one radius to a larger one: the starts differ."""
@@ -74,7 +74,7 @@ class MaskingColumns(TypedDict):
 
     Attributes:
         masking: ``none``, ``not checked``, or the signs found.
-        check_images: This and the next ten: see `studies.trial.stored.MaskingCheck`.
+        check_images: This and the next ten: see `studies.trial.evaluated.MaskingCheck`.
         check_sa: Likewise.
         check_ra: Likewise.
         check_ra_restarts: Likewise.

@@ -57,8 +57,8 @@ COLUMNS: dict[str, str] = {
 for TRADES, β elsewhere. ``precision`` is that of the training, ``not recorded`` for older ones.
 ``recipe``: see `studies.methods.recipe`. ``masking`` and the checks: see
 `studies.results.masking`. A stored column is filled in `studies.trial.judging` and typed in
-`studies.trial.stored.Point`; a derived one is filled in `studies.results.reading`; one that may be
-missing is named in `studies.tracking.filters.ALWAYS_THERE`."""
+`studies.trial.evaluated.Point`; a derived one is filled in `studies.results.reading`; one that may
+be missing is named in `studies.tracking.filters.ALWAYS_THERE`."""
 
 DERIVED = ("sa_low", "sa_high", "ra_low", "ra_high", "recipe", "masking", *CHECK_COLUMNS)
 """Columns that are not stored: they follow from what is."""

@@ -4,8 +4,9 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
+from studies.study_file.evaluate_block import PLAIN_ATTACK
 from studies.study_file.keys import keys_of, summary
-from studies.study_file.study import PLAIN_ATTACK, Study
+from studies.study_file.study import Study
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 ID = "urn:oat-studies:study"

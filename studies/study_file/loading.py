@@ -16,10 +16,11 @@ from oat.models import ModelConfig
 from oat.names import unknown
 from oat.recipe import TrainConfig
 from studies.errors import StudyError
+from studies.study_file.evaluate_block import PLAIN_ATTACK, Evaluate
 from studies.study_file.faults import explain
 from studies.study_file.method_blocks import METHOD_BLOCKS, Resources, Settings, Start
 from studies.study_file.plain_yaml import read_yaml
-from studies.study_file.study import PLAIN_ATTACK, Evaluate, Study
+from studies.study_file.study import Study
 from studies.study_file.tune_block import tune_keys
 
 

@@ -9,100 +9,36 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import (
     BaseModel,
-    Discriminator,
-    Field,
     SerializerFunctionWrapHandler,
-    field_validator,
     model_serializer,
     model_validator,
 )
 
-from oat.adversaries import ATTACKS, AnyAttack, EvaluationAttack, Pgd, Transfer
+from oat.adversaries import EvaluationAttack, Pgd, Transfer
 from oat.attacks import Attack
 from oat.data import DataConfig
 from oat.encodings import BY_VALUE
-from oat.lambdas import SAME_LAM, check_choices
+from oat.lambdas import SAME_LAM
 from oat.method import Method, Oat
 from oat.models import ModelConfig
 from oat.models.slimmable import scaled
-from oat.recipe import RULES, CheckpointRule, TrainConfig
+from oat.recipe import TrainConfig
 from studies.methods import METHODS, ONCE
+from studies.study_file.evaluate_block import Evaluate
 from studies.study_file.method_blocks import AnyMethodBlock, Entry, FileBlock, Resources
 from studies.study_file.sources import check_sources
 from studies.study_file.tune_block import STRICT, Tune
 from studies.study_file.tune_checks import check_space
 
-PLAIN_ATTACK = "pgd"
-"""What an attack of the evaluation is if it has no name."""
-
 FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
 
-for _block in (Attack, DataConfig, ModelConfig, TrainConfig, *ATTACKS.values()):
+for _block in (Attack, DataConfig, ModelConfig, TrainConfig):
     # pydantic's own attribute for the settings of a standard dataclass
     setattr(_block, "__pydantic_config__", STRICT)  # noqa: B010 -- mypy has no such attribute
-
-
-class Evaluate(BaseModel):
-    """What the finished models are judged by.
-
-    Attributes:
-        lams: λ to judge conditional networks at; None is the union of their own choices.
-        attacks: Attacks, each judged apart.
-        checkpoints: Which weights of each training; see `oat.recipe.CheckpointRule`. The first
-            is what `oat run` reports.
-        images: Use only the first so many test images; None is all of them. An attack may have
-            fewer, of its own.
-        held_out_images: Images held out of training, at most, on which a comparison chooses the λ
-            and width of OAT that it sets beside a retrained model; 0 evaluates none.
-        masking_images: Test images of the checks for masked gradients; 0 makes none.
-        batch_size: Images at a time.
-        tf32: Whether a GPU may round the inputs of products to TF32 here. Faster; what it does to
-            robust accuracy was not measured.
-    """
-
-    model_config = STRICT
-    lams: tuple[float, ...] | None = None
-    attacks: tuple[Annotated[AnyAttack, Discriminator("name")], ...] = (Pgd(),)
-    checkpoints: tuple[CheckpointRule, ...] = ("last",)
-    images: int | None = Field(None, ge=1)
-    held_out_images: int = Field(1000, ge=0)
-    masking_images: int = Field(100, ge=0)
-    batch_size: int = Field(500, ge=1)
-    tf32: bool = False
-
-    @field_validator("attacks", mode="before")
-    @classmethod
-    def _plain(cls, attacks: Any) -> Any:
-        """Take an attack without a name for PGD."""
-        if not isinstance(attacks, list | tuple):
-            return attacks
-        return [{"name": PLAIN_ATTACK, **a} if isinstance(a, Mapping) else a for a in attacks]
-
-    @model_validator(mode="after")
-    def _check(self) -> "Evaluate":
-        if not self.attacks:
-            raise ValueError("`attacks` must name at least one attack, got an empty list.")
-        if len(set(self.attacks)) < len(self.attacks):
-            raise ValueError("`attacks` must not repeat an attack.")
-        names = Counter((attack.label, attack.eps) for attack in self.attacks)
-        for (label, _), count in names.items():
-            if count > 1:
-                raise ValueError(
-                    f"`attacks` has {count} attacks named '{label}', which differ in `images` "
-                    "alone; keep one."
-                )
-        if not self.checkpoints or len(set(self.checkpoints)) < len(self.checkpoints):
-            raise ValueError(
-                f"`checkpoints` must name {', '.join(RULES)} once each at most and at least one, "
-                f"got {list(self.checkpoints)}."
-            )
-        if self.lams is not None:
-            check_choices(self.lams, "lams")
-        return self
 
 
 class Study(BaseModel):

@@ -6,32 +6,26 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import TypeVar, cast
 
-from baselines import Interpolate, Mix
 from oat.adversaries import ATTACKS
-from oat.attacks import Attack, LogitsFn
-from oat.data import DataConfig, Dataset
+from oat.attacks import LogitsFn
+from oat.data import Dataset
 from oat.deploy import OperatingPoint, fold
 from oat.evaluation import Judged, evaluate_at
 from oat.execution import numerics
 from oat.masking import check_masking
-from oat.method import Method
 from oat.models import (
-    Interpolation,
-    Mixture,
-    ModelConfig,
     Network,
     Pair,
-    build,
     in_situ_cost,
 )
-from oat.models.pairs import Settle
-from oat.statistics import settle
 from studies.methods import method_of, variant_of
 from studies.storage.folder import Folder
 from studies.storage.opening import open_folder
 from studies.storage.sealed import digest
 from studies.trial.choosing import precision_of
+from studies.trial.evaluated import MaskingCheck, PlaceColumns, Point, SplitColumn
 from studies.trial.prices import price_of
+from studies.trial.rebuilding import rebuild
 from studies.trial.records import (
     JudgingProgress,
     read_checks,
@@ -41,8 +35,8 @@ from studies.trial.records import (
     write_checks,
     write_points,
 )
-from studies.trial.shapes import CheckSpec, PointSpec, TrialConfig, TrialJob, TrialReport
-from studies.trial.stored import MaskingCheck, PlaceColumns, Point, SplitColumn, Trained
+from studies.trial.shapes import CheckSpec, PointSpec, TrialJob, TrialReport
+from studies.trial.stored import Trained
 
 Report = Callable[[TrialReport], None]
 Spec = PointSpec | CheckSpec
@@ -266,40 +260,3 @@ class _Judging:
             "beta": getattr(self.method, "beta", None),
             "width_mult": self.method.conditioning().base_width * spec["width_mult"],
         }
-
-
-def rebuild(
-    config: TrialConfig, method: Method, dataset: Dataset, weights: bytes
-) -> Network | Pair:
-    """Rebuild a trained network, or a pair of them, on the device of the data."""
-    from safetensors.torch import load as load_tensors
-
-    def plain() -> Network:
-        return build(
-            ModelConfig(**config["model"]),
-            in_channels=dataset.image_shape[0],
-            num_classes=dataset.num_classes,
-            conditioning=method.conditioning(),
-        )
-
-    model: Network | Pair
-    if isinstance(method, Mix):
-        model = Mixture(plain(), plain())
-    elif isinstance(method, Interpolate):
-        model = Interpolation(plain(), plain(), _settling(config, method, dataset))
-    else:
-        model = plain()
-    model.load_state_dict(load_tensors(weights))
-    return model.to(dataset.train.images.device)
-
-
-def _settling(config: TrialConfig, method: Interpolate, dataset: Dataset) -> Settle:
-    """Return how the networks between two others take their statistics, as in training."""
-    data, attack = DataConfig(**config["data"]), Attack(**config["attack"])
-    size, seed = config["train"]["batch_size"], config["seed"]
-
-    def settled(network: Network, alpha: float) -> None:
-        between = method.between(alpha)
-        settle(network, between, dataset, data, attack, batch_size=size, seed=seed)
-
-    return settled

@@ -15,7 +15,8 @@ from torch import Tensor
 from oat.training import EpochRecord
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError, seal, unseal, write_lines, write_sealed
-from studies.trial.stored import Epoch, MaskingCheck, Point, Trained, TrialResult, Weights
+from studies.trial.evaluated import MaskingCheck, Point
+from studies.trial.stored import Epoch, Trained, TrialResult, Weights
 
 CHECKS = "checks.jsonl"
 

@@ -1,6 +1,6 @@
 """What a trial takes and reports, key by key: plain mappings, which JSON holds as they are.
 
-What a trial leaves in its folder: see `studies.trial.stored`.
+What a trial leaves in its folder: see `studies.trial.stored` and `studies.trial.evaluated`.
 """
 
 from typing import Any, Literal, NotRequired, TypedDict

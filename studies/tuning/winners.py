@@ -9,7 +9,7 @@ import numpy as np
 from studies.statistics.frontier import hypervolume, pareto_mask
 from studies.study_file.method_blocks import FileBlock
 from studies.study_file.tune_block import Select
-from studies.trial.stored import PlaceColumns
+from studies.trial.evaluated import PlaceColumns
 
 Place = tuple[float | None, float | None, float]
 """λ, β and width of a dedicated model."""

@@ -6,9 +6,10 @@ import pytest
 
 from oat.adversaries import ATTACKS, Pgd, Transfer
 from oat.data import READERS, DataConfig
+from studies.study_file.evaluate_block import Evaluate
 from studies.study_file.keys import REQUIRED, Key, keys_of, name_of, summary
 from studies.study_file.method_blocks import METHOD_BLOCKS
-from studies.study_file.study import Evaluate, Study
+from studies.study_file.study import Study
 
 
 def _blocks(block: type, seen: set[type]) -> Iterator[type]:

@@ -21,7 +21,7 @@ from studies.planning.plan import PlannedTrial
 from studies.results.reading import read_trial
 from studies.storage.local import LocalFolder
 from studies.storage.sealed import write_sealed
-from studies.trial.judging import rebuild
+from studies.trial.rebuilding import rebuild
 from studies.trial.records import read_result, read_weights
 from studies.trial.run import run_trial
 from tests.studies.trial.judged import (
