@@ -77,13 +77,13 @@ def stopped(source: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
             stderr=said,
             start_new_session=True,
         )
-        end = time.monotonic() + 240
+        end = time.monotonic() + 1000
         while not (place / "checkpoint").exists():
             assert process.poll() is None, (scratch / "said").read_text()
             assert time.monotonic() < end
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(60) == 130
+        assert process.wait(1000) == 130
     return storage
 
 
