@@ -20,7 +20,7 @@ from studies.comparison.guards import (
     one_checkpoint,
     precision_notes,
 )
-from studies.comparison.notes import distance_notes, missing_notes, unequal_note
+from studies.comparison.notes import distance_notes, missing_notes, start_notes, unequal_note
 from studies.comparison.pairs import (
     Pairs,
     against_plainest,
@@ -90,26 +90,9 @@ def _compare(
     unfinished: Iterable[str] = (),
 ) -> Comparison:
     """Compare as `compare` does, with what is stored of the points, or of more, at hand."""
-    models: Mapping[str, str] = points.attrs.get(MODELS, {})
-    there = set(points["run_key"])
-    missing = [name for run_key, name in models.items() if run_key not in there]
-    points = points.copy(deep=False)
-    points.attrs = {}  # pandas would copy it at every step
-    points, notes = finite_points(points)
-    points, lacking = one_checkpoint(points, checkpoint)
-    notes += lacking
-    points = _with_recipes(points)
-    names, shared = _short_names(points)
-    points = points.assign(variant=points["variant"].map(names))
-    notes += shared
-    attacks = sorted(points["attack"].unique())
-    chosen = own_radius(points) if attack is None else [attack]
-    if attack is not None and attack not in attacks:
-        raise ComparisonError(f"No point was judged by '{attack}'; there are {', '.join(attacks)}.")
-    grid, masking = points, masking_table(points)
-    chosen, mixed = _comparable(points, chosen, force)
-    notes += mixed
-    points, correct, bounds = worst_case(points, stored.correct, chosen)
+    grid, chosen, notes = _sound(points, attack, checkpoint, force)
+    missing, masking = _missing(points), masking_table(grid)
+    points, correct, bounds = worst_case(grid, stored.correct, chosen)
     points = points.sort_values("point_key", ignore_index=True)
     notes = list(dict.fromkeys(notes + bounds)) + precision_notes(points)
     notes += distance_notes(grid, points, chosen, correct, masking)
@@ -124,7 +107,8 @@ def _compare(
     seeds = int(draws.cells["seeds"].min())
     if len(table) or not held_out.images:
         notes += held_out.notes
-    notes += draws.notes + unequal_note(fronts) + missing_notes(points, grid, unfinished)
+    notes += draws.notes + unequal_note(fronts) + start_notes(fronts)
+    notes += missing_notes(points, grid, unfinished)
     return Comparison(
         attack=label_of(chosen),
         attacks=chosen,
@@ -148,6 +132,35 @@ def _compare(
         missing=missing,
         masking=masking,
     )
+
+
+def _missing(points: pd.DataFrame) -> list[str]:
+    """Name the models of the study that a frame of its points lacks, as far as the frame knows."""
+    models: Mapping[str, str] = points.attrs.get(MODELS, {})
+    there = set(points["run_key"])
+    return [name for run_key, name in models.items() if run_key not in there]
+
+
+def _sound(
+    points: pd.DataFrame, attack: str | None, checkpoint: str | None, force: bool
+) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """Return the points that can be compared under every attack, what RA is under, and notes.
+
+    Raises:
+        ComparisonError: There are none, or none that go together.
+    """
+    points = points.copy(deep=False)
+    points.attrs = {}  # pandas would copy it at every step
+    points, notes = finite_points(points)
+    points, lacking = one_checkpoint(points, checkpoint)
+    points = _with_recipes(points)
+    names, shared = _short_names(points)
+    points = points.assign(variant=points["variant"].map(names))
+    attacks = sorted(points["attack"].unique())
+    if attack is not None and attack not in attacks:
+        raise ComparisonError(f"No point was judged by '{attack}'; there are {', '.join(attacks)}.")
+    chosen, mixed = _comparable(points, own_radius(points) if attack is None else [attack], force)
+    return points, chosen, notes + lacking + shared + mixed
 
 
 def _of(pairs: Pairs, which: NDArray[np.bool_]) -> Pairs:

@@ -156,6 +156,16 @@ def _distance(attack: str, falls: Sequence[Fall]) -> list[str]:
     ]
 
 
+def start_notes(fronts: pd.DataFrame) -> list[str]:
+    """Say of models that start from others what their price leaves out."""
+    return [
+        f"The training time and the work of '{name}' are of the epochs after its start alone; the "
+        "training of the model that it starts from comes on top."
+        for name in fronts["front"]
+        if " start=" in name
+    ]
+
+
 def unequal_note(fronts: pd.DataFrame) -> list[str]:
     """Say so where a hypervolume ratio is between fronts of unequally many points."""
     for _, here in fronts.groupby("width_mult", dropna=False):

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from studies.comparison.fronts import front_name
 from studies.comparison.resampling import Resampled
 from studies.statistics.frontier import hypervolume
 from studies.statistics.intervals import measured
@@ -26,7 +27,8 @@ def against_rivals(draws: Resampled, fronts: pd.DataFrame) -> pd.DataFrame:
         that of the rival's models.
     """
     cells, rows = draws.cells, list[dict[str, Any]]()
-    widest = (cells["width_mult"] == cells["width_mult"].max()).to_numpy()
+    full, several = cells["width_mult"].max(), cells["width_mult"].nunique() > 1
+    widest = (cells["width_mult"] == full).to_numpy()
     price = fronts.drop_duplicates("front").set_index("front")
     rival = draws.once & ~draws.conditional & widest
     for ours in cells.loc[draws.conditional & widest, "variant"].unique():
@@ -37,6 +39,7 @@ def against_rivals(draws: Resampled, fronts: pd.DataFrame) -> pd.DataFrame:
             samples = draws.hypervolumes(other)
             if not areas[1] or not samples.all():
                 continue
+            names = [front_name(one, full, several) for one in (ours, name)]
             found = measured("area", areas[0] / areas[1], draws.hypervolumes(mine) / samples)
             rows.append(
                 {
@@ -44,8 +47,8 @@ def against_rivals(draws: Resampled, fronts: pd.DataFrame) -> pd.DataFrame:
                     "rival": name,
                     **found,
                     "verdict": _verdict(found["area_low"], found["area_high"]),
-                    "work": _share(price, "train_units", ours, name),
-                    "seconds": _share(price, "device_seconds", ours, name),
+                    "work": _share(price["train_units"], *names),
+                    "seconds": _share(price["device_seconds"], *names),
                 }
             )
     return pd.DataFrame(rows)
@@ -55,11 +58,9 @@ def _verdict(low: float, high: float) -> str:
     return LOSES if high < 1 else BEATS if low > 1 else EVEN
 
 
-def _share(price: pd.DataFrame, column: str, ours: str, other: str) -> float:
-    """Return the price of one front over another's; NaN where it is not told."""
-    if ours not in price.index or other not in price.index or not price.loc[other, column] > 0:
-        return float("nan")
-    return float(price.loc[ours, column] / price.loc[other, column])
+def _share(price: pd.Series, ours: str, other: str) -> float:
+    """Return the price of one front over another's; NaN where that has none."""
+    return float(price[ours] / price[other]) if price[other] > 0 else float("nan")
 
 
 def rival_remarks(rivals: pd.DataFrame) -> list[str]:

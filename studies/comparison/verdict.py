@@ -107,10 +107,12 @@ def _more(
     enough = math.ceil(images * found.sampling / room) if room > 0 else math.inf
     if math.isinf(found.freedom):
         return enough, math.nan
+    # Welch and Satterthwaite's sum of squared variances over their degrees of freedom
+    luck = (found.sampling + found.training) ** 2 / found.freedom
     for more in range(seeds + 1, MOST_SEEDS + 1):
-        freedom = found.freedom * (more - 1) / max(seeds - 1, 1)
-        error = math.sqrt(found.sampling + found.training * seeds / more)
-        if t_quantile(probability, freedom) * error <= away:
+        variance = found.sampling + found.training * seeds / more
+        freedom = variance**2 / (luck * (seeds / more) ** 2 * (seeds - 1) / (more - 1))
+        if t_quantile(probability, freedom) * math.sqrt(variance) <= away:
             return enough, more
     return enough, math.inf
 

@@ -47,6 +47,21 @@ def test_oat_stands_to_a_rival_by_the_area_of_their_fronts(
     assert result.answer().startswith("OAT loses to mix") == (verdict == "loses to")
 
 
+def test_oat_and_a_rival_are_priced_also_where_there_are_several_widths(tmp_path: Path) -> None:
+    full = _study(0.5, 0.3)
+    narrow = replace(_model("pgd_at", 1.0, 0.7, 0.4), width=0.5)
+    half = replace(_model("oat", 1.0, 0.7, 0.4), width=0.5)
+    (row,) = compare(stored_points(tmp_path, *full, half, narrow)).rivals.to_dict("records")
+    assert row["work"] == pytest.approx(1.1), "both took 10 passes, and FiLM adds a tenth to OAT's"
+
+
+def test_the_price_of_a_start_says_what_it_leaves_out(tmp_path: Path) -> None:
+    started = replace(_model("pgd_at", 0.5, 0.85, 0.45), options=" start=pgd_at:λ=1 epochs=5")
+    notes = compare(stored_points(tmp_path, *_study(0.5, 0.3), started)).notes
+    (said,) = [note for note in notes if "comes on top" in note]
+    assert said.startswith("The training time and the work of 'pgd_at start=pgd_at:λ=1 epochs=5'")
+
+
 def test_rivals_have_rows_of_their_own_which_do_not_count_in_the_verdict_on_oat(
     tmp_path: Path,
 ) -> None:

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import t
 
 from studies.comparison.comparing import compare
-from studies.comparison.verdict import MARGIN, verdicts_of
+from studies.comparison.verdict import MARGIN, to_decide, verdicts_of
 from studies.statistics.intervals import Difference, difference_of
 from tests.studies.comparison.models import (
     Model,
@@ -264,3 +265,25 @@ def test_an_undecided_row_says_how_many_images_would_decide_it(tmp_path: Path) -
     for name, count, verdict in (("enough", 1.01, "free"), ("fewer", 0.97, "undecided")):
         models = _apart(int(count * images))
         assert only_of(compare(stored_points(tmp_path / name, *models)))["verdict"] == verdict
+
+
+@pytest.mark.parametrize(("centre", "probability"), [(-0.004, 0.975), (-0.024, 1 - 0.05 / 4)])
+def test_the_seeds_that_would_decide_are_the_fewest_whose_error_is_small_enough(
+    centre: float, probability: float
+) -> None:
+    spreads, seeds, margin = [(2e-5, 2), (1e-5, 8)], 3, 0.01
+    loss = difference_of(centre, centre, 1e-6, spreads)
+    images, wanted = to_decide((loss, HIGH), margin, 4000, seeds, 4)
+    away = abs(centre + margin)
+
+    def enough(count: int) -> bool:
+        luck = [(v * seeds / count, df * (count - 1) / (seeds - 1)) for v, df in spreads]
+        found = difference_of(centre, centre, 1e-6, luck)
+        return float(t.ppf(probability, found.freedom)) * found.error <= away
+
+    assert enough(int(wanted))
+    assert not enough(int(wanted) - 1)
+    # no number of images makes up for the luck of three trainings
+    assert np.isinf(images)
+    near = difference_of(-0.01, -0.01, 1e-6, spreads)
+    assert to_decide((near, HIGH), margin, 4000, seeds, 4) == (np.inf, np.inf)
