@@ -11,6 +11,11 @@ from studies.errors import StudyError
 
 log = logging.getLogger("oat.ray")
 
+STARTS = 3
+"""Attempts to start a Ray of our own; a busy machine may be too slow for the first."""
+TOO_SLOW = "timed out during startup"
+"""What Ray says of a start that took too long."""
+
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -42,21 +47,32 @@ def connect(address: str | None) -> bool:
         Whether this call connected, and `ray.shutdown` is therefore ours to call.
 
     Raises:
-        StudyError: No cluster answers at the address.
+        StudyError: No cluster answers at the address, or Ray does not start here.
     """
     _check_address(address)
     if ray.is_initialized():
         return False
-    try:
-        ray.init(
-            address=address or "local",
-            include_dashboard=False if address is None else None,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StudyError(_no_cluster(address, said)) from error
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(
+                address=address or "local",
+                include_dashboard=False if address is None else None,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+            break
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise StudyError(_no_cluster(address, said)) from error
+        except Exception as error:  # what Ray (2.60) raises after 30 s is of no class of its own
+            if TOO_SLOW not in str(error):
+                raise
+            if not left:
+                raise StudyError(
+                    f"Ray did not start on this machine in {STARTS} attempts of 30 seconds; the "
+                    "machine may be overloaded. Give the command again when it has less to do."
+                ) from error
+            log.warning("Ray did not start within 30 seconds; it is started again")
     return True
 
 

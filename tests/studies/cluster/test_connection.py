@@ -1,0 +1,58 @@
+"""A Ray of our own on a machine that is too busy for Ray's own patience of 30 seconds."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from studies.cluster import connection
+from studies.cluster.connection import STARTS, connect
+from studies.errors import StudyError
+
+SAID = (
+    "The current node timed out during startup. This could happen because some of the raylet "
+    "failed to startup or the GCS has become overloaded."
+)
+"""Ray 2.60's own words; `test_the_words_are_rays_own` finds them in its source."""
+
+
+def _slow(times: int, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Let Ray be too slow so many times; return what it was asked for each time."""
+    asked: list[dict[str, Any]] = []
+
+    def init(**how: Any) -> None:
+        asked.append(how)
+        if len(asked) <= times:
+            raise Exception(SAID)
+
+    monkeypatch.setattr(connection.ray, "init", init)
+    return asked
+
+
+def test_a_start_that_takes_too_long_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = _slow(STARTS - 1, monkeypatch)
+    assert connect(None)
+    assert len(asked) == STARTS
+    assert all(how == asked[0] for how in asked)
+
+
+def test_a_machine_that_is_too_busy_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = _slow(100, monkeypatch)
+    with pytest.raises(StudyError, match="Ray did not start on this machine in 3 attempts"):
+        connect(None)
+    assert len(asked) == STARTS
+
+
+def test_an_error_of_another_kind_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**how: Any) -> None:
+        raise KeyError("odd")
+
+    monkeypatch.setattr(connection.ray, "init", init)
+    with pytest.raises(KeyError, match="odd"):
+        connect(None)
+
+
+def test_the_words_are_rays_own() -> None:
+    source = (Path(ray.__file__).parent / "_private" / "node.py").read_text(encoding="utf-8")
+    assert connection.TOO_SLOW in source
