@@ -111,7 +111,8 @@ def _more(
     luck = (found.sampling + found.training) ** 2 / found.freedom
     for more in range(seeds + 1, MOST_SEEDS + 1):
         variance = found.sampling + found.training * seeds / more
-        freedom = variance**2 / (luck * (seeds / more) ** 2 * (seeds - 1) / (more - 1))
+        scale = (seeds / more) ** 2 * max(seeds - 1, 1) / (more - 1)
+        freedom = variance**2 / (luck * scale)
         if t_quantile(probability, freedom) * math.sqrt(variance) <= away:
             return enough, more
     return enough, math.inf
