@@ -5,9 +5,11 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -195,11 +197,13 @@ Reader = Callable[[DataConfig], tuple[Split, Split, int]]
 
 def _digits(config: DataConfig) -> tuple[Split, Split, int]:
     """Scikit-learn's 1,797 digits; a quarter, by a fixed permutation, is the test set."""
-    from sklearn.datasets import load_digits
-
-    bunch: Any = load_digits()
-    images = torch.from_numpy(bunch.images).float().unsqueeze(1) / 16
-    labels = torch.from_numpy(bunch.target).long()
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    # `sklearn.datasets.load_digits` reads the same file, and imports 2 s of scikit-learn and SciPy
+    table = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", delimiter=",")
+    images = torch.from_numpy(table[:, :-1]).float().reshape(-1, 1, 8, 8) / 16
+    labels = torch.from_numpy(table[:, -1]).long()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED + 1))
     num_test = len(labels) // 4
     test, train = order[:num_test], order[num_test:]

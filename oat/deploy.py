@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from oat.lambdas import SAME_LAM
-from oat.models import Conditioning, Interpolation, Mixed, Network, Pair, build
+from oat.models import Conditioning, Interpolation, Mixed, Network, Pair, build_unfilled
 from oat.models.network import Unit
 from oat.models.norm import Affine2d, Condition, ConvNorm
 from oat.models.pairs import check_alpha
@@ -101,14 +101,12 @@ def fold(model: Network | Pair, lam: float | None, width_mult: float = 1.0) -> N
     if isinstance(model, Pair):
         return _fold_pair(model, lam, width_mult)
     cond = condition(model, lam, width_mult)
-    with torch.device("meta"):  # no draw from the random generator, no time for initial values
-        plain = build(
-            replace(model.config, width=scaled(model.config.first_width, width_mult)),
-            in_channels=model.in_channels,
-            num_classes=model.num_classes,
-            conditioning=Conditioning(folded=True),
-        )
-    plain = plain.to_empty(device=next(model.parameters()).device)
+    plain = build_unfilled(
+        replace(model.config, width=scaled(model.config.first_width, width_mult)),
+        in_channels=model.in_channels,
+        num_classes=model.num_classes,
+        conditioning=Conditioning(folded=True),
+    ).to(next(model.parameters()).device)
     for source, target in zip(model.units(), plain.units(), strict=True):
         _copy_folded(source, target, cond)
     for kept, place in zip(model.head.at(width_mult), plain.head.at(1.0), strict=True):

@@ -20,6 +20,7 @@ from oat.execution import Execution, as_asked, numerics
 from oat.method import Method
 from oat.models import ModelConfig, Network, build
 from oat.models.compute import Compute
+from oat.optimizer import Sgd
 from oat.recipe import STATISTICS_BATCHES, CheckpointRule, TrainConfig, steps_per_epoch
 from oat.sharing import DeviceShare
 from oat.statistics import Batch, take_statistics
@@ -129,7 +130,7 @@ class Training:
             self._rng = self._rng_state()
         self.model: Network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.compute = self.execution.compute
-        self.optimizer = torch.optim.SGD(
+        self.optimizer = Sgd(
             self.model.parameters(),
             lr=train.lr,
             momentum=train.momentum,

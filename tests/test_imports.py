@@ -231,6 +231,44 @@ def test_the_method_and_a_trial_import_on_a_machine_with_torch_only() -> None:
     assert done.stdout == "imported\n"
 
 
+LIGHT = """
+import sys
+from pathlib import Path
+from studies.planning.expand import make_plan
+from studies.storage.local import LocalFolder
+from studies.study_file.loading import load_study
+from studies.trial.run import run_trial
+
+folder = LocalFolder(Path(sys.argv[2]))
+for trial in make_plan(load_study(sys.argv[1]), folder).trials:
+    run_trial(trial.job, folder.sub(f"trials/{trial.run_key}"), lambda report: None)
+    assert folder.read(f"trials/{trial.run_key}/result.json")
+heavy = {"torch._dynamo", "torch._inductor", "torchvision", "sympy", "sklearn", "scipy", "pandas"}
+print(sorted(heavy & set(sys.modules)))
+"""
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.slow
+def test_planning_training_and_evaluating_load_no_compiler_and_no_second_library(
+    tmp_path: Path,
+) -> None:
+    # each of them costs every worker and every command seconds of a CPU
+    study = tmp_path / "light.yaml"
+    study.write_text(
+        "name: light\ndata: {name: digits, train_images: 64}\nmodel: {name: resnet8, width: 2}\n"
+        "train: {epochs: 1, batch_size: 16, val_images: 16}\nattack: {eps: 0.1, steps: 1}\n"
+        "methods: [{name: oat, lambda_choices: [0, 1]}, {name: trades, beta: 1}]\n"
+        "evaluate: {attacks: [{name: pgd, steps: 1}], images: 20, masking_images: 10}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, str(study), str(tmp_path / "storage")],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
 ORDER = """
 import importlib, os, pkgutil, sys
 from importlib.abc import MetaPathFinder

@@ -5,10 +5,10 @@ from functools import lru_cache
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from oat.models.network import WIDE, Conditioning, ModelConfig, Network
 from oat.models.official import OfficialError, load_official
+from oat.models.operations import Operations, Unfilled
 from oat.models.pairs import Interpolation, Mixed, Mixture, Pair
 from oat.models.resnet import ResNet
 from oat.models.slimmable import scaled
@@ -24,6 +24,7 @@ __all__ = [
     "OfficialError",
     "Pair",
     "build",
+    "build_unfilled",
     "load_official",
 ]
 
@@ -60,6 +61,23 @@ def build(
     return net
 
 
+def build_unfilled(
+    config: ModelConfig,
+    *,
+    in_channels: int,
+    num_classes: int,
+    conditioning: Conditioning | None = None,
+) -> Network:
+    """Build a network whose weights are not drawn, to be counted or filled.
+
+    torch's meta device would do the same, and imports torch's compiler.
+    """
+    with torch.random.fork_rng(devices=[]), Unfilled():  # encodings draw a little
+        return build(
+            config, in_channels=in_channels, num_classes=num_classes, conditioning=conditioning
+        )
+
+
 def count_parameters(net: nn.Module) -> int:
     """Count the trainable numbers of a network."""
     return sum(p.numel() for p in net.parameters())
@@ -80,14 +98,15 @@ def flops(net: Network | Mixed, image_shape: tuple[int, int, int], width_mult: f
     """
     if isinstance(net, Mixed):
         return sum(flops(end, image_shape, width_mult) for end in net.networks)
-    image = torch.zeros(1, *image_shape, device=next(net.parameters()).device)
-    code = net.encoding.table[:1] if net.encoding is not None else None
+    nothing = torch.zeros(0, *image_shape, device=next(net.parameters()).device)
+    code = net.encoding.table[:0] if net.encoding is not None else None
     was_training = net.training
     net.eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(image, code, num_zero_lam=None if code is None else 0, width_mult=width_mult)
+    with torch.no_grad(), Operations() as counter:
+        net(nothing, code, num_zero_lam=None if code is None else 0, width_mult=width_mult)
     net.train(was_training)
-    return int(counter.get_total_flops())
+    total: int = counter.total
+    return total
 
 
 @dataclass(frozen=True)
@@ -116,21 +135,19 @@ def in_situ_cost(
         running = costs if isinstance(net, Mixture) else costs[:1]
         return Cost(sum(one.flops for one in running), sum(one.parameters for one in costs))
     slim = replace(net.conditioning, widths=(1.0,), base_width=width_mult)
-    with torch.device("meta"):
-        narrow = build(
-            net.config,
-            in_channels=net.in_channels,
-            num_classes=net.num_classes,
-            conditioning=slim,
-        )
+    narrow = build_unfilled(
+        net.config,
+        in_channels=net.in_channels,
+        num_classes=net.num_classes,
+        conditioning=slim,
+    )
     return Cost(flops(narrow, image_shape), count_parameters(narrow))
 
 
 @lru_cache(maxsize=64)
 def forward_flops(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> int:
     """Count the multiply-adds, times two, of one image through the plain network."""
-    with torch.device("meta"):
-        plain = build(config, in_channels=image_shape[0], num_classes=num_classes)
+    plain = build_unfilled(config, in_channels=image_shape[0], num_classes=num_classes)
     return flops(plain, image_shape)
 
 
@@ -141,17 +158,16 @@ def relative_flops(
     """Return the operations of a plain network at a share of its channels, over those of all."""
     if width_mult == 1:
         return 1.0
-    with torch.device("meta"):
-        full, narrow = (
-            flops(
-                build(
-                    config,
-                    in_channels=image_shape[0],
-                    num_classes=10,
-                    conditioning=Conditioning(base_width=width),
-                ),
-                image_shape,
-            )
-            for width in (1.0, width_mult)
+    full, narrow = (
+        flops(
+            build_unfilled(
+                config,
+                in_channels=image_shape[0],
+                num_classes=10,
+                conditioning=Conditioning(base_width=width),
+            ),
+            image_shape,
         )
+        for width in (1.0, width_mult)
+    )
     return narrow / full
