@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 from ray.exceptions import AuthenticationError
@@ -30,6 +31,13 @@ for _noisy in (
     "ray._private.runtime_env.packaging",
 ):  # they tell of every upload, and set their level themselves when they are imported
     logging.getLogger(_noisy).setLevel(logging.WARNING)
+
+log = logging.getLogger("oat.jobs")
+
+ATTEMPTS = 6
+"""Attempts to hand a job in; at each Ray waits 10 s for a process that takes it."""
+NOT_READY = "No available agent"
+"""What Ray (2.60) says of a cluster that cannot take a job yet."""
 
 STUDY_FILE = "study.yaml"
 """The resolved study in the job's folder."""
@@ -141,13 +149,25 @@ class JobServer:
             text = yaml.safe_dump(study.dump(), sort_keys=False, allow_unicode=True)
             (Path(folder) / STUDY_FILE).write_text(text, encoding="utf-8")
             with self._asked():
-                submitted = self._client.submit_job(
+                submitted = self._submit(
                     entrypoint=entry_point(storage, tracking_uri),
                     runtime_env={"working_dir": folder},
                     metadata={STUDY_KEY: study.name, STORAGE_KEY: _canonical(storage)},
                 )
                 details = self._client.get_job_info(submitted)
         return self._job(details)
+
+    def _submit(self, **job: Any) -> str:
+        """Hand a job in; a cluster that has just started may not be able to take it yet."""
+        left = ATTEMPTS
+        while True:
+            left -= 1
+            try:
+                return str(self._client.submit_job(**job))
+            except RuntimeError as error:
+                if NOT_READY not in str(error) or not left:
+                    raise
+                log.warning("the cluster cannot take a job yet; it is asked again")
 
     def jobs(self, study: str, storage: str | None = None) -> list[Job]:
         """Return the jobs of a study, the newest first.

@@ -1,8 +1,11 @@
+import json
 import shlex
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -10,7 +13,7 @@ import yaml
 import studies
 from studies.cli.app import main
 from studies.cluster.job_checks import check_travels
-from studies.cluster.jobs import STUDY_FILE, entry_point
+from studies.cluster.jobs import ATTEMPTS, NOT_READY, STUDY_FILE, entry_point
 from studies.errors import JobError, StudyError
 from studies.study_file.loading import load_study
 from tests.studies.cluster.job_cluster import free_ports_of, is_a_sentence
@@ -163,3 +166,57 @@ def test_submitting_without_a_job_server_is_refused(
         main()
     assert ended.value.code == 2
     assert "--job-server" in capsys.readouterr().err
+
+
+class Starting(BaseHTTPRequestHandler):
+    """A job server whose cluster takes no job at first; it says what Ray's own says."""
+
+    refusals: ClassVar[int] = 0
+    posted: ClassVar[list[dict[str, Any]]] = []
+
+    def do_GET(self) -> None:
+        """Answer for the version, the jobs that are there, and what was uploaded."""
+        if self.path == "/api/version":
+            names = ("version", "ray_version", "ray_commit", "session_name")
+            return self._say(200, json.dumps(dict.fromkeys(names, "4")))
+        if self.path.startswith("/api/jobs/raysubmit_1"):
+            return self._say(200, json.dumps(self._details()))
+        return self._say(200, "[]" if self.path.startswith("/api/jobs") else "{}")
+
+    def do_POST(self) -> None:
+        """Refuse a job as often as was asked for, then take it."""
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.posted.append(asked)
+        if len(self.posted) <= self.refusals:
+            return self._say(500, f"{NOT_READY} to submit job, please try again later.")
+        return self._say(200, json.dumps({"submission_id": "raysubmit_1", "job_id": None}))
+
+    def _details(self) -> dict[str, Any]:
+        made = {"type": "SUBMISSION", "submission_id": "raysubmit_1", "status": "PENDING"}
+        return made | {"entrypoint": "", "metadata": self.posted[-1]["metadata"]}
+
+    def _say(self, code: int, text: str) -> None:
+        self.send_response(code)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize(("refusals", "asked"), [(0, 1), (2, 3), (ATTEMPTS, ATTEMPTS)])
+def test_a_cluster_that_cannot_take_a_job_yet_is_asked_again(
+    refusals: int, asked: int, tiny_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Starting, "refusals", refusals)
+    monkeypatch.setattr(Starting, "posted", [])
+    with ThreadingHTTPServer(("127.0.0.1", 0), Starting) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        there = {"job_server": f"http://127.0.0.1:{server.server_address[1]}", "storage": "/there"}
+        if refusals < ATTEMPTS:
+            assert studies.submit(tiny_file, **there).id == "raysubmit_1"
+        else:
+            with pytest.raises(JobError, match=f"cannot do that .*{NOT_READY}"):
+                studies.submit(tiny_file, **there)
+        server.shutdown()
+    assert len(Starting.posted) == asked
