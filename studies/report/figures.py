@@ -64,7 +64,7 @@ def draw_front(comparison: Comparison, axes: Axes, labels: Sequence[str] = ()) -
             label=label,
         )
     axes.set_xlabel("standard accuracy SA, %")
-    axes.set_ylabel(f"robust accuracy RA under {comparison.attack}, %")
+    axes.set_ylabel(f"robust accuracy RA under {comparison.under}, %")
 
 
 def price_figure(comparison: Comparison, title: str) -> Figure:
@@ -92,7 +92,7 @@ def price_figure(comparison: Comparison, title: str) -> Figure:
         of("{x:g}")
     axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     axes.set_xlabel("training cost, million forward passes of the full network")
-    axes.set_ylabel(f"hypervolume, RA under {comparison.attack}")
+    axes.set_ylabel(f"hypervolume, RA under {comparison.under}")
     _legend(figure, wrapped)
     return figure
 
