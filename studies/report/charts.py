@@ -13,6 +13,7 @@ from studies.report.styles import (
     DASHES,
     Series,
     front_styles,
+    ra_of,
     series,
     side_by_side,
     variants_of,
@@ -65,7 +66,7 @@ def front(comparison: Comparison, points: list[dict[str, Any]]) -> Figure:
     return drawn(
         traces,
         "standard accuracy SA, %",
-        f"robust accuracy RA under {comparison.under}, %",
+        f"robust accuracy {ra_of(comparison)}, %",
         height=560,
     )
 

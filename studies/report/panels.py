@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pandas as pd
@@ -10,7 +10,7 @@ import pandas as pd
 from oat.lambdas import SAME_LAM
 from studies.comparison.answer import Comparison, Radii
 from studies.naming import NamedRow, knob_text, value_text
-from studies.report.styles import Series, series
+from studies.report.styles import COLOURS, Series, series, variants_of
 
 BEST_OF_EACH = "largest area of each"
 """The panel in which every method has its operating point with the most area under RA(ε)."""
@@ -73,7 +73,11 @@ def panels(comparison: Comparison) -> list[Panel]:
 def _lines(radii: Radii) -> Iterator[Line]:
     """Yield the operating points, once-for-all models first."""
     curve_of = dict(iter(radii.curves.groupby("point")))
-    for alike in series(radii.areas):
+    names = variants_of(radii.areas)
+    for found in series(radii.areas):
+        # a panel has one width, so that colours tell variants apart, and dashes widths
+        colour = COLOURS[names.index(found.variant) % len(COLOURS)]
+        alike = replace(found, style=replace(found.style, colour=colour))
         for cell in alike.cells.to_dict("records"):
             yield Line(alike, cell, curve_of[cell["point"]])
 

@@ -13,6 +13,7 @@ from studies.comparison.answer import Comparison
 from studies.errors import ComparisonError
 from studies.naming import radius_text
 from studies.report.answer import Answer
+from studies.report.figures import paper_figure
 from studies.report.files import render
 from studies.report.origin import Origin
 from studies.report.page import render_page
@@ -138,6 +139,14 @@ def test_every_curve_is_drawn_as_it_is(at_radii: Found) -> None:
         legend = axes.get_legend()
         assert legend is not None
         assert [text.get_text() for text in legend.get_texts()] == [x.name for x in panel.lines]
+
+
+def test_the_front_names_its_radius_in_the_room_that_there_is(at_radii: Found) -> None:
+    figure = paper_figure(at_radii[0], "tiny")
+    assert figure.axes[0].get_ylabel() == "robust accuracy RA at ε=0.1, %"
+    figure.draw_without_rendering()
+    label = figure.axes[0].yaxis.label.get_window_extent()
+    assert 0 < label.y0 < label.y1 < figure.bbox.height
 
 
 def test_radii_are_drawn_on_axes_of_ones_own(found: Found, at_radii: Found) -> None:
