@@ -61,6 +61,17 @@ def in_points(fraction: float) -> str:
     return f"{100 * fraction:g} point{'' if fraction == 0.01 else 's'}"
 
 
+GREY_LEVELS = 255
+
+
+def radius_text(eps: float) -> str:
+    """Write a radius for people: ``0.1``, or ``8/255`` where it is that and not a short number."""
+    levels = round(eps * GREY_LEVELS)
+    if f"{eps:.4g}" != f"{eps:.9g}" and abs(eps - levels / GREY_LEVELS) < 1e-9:
+        return f"{levels}/{GREY_LEVELS}"
+    return f"{eps:.4g}"
+
+
 MANY = 8
 """Points that a note names; of more it names these and says how many there are."""
 

@@ -52,7 +52,8 @@ def compare(
         overrides: ``path.to.key=value`` each.
         out: Folder or URI for the report: page, figures and tables. None writes nothing.
         attack: Which attack's RA to use; None is the worst over the attacks at the radius of
-            training that judged the most operating points on the most test images.
+            training that judged the most operating points on the most test images. What the
+            comparison is at other radii stands in ``by_radius`` and ``radii`` of the answer.
         checkpoint: Which weights to compare; None is the first rule of the first study. Of a frame:
             the last where all models were judged with those.
         margin: How much worse, as a fraction, still counts as free.

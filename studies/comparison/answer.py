@@ -1,16 +1,17 @@
 """The answer of a comparison as it is kept and said; `comparison.verdict` gives the verdict."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pandas as pd
 
+from studies.comparison.curves import area_remark
+from studies.comparison.fronts import front_remark
 from studies.comparison.rivals import LOSES, rival_remarks
 from studies.comparison.verdict import ONE_SEED
 from studies.methods import RIVALS
-from studies.naming import in_points, listed
+from studies.naming import in_points, listed, radius_text
 from studies.results.masking import masking_verdict
 from studies.statistics.intervals import LEVEL, Interval
 
@@ -79,6 +80,7 @@ class Comparison:
         masking: A row for each operating point and seed that says what was checked for masked
             gradients; see `studies.results.masking.masking_table`.
         gains: What tuning gained for each method, where the models are tuned.
+        radii: What the comparison is at each radius, where the models were attacked at several.
     """
 
     attack: str
@@ -103,6 +105,26 @@ class Comparison:
     missing: list[str] = field(default_factory=list)
     masking: pd.DataFrame = field(default_factory=pd.DataFrame)
     gains: "Gains | None" = None
+    radii: "Radii | None" = None
+
+    @property
+    def under(self) -> str:
+        """What RA is under; with the radius where there are several."""
+        if self.radii is None:
+            return self.attack
+        return f"{self.attack} at ε={radius_text(self.radii.decides)}"
+
+    @property
+    def by_radius(self) -> pd.DataFrame:
+        """What the comparison is at each radius; empty if there is one. See `Radii.table`."""
+        return pd.DataFrame() if self.radii is None else self.radii.table
+
+    @property
+    def own_rows(self) -> pd.DataFrame:
+        """The rows of the table that count in the verdict: those of OAT and OATS."""
+        if self.table.empty:
+            return self.table
+        return self.table[~self.table["once"].str.split().str[0].isin(RIVALS)]
 
     @property
     def ratios(self) -> dict[str, Interval]:
@@ -132,7 +154,7 @@ class Comparison:
             if self.reference is None:
                 return said
             return f"No dedicated model to compare with; variants stand beside '{self.reference}'."
-        own = self.table[~self.table["once"].str.split().str[0].isin(RIVALS)]
+        own = self.own_rows
         if own.empty:
             return "Nothing to compare: the study needs OAT beside its rivals."
         start = f"{VERDICT_SAID[self.verdict]}: of {_of_what(own)}, OAT {_counts(own)}"
@@ -140,7 +162,8 @@ class Comparison:
         if lost:
             names = listed(row["rival"] for row in lost)
             start = f"OAT loses to {names}, whose front has more area. {start}"
-        rest = [f"margin {in_points(self.margin)} in SA and RA", f"{LEVEL:.0%} intervals"]
+        radius = [] if self.radii is None else [f"at ε={radius_text(self.radii.decides)}"]
+        rest = [*radius, f"margin {in_points(self.margin)} in SA and RA", f"{LEVEL:.0%} intervals"]
         if self.question == BEST:
             rest.append(f"λ chosen on {self.chosen_on} held-out images")
         narrowed = "".join(f", {caveat}" for caveat in self.caveats)
@@ -174,6 +197,9 @@ class Comparison:
             "fronts": records(self.fronts),
             "masking": records(self.masking),
             "tuning": None if self.gains is None else records(self.gains.table),
+            "by_radius": records(self.by_radius),
+            "radii": [] if self.radii is None else records(self.radii.curves),
+            "areas": [] if self.radii is None else records(self.radii.areas),
             "remarks": self.remarks(),
             "notes": self.notes,
         }
@@ -181,17 +207,23 @@ class Comparison:
     def front_remarks(self) -> list[str]:
         """Say what else the fronts tell, a sentence for each once-for-all front."""
         known = self.fronts[self.fronts["gap"].notna()]
-        return [_front_remark(row, self.margin) for row in known.to_dict("records")]
+        return [front_remark(row, self.margin) for row in known.to_dict("records")]
 
     def rival_remarks(self) -> list[str]:
         """Say how OAT stands to each rival, a sentence for each."""
         return rival_remarks(self.rivals)
 
+    def radius_remarks(self) -> list[str]:
+        """Say the area under RA by radius, where there are several radii."""
+        if self.radii is None or self.radii.areas["area"].isna().all():
+            return []
+        return [area_remark(self.radii.areas, max(self.radii.at))]
+
     def remarks(self) -> list[str]:
         """Say what else the fronts tell, and the checks for masked gradients."""
         verdict = masking_verdict(self.masking)
         checks = " ".join([verdict.said, *(f"{flag.rstrip('.')}." for flag in verdict.flagged)])
-        return [*self.front_remarks(), *self.rival_remarks(), checks]
+        return [*self.front_remarks(), *self.rival_remarks(), *self.radius_remarks(), checks]
 
     def _ratio_text(self) -> str:
         if not self.ratios:
@@ -218,28 +250,26 @@ def _counts(table: pd.DataFrame) -> str:
     return ", ".join(f"{COUNTED[v]} {counts[v]}" for v in COUNTED if v in counts)
 
 
-def _front_remark(row: Mapping[Any, Any], margin: float) -> str:
-    covered = (
-        f"The front of {row['front']} reaches {row['covered']:.0%} of the dedicated front within "
-        f"{in_points(margin)}"
-    )
-    where = f"at SA {100 * row['gap_at']:.1f}"
-    if row["sa_max"] < row["gap_at"] - margin - 1e-12:
-        where += f", which it does not reach (its highest is {100 * row['sa_max']:.1f})"
-    gap = (
-        f"at worst it lies {100 * row['gap']:.1f} points of RA below, {where}"
-        if row["gap"] > 0
-        else f"it nowhere lies below (largest gap {100 * row['gap']:.1f} points of RA)"
-    )
-    price = (
-        f"Training it costs less than training {_models(row['break_even'])} by gradient work (in "
-        f"forward passes, FiLM included), and {_models(row['break_even_seconds'])} by device time"
-    )
-    return f"{covered}; {gap}. {price}."
+@dataclass(frozen=True)
+class Radii:
+    """What a comparison is at each of several radii.
 
+    Attributes:
+        decides: The radius of the verdict.
+        at: The comparison at each radius, by rising radius.
+        table: A row for each radius and front of a once-for-all model: ``eps``, whether it
+            ``decides``, ``attacks`` and ``images``; of ``models`` retrained ones how many rows have
+            each verdict; the ``verdict`` there; the ``front`` with its hypervolume ``ratio`` and
+            interval.
+        curves: RA(ε) with intervals; see `studies.comparison.curves.radius_curves`.
+        areas: The area under each curve; see `studies.comparison.curves.areas_under`.
+    """
 
-def _models(number: float) -> str:
-    return f"{number:g} dedicated model{'' if number == 1 else 's'}"
+    decides: float
+    at: dict[float, Comparison]
+    table: pd.DataFrame
+    curves: pd.DataFrame
+    areas: pd.DataFrame
 
 
 @dataclass(frozen=True)

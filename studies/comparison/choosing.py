@@ -17,14 +17,12 @@ from numpy.typing import NDArray
 
 from studies.comparison.resampling import Resampled
 from studies.naming import listed, name_point
+from studies.results.worst import SAME_RADIUS
 from studies.statistics.frontier import pareto_mask
 
 LEAST_IMAGES = 100
 """Held-out images that a choice needs: where models differ on a tenth of 100 images, a difference
 is known to about 6 points, and with fewer the choice would be a draw of lots."""
-
-SAME_RADIUS = 1e-9
-"""Radii that differ by less are the same."""
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,16 @@ right; see `studies.statistics.intervals` for the intervals.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from studies.comparison.answer import BEST, SAME, Comparison
+from studies.comparison.by_radius import others_by_radius, with_radii
 from studies.comparison.choosing import choose_points, held_out_values
+from studies.comparison.curves import Judged
 from studies.comparison.fronts import measure_fronts
 from studies.comparison.guards import (
     check_comparable,
@@ -20,6 +22,7 @@ from studies.comparison.guards import (
     one_checkpoint,
     precision_notes,
 )
+from studies.comparison.model_names import short_names, with_recipes
 from studies.comparison.notes import distance_notes, missing_notes, start_notes, unequal_note
 from studies.comparison.pairs import (
     Pairs,
@@ -32,7 +35,6 @@ from studies.comparison.resampling import Resampled
 from studies.comparison.rivals import against_rivals
 from studies.comparison.verdict import MARGIN, verdict_on_all
 from studies.errors import ComparisonError
-from studies.methods import ONCE
 from studies.results.masking import masking_table
 from studies.results.reading import MODELS, Stored, stored_beside
 from studies.results.worst import label_of, own_radius, worst_case
@@ -57,7 +59,8 @@ def compare(
             them from the folders that ``points`` names.
         attack: Which attack's RA to use; None is the worst over the attacks at the radius of
             training (``pgd20@0.05`` is at another) that judged the most operating points on the
-            most test images.
+            most test images. Where the models were attacked at other radii as well, the comparison
+            there stands in `Comparison.radii`.
         checkpoint: Which weights to compare; None is the last where all models were judged with
             those, else the first rule in the alphabet that all were judged with.
         margin: How much worse, as a fraction, still counts as free.
@@ -70,8 +73,8 @@ def compare(
     Raises:
         ComparisonError: There are no points, or they come from different settings.
     """
-    stored = _stored(points, held_out)
-    return _compare(points, stored, attack, checkpoint, margin, force, unfinished)
+    grid = _sound(points, _stored(points, held_out), checkpoint, margin, force)
+    return _compare(grid, attack, unfinished)
 
 
 def _stored(points: pd.DataFrame, held_out: pd.DataFrame | None) -> Stored:
@@ -80,24 +83,73 @@ def _stored(points: pd.DataFrame, held_out: pd.DataFrame | None) -> Stored:
     return stored if held_out is None else Stored(stored.correct, held_out)
 
 
-def _compare(
-    points: pd.DataFrame,
-    stored: Stored,
-    attack: str | None,
-    checkpoint: str | None,
-    margin: float,
-    force: bool,
-    unfinished: Iterable[str] = (),
-) -> Comparison:
-    """Compare as `compare` does, with what is stored of the points, or of more, at hand."""
-    grid, chosen, notes = _sound(points, attack, checkpoint, force)
-    missing, masking = _missing(points), masking_table(grid)
-    points, correct, bounds = worst_case(grid, stored.correct, chosen)
+@dataclass(frozen=True)
+class _Grid:
+    """Points that can be compared, under every attack, and how they are compared.
+
+    Attributes:
+        points: A frame of points of one checkpoint rule.
+        stored: What is stored of them, or of more.
+        missing: Models of the study that they lack.
+        notes: What a reader must know of them.
+        masking: See `studies.results.masking.masking_table`.
+        margin: How much worse still counts as free.
+        force: Compare points of different settings all the same.
+    """
+
+    points: pd.DataFrame
+    stored: Stored
+    missing: list[str]
+    notes: list[str]
+    masking: pd.DataFrame
+    margin: float
+    force: bool
+
+
+def _compare(grid: _Grid, attack: str | None, unfinished: Iterable[str] = ()) -> Comparison:
+    """Compare under an attack, or the worst over those at the radius of training; see `compare`.
+
+    Where the models were attacked at other radii as well, these are compared at too.
+    """
+    names = own_radius(grid.points) if attack is None else [attack]
+    first, judged = _under(grid, names, unfinished)
+    others = others_by_radius(grid.points, judged, attack)
+    return with_radii(
+        first,
+        judged,
+        others,
+        lambda some: _under(grid, some),
+        asked=attack is not None,
+        force=grid.force,
+    )
+
+
+def _under(
+    grid: _Grid, attacks: list[str], unfinished: Iterable[str] = ()
+) -> tuple[Comparison, Judged]:
+    """Compare under the worst over some attacks of one radius, as far as their points go together.
+
+    Raises:
+        ComparisonError: Those of none do, or no point was judged by all of them.
+    """
+    margin, masking = grid.margin, grid.masking
+    known = sorted(grid.points["attack"].unique())
+    if unknown := [attack for attack in attacks if attack not in known]:
+        raise ComparisonError(
+            f"No point was judged by '{unknown[0]}'; there are {', '.join(known)}."
+        )
+    chosen, mixed = _comparable(grid.points, attacks, grid.force)
+    points, correct, bounds = worst_case(grid.points, grid.stored.correct, chosen)
+    if points.empty:
+        raise ComparisonError(
+            f"No operating point was judged by each of {', '.join(chosen)}; name one (`--attack`), "
+            "or evaluate all models by the same attacks."
+        )
     points = points.sort_values("point_key", ignore_index=True)
-    notes = list(dict.fromkeys(notes + bounds)) + precision_notes(points)
-    notes += distance_notes(grid, points, chosen, correct, masking)
+    notes = list(dict.fromkeys(grid.notes + mixed + bounds)) + precision_notes(points)
+    notes += distance_notes(grid.points, points, chosen, correct, masking)
     draws = Resampled(points, correct)
-    held_out = held_out_values(draws, points, stored.held_out)
+    held_out = held_out_values(draws, points, grid.stored.held_out)
     knob = same_knob(draws)
     pairs = choose_points(draws, held_out)
     own, rival = (_of(pairs or knob, draws.conditional == kind) for kind in (True, False))
@@ -108,8 +160,8 @@ def _compare(
     if len(table) or not held_out.images:
         notes += held_out.notes
     notes += draws.notes + unequal_note(fronts) + start_notes(fronts)
-    notes += missing_notes(points, grid, unfinished)
-    return Comparison(
+    notes += missing_notes(points, grid.points, unfinished)
+    found = Comparison(
         attack=label_of(chosen),
         attacks=chosen,
         checkpoint=", ".join(points["checkpoint_rule"].unique()),
@@ -129,9 +181,10 @@ def _compare(
         paired=not draws.unpaired,
         margin=margin,
         notes=notes,
-        missing=missing,
+        missing=grid.missing,
         masking=masking,
     )
+    return found, Judged(points, correct)
 
 
 def _missing(points: pd.DataFrame) -> list[str]:
@@ -142,25 +195,23 @@ def _missing(points: pd.DataFrame) -> list[str]:
 
 
 def _sound(
-    points: pd.DataFrame, attack: str | None, checkpoint: str | None, force: bool
-) -> tuple[pd.DataFrame, list[str], list[str]]:
-    """Return the points that can be compared under every attack, what RA is under, and notes.
+    points: pd.DataFrame, stored: Stored, checkpoint: str | None, margin: float, force: bool
+) -> _Grid:
+    """Return the points that can be compared, under every attack.
 
     Raises:
         ComparisonError: There are none, or none that go together.
     """
+    missing = _missing(points)
     points = points.copy(deep=False)
     points.attrs = {}  # pandas would copy it at every step
     points, notes = finite_points(points)
     points, lacking = one_checkpoint(points, checkpoint)
-    points = _with_recipes(points)
-    names, shared = _short_names(points)
+    points = with_recipes(points)
+    names, shared = short_names(points)
     points = points.assign(variant=points["variant"].map(names))
-    attacks = sorted(points["attack"].unique())
-    if attack is not None and attack not in attacks:
-        raise ComparisonError(f"No point was judged by '{attack}'; there are {', '.join(attacks)}.")
-    chosen, mixed = _comparable(points, own_radius(points) if attack is None else [attack], force)
-    return points, chosen, notes + lacking + shared + mixed
+    notes = notes + lacking + shared
+    return _Grid(points, stored, missing, notes, masking_table(points), margin, force)
 
 
 def _of(pairs: Pairs, which: NDArray[np.bool_]) -> Pairs:
@@ -216,50 +267,15 @@ def compare_all(
     Raises:
         ComparisonError: The first cannot be made.
     """
-    stored = _stored(points, held_out)
-    options = (checkpoint, margin, force)
-    first = _compare(points, stored, attack, *options, unfinished)
+    grid = _sound(points, _stored(points, held_out), checkpoint, margin, force)
+    first = _compare(grid, attack, unfinished)
+    radii = {} if first.radii is None else first.radii.at
+    at_radii = {other.attack: other for other in radii.values() if other.attack != first.attack}
+    several = [other for other in at_radii.values() if len(other.attacks) > 1]
     others, notes = [], []
     for other in sorted(set(points["attack"]) - {first.attack}):
         try:
-            others.append(_compare(points, stored, other, *options))
+            others.append(at_radii.get(other) or _under(grid, [other])[0])
         except ComparisonError as error:
             notes.append(f"Not compared under '{other}': {error}")
-    return replace(first, notes=first.notes + notes), others
-
-
-def _with_recipes(points: pd.DataFrame) -> pd.DataFrame:
-    """Tell models apart by those settings of their own in which any two differ.
-
-    A once-for-all network that was trained otherwise is another variant. Dedicated models are
-    retrained one by one, as the user sees fit for each value: all are of one front.
-    """
-    if "recipe" not in points:  # a frame that is older than the column
-        points = points.assign(recipe="")
-    words = points["recipe"].fillna("").str.split()
-    shared = set.intersection(*map(set, words))
-    own = words.map(lambda some: " ".join(word for word in some if word not in shared))
-    once = points["method"].isin(ONCE)
-    variant = (points["variant"] + " " + own).str.strip()
-    return points.assign(
-        variant=points["variant"].where(~once, variant), recipe=own.where(~once, "")
-    )
-
-
-def _short_names(points: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
-    """Name variants by their method and those options in which its variants differ.
-
-    Returns:
-        The names by variant, and notes that say what the variants of a method have in common.
-    """
-    names: dict[str, str] = {}
-    notes = []
-    for method, variants in points.groupby("method")["variant"].unique().items():
-        options = {variant: variant.split()[1:] for variant in variants}
-        shared = set.intersection(*(set(chosen) for chosen in options.values()))
-        if shared:
-            notes.append(f"'{method}' stands for {method} with {', '.join(sorted(shared))}.")
-        for variant, chosen in options.items():
-            odd = [option for option in chosen if option not in shared]
-            names[variant] = " ".join([variant.split()[0], *odd])
-    return names, notes
+    return replace(first, notes=first.notes + notes), several + others

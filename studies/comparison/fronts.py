@@ -1,7 +1,7 @@
 """Fronts of one model and of retrained ones: their area with intervals, and their price."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from studies.comparison.resampling import CELL, Resampled
 from studies.methods import CONDITIONAL
+from studies.naming import in_points
 from studies.statistics.frontier import coverage, hypervolume, largest_gap, pareto_mask
 from studies.statistics.intervals import measured
 
@@ -203,3 +204,33 @@ def _ratio(draws: Resampled, name: str, ours: Members, theirs: Members) -> dict[
         return unknown
     value = hypervolume(values[ours]) / hypervolume(values[theirs])
     return measured(name, value, draws.hypervolumes(ours) / samples)
+
+
+def front_remark(row: Mapping[Any, Any], margin: float) -> str:
+    """Say what else the front of a once-for-all network tells, beside the dedicated models.
+
+    Args:
+        row: Of `measure_fronts`.
+        margin: How much worse still counts as reached.
+    """
+    covered = (
+        f"The front of {row['front']} reaches {row['covered']:.0%} of the dedicated front within "
+        f"{in_points(margin)}"
+    )
+    where = f"at SA {100 * row['gap_at']:.1f}"
+    if row["sa_max"] < row["gap_at"] - margin - 1e-12:
+        where += f", which it does not reach (its highest is {100 * row['sa_max']:.1f})"
+    gap = (
+        f"at worst it lies {100 * row['gap']:.1f} points of RA below, {where}"
+        if row["gap"] > 0
+        else f"it nowhere lies below (largest gap {100 * row['gap']:.1f} points of RA)"
+    )
+    price = (
+        f"Training it costs less than training {_models(row['break_even'])} by gradient work (in "
+        f"forward passes, FiLM included), and {_models(row['break_even_seconds'])} by device time"
+    )
+    return f"{covered}; {gap}. {price}."
+
+
+def _models(number: float) -> str:
+    return f"{number:g} dedicated model{'' if number == 1 else 's'}"

@@ -1,5 +1,7 @@
 """What may be compared with what: refusals, and notes on points that differ in their settings."""
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from oat.recipe import RULES
@@ -65,15 +67,22 @@ def one_checkpoint(points: pd.DataFrame, rule: str | None) -> tuple[pd.DataFrame
     return kept, [f"{lost['run_key'].nunique()} models ({names}) have no '{rule}' weights."]
 
 
-def check_comparable(points: pd.DataFrame, force: bool) -> list[str]:
+def check_comparable(
+    points: pd.DataFrame, force: bool, columns: Iterable[str] = tuple(MUST_AGREE)
+) -> list[str]:
     """Refuse points of different settings, or note them if forced.
+
+    Args:
+        points: A frame of points.
+        force: Note it.
+        columns: Which settings, of `MUST_AGREE`.
 
     Raises:
         ComparisonError: They differ, and are not forced.
     """
     notes = []
-    for column, what in MUST_AGREE.items():
-        values = points[column].unique()
+    for column in columns:
+        values, what = points[column].unique(), MUST_AGREE[column]
         if len(values) > 1:
             said = f"The points come from different {what}: {', '.join(sorted(map(str, values)))}"
             if not force:

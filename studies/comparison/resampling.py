@@ -38,12 +38,45 @@ class Luck:
     """How far trainings of one setting differ, for the networks of one method.
 
     Attributes:
-        variance: Of SA and of RA between trainings, shape (2,).
+        variance: Of SA and of RA between trainings, shape (2,); or of what else was measured.
         freedom: Degrees of freedom that it is known with.
+        borrowed: Whether it is that of all methods together, as none of its own networks has two
+            seeds.
     """
 
     variance: NDArray[np.float64]
     freedom: int
+    borrowed: bool = False
+
+
+def networks_of(cells: pd.DataFrame) -> NDArray[np.int64]:
+    """Number the networks of some cells: all cells of a once-for-all network are of one."""
+    once = cells["method"].isin(ONCE)
+    names = np.where(once, cells["variant"], np.arange(len(cells)))
+    _, network = np.unique(names.astype(str), return_inverse=True)
+    return network
+
+
+def luck_of_variants(values: NDArray[np.float64], cells: pd.DataFrame) -> dict[str, Luck]:
+    """Pool the variance between trainings over the networks of each variant.
+
+    A variant of which every network has one seed takes that of all others together.
+
+    Args:
+        values: Of each cell under each seed, NaN where there is none, shape (cells, seeds, K).
+        cells: The cells.
+
+    Returns:
+        By variant; empty where every setting has one seed.
+    """
+    network = networks_of(cells)
+    pooled = Luck(*pooled_variance(values, network), borrowed=True)
+    found: dict[str, Luck] = {}
+    for variant in cells["variant"].unique() if pooled.freedom else ():
+        mine = (cells["variant"] == variant).to_numpy()
+        own = Luck(*pooled_variance(values[mine], np.unique(network[mine], False, True)[1]))
+        found[variant] = own if own.freedom else pooled
+    return found
 
 
 class Resampled:
@@ -145,36 +178,23 @@ class Resampled:
             )
         return samples
 
-    def _networks(self) -> NDArray[np.int64]:
-        """Number the networks: all cells of a once-for-all network are of one."""
-        names = np.where(self.once, self.cells["variant"], np.arange(len(self.cells)))
-        _, network = np.unique(names.astype(str), return_inverse=True)
-        return network
-
     def _luck(self, points: pd.DataFrame, place: NDArray[np.int64]) -> dict[str, Luck]:
-        """Pool the variance between trainings over the networks of each variant.
-
-        A variant of which every network has one seed takes that of all others together.
-        """
+        """Find how far trainings of each variant differ, and say so."""
         values = np.full((len(self.cells), len(self.seeds), 2), np.nan)
         for cell, row in zip(place, points.itertuples(), strict=True):
             values[cell, self.seeds.index(row.seed)] = row.sa, row.ra
-        network = self._networks()
-        pooled = Luck(*pooled_variance(values, network))
-        if not pooled.freedom:
+        found = luck_of_variants(values, self.cells)
+        if not found:
             setting = "" if len(self.seeds) == 1 else " a setting"
             self.notes.append(
                 f"1 seed{setting}: the intervals cover the choice of the test images, not the luck "
                 "of a training. Three seeds or more compare methods."
             )
             return {}
-        found, said = {}, []
-        for variant in self.cells["variant"].unique():
-            mine = (self.cells["variant"] == variant).to_numpy()
-            own = Luck(*pooled_variance(values[mine], np.unique(network[mine], False, True)[1]))
-            found[variant] = own if own.freedom else pooled
-            sa, ra = 100 * np.sqrt(found[variant].variance)
-            rest = "" if own.freedom else ", taken from the others"
+        said = []
+        for variant, luck in found.items():
+            sa, ra = 100 * np.sqrt(luck.variance)
+            rest = ", taken from the others" if luck.borrowed else ""
             said.append(f"{variant} {sa:.1f} in SA and {ra:.1f} in RA{rest}")
         self.notes.append(
             f"{len(self.seeds)} seeds: trainings of one setting differ by so many points (standard "
@@ -186,7 +206,7 @@ class Resampled:
         """Move every network in each draw by what its seeds may have had of luck."""
         if not self.luck:
             return
-        network = self._networks()
+        network = networks_of(self.cells)
         moves = np.empty((RESAMPLES, network.max() + 1, 2))
         _, first = np.unique(network, return_index=True)
         for number, variant in enumerate(self.cells["variant"].iloc[first]):

@@ -5,8 +5,13 @@ from html import escape
 import pandas as pd
 from matplotlib.axes import Axes
 
+from oat.names import unknown
 from studies.comparison.answer import Comparison
+from studies.errors import ComparisonError
 from studies.report.figures import draw_front
+from studies.report.panels import BEST_OF_EACH, panels
+from studies.report.radius_figures import draw_panel
+from studies.report.radius_rows import BY_RADIUS, radius_rows
 from studies.report.rows import heading_of, headings_of, rows
 
 
@@ -26,6 +31,9 @@ class Answer(Comparison):
         if table is not None:
             parts.append(f"<p>{escape(heading_of(self))}, {self.question}, in percent</p>")
             parts.append(table.to_html(index=False))
+        if by_radius := radius_rows(self):
+            parts.append(f"<p>{BY_RADIUS}</p>")
+            parts.append(pd.DataFrame(by_radius).to_html(index=False))
         notes = [f"<li>{escape(note)}</li>" for note in [*self.remarks(), *self.notes]]
         return "".join([*parts, "<ul>", *notes, "</ul>"])
 
@@ -43,5 +51,39 @@ class Answer(Comparison):
 
             ax = pyplot.gca()
         draw_front(self, ax)
+        ax.legend(fontsize="small")
+        return ax
+
+    def plot_radii(self, ax: Axes | None = None, value: str | None = None) -> Axes:
+        """Draw RA by the radius of the attack.
+
+        Args:
+            ax: Where to draw; None is the current axes of pyplot.
+            value: Which operating points: those of a trade-off value such as ``λ=0.2`` (with
+                several widths ``λ=0.2 width=0.5``); None is of each method that with the largest
+                area under its curve.
+
+        Returns:
+            The axes, with labels and a legend.
+
+        Raises:
+            ComparisonError: The models were attacked at one radius alone, or none has the value.
+        """
+        known = {panel.title: panel for panel in panels(self)}
+        if not known:
+            raise ComparisonError(
+                "`plot_radii` needs points at several radii; name them in the study, such as "
+                "`evaluate.attacks: [{name: pgd, eps: [4/255, 8/255]}]`."
+            )
+        chosen = BEST_OF_EACH if value is None else value
+        if chosen not in known:
+            raise ComparisonError(unknown("value", chosen, list(known)))
+        if ax is None:
+            from matplotlib import pyplot
+
+            ax = pyplot.gca()
+        draw_panel(self, known[chosen], ax)
+        ax.set_xlabel("radius ε; at 0 RA is SA")
+        ax.set_ylabel("robust accuracy RA, %")
         ax.legend(fontsize="small")
         return ax

@@ -13,6 +13,7 @@ from studies.report.styles import (
     DASHES,
     Series,
     front_styles,
+    ra_of,
     series,
     side_by_side,
     variants_of,
@@ -62,10 +63,10 @@ def front(comparison: Comparison, points: list[dict[str, Any]]) -> Figure:
                 "marker": {"symbol": symbol, "size": size, "color": "#111", "line": {"width": 3}},
             }
         )
-    return _figure(
+    return drawn(
         traces,
         "standard accuracy SA, %",
-        f"robust accuracy RA under {comparison.attack}, %",
+        f"robust accuracy {ra_of(comparison)}, %",
         height=560,
     )
 
@@ -93,13 +94,13 @@ def _front_trace(line: Series, points: list[dict[str, Any]], places: list[int]) 
         "customdata": places,
         "mode": "lines+markers" if line.once else "markers",
         "line": {"color": style.colour, "dash": style.dash, "width": 2},
-        "marker": _marker(style.colour, style.symbol, 12 * style.scale, line.once),
+        "marker": marker(style.colour, style.symbol, 12 * style.scale, line.once),
         "hovertext": [_hover(point) for point in points],
         "hoverinfo": "text",
     }
 
 
-def _marker(colour: str, symbol: str, size: float, filled: bool) -> dict[str, Any]:
+def marker(colour: str, symbol: str, size: float, filled: bool) -> dict[str, Any]:
     """Draw a mark: filled for one model, hollow for a model each."""
     if filled:
         return {"color": colour, "symbol": symbol, "size": size}
@@ -140,12 +141,12 @@ def price(comparison: Comparison) -> Figure:
                     "thickness": 1,
                 },
                 "mode": "markers",
-                "marker": _marker(style.colour, style.symbol, 13 * style.scale, style.filled),
+                "marker": marker(style.colour, style.symbol, 13 * style.scale, style.filled),
                 "hovertext": ["<br>".join(texts)],
                 "hoverinfo": "text",
             }
         )
-    figure = _figure(traces, COST, "hypervolume", height=480)
+    figure = drawn(traces, COST, "hypervolume", height=480)
     ticks = [m * 10.0**e for e in range(-6, 9) for m in (1, 2, 5)]
     figure["layout"]["xaxis"] |= {
         "type": "log",
@@ -182,8 +183,8 @@ def training(comparison: Comparison, origin: Origin) -> tuple[Figure, Figure]:
             if curves["x"]:
                 accuracy.append(curves | _named(f"{name} {label}", style, dashed))
     return (
-        _figure(loss, "epoch", "training loss", height=380),
-        _figure(accuracy, "epoch", "validation SA and RA, %", height=380),
+        drawn(loss, "epoch", "training loss", height=380),
+        drawn(accuracy, "epoch", "validation SA and RA, %", height=380),
     )
 
 
@@ -224,7 +225,8 @@ def _curves(
     }
 
 
-def _figure(traces: list[dict[str, Any]], x: str, y: str, *, height: int) -> Figure:
+def drawn(traces: list[dict[str, Any]], x: str, y: str, *, height: int) -> Figure:
+    """Lay traces out on two axes with their titles; ``height`` is in pixels."""
     layout = {
         "xaxis": {**AXIS, "title": {"text": plain(x)}},
         "yaxis": {**AXIS, "title": {"text": plain(y)}},

@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator
 
 from studies.comparison.answer import Comparison
 from studies.naming import knob_text
-from studies.report.styles import Series, front_styles, series, side_by_side
+from studies.report.styles import Series, front_styles, ra_of, series, side_by_side
 
 LABEL_SIDES = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 """Where a label may stand beside its mark, the best first."""
@@ -64,7 +64,7 @@ def draw_front(comparison: Comparison, axes: Axes, labels: Sequence[str] = ()) -
             label=label,
         )
     axes.set_xlabel("standard accuracy SA, %")
-    axes.set_ylabel(f"robust accuracy RA under {comparison.attack}, %")
+    axes.set_ylabel(f"robust accuracy {ra_of(comparison)}, %")
 
 
 def price_figure(comparison: Comparison, title: str) -> Figure:
@@ -92,7 +92,7 @@ def price_figure(comparison: Comparison, title: str) -> Figure:
         of("{x:g}")
     axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     axes.set_xlabel("training cost, million forward passes of the full network")
-    axes.set_ylabel(f"hypervolume, RA under {comparison.attack}")
+    axes.set_ylabel(f"hypervolume, {ra_of(comparison)}")
     _legend(figure, wrapped)
     return figure
 

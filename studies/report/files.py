@@ -8,6 +8,7 @@ from studies.report.latex import latex_table
 from studies.report.markdown import markdown_tables
 from studies.report.origin import Origin
 from studies.report.page import render_page
+from studies.report.radius_figures import radii_figure
 from studies.report.rows import frames
 
 
@@ -24,12 +25,15 @@ def render(
     Returns:
         Contents by file name: ``index.html``; ``front`` and ``price``, each as ``.png`` and
         ``.svg``; ``table`` as ``.csv``, ``.md`` and ``.tex``; ``cells.csv``, ``fronts.csv``,
-        ``masking.csv``, ``variants.csv`` where there are several, ``tuning.csv`` of tuned models.
+        ``masking.csv``, ``variants.csv`` where there are several, ``tuning.csv`` of tuned models;
+        where there are several radii ``radii.png``, ``radii.svg``, ``radii.csv`` (RA by radius),
+        ``areas.csv`` and ``by_radius.csv``.
     """
     title = origin.plan.study.name
     figures = {
         "front": paper_figure(comparison, title),
         "price": price_figure(comparison, title),
+        **({"radii": radii_figure(comparison, title)} if comparison.radii else {}),
     }
     return {
         "index.html": render_page(comparison, origin, others).encode(),

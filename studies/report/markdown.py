@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from studies.comparison.answer import Comparison
+from studies.report.radius_rows import BY_RADIUS, CURVES, curve_rows, radius_rows
 from studies.report.rows import (
     SAME_HEADINGS,
     Row,
@@ -24,10 +25,12 @@ def markdown_tables(comparison: Comparison, others: Iterable[Comparison] = ()) -
         others: The same study under other attacks, each under a heading of its own.
     """
     texts, variants = rows(comparison), variant_rows(comparison)
-    same = same_knob_rows(comparison)
+    same, radii = same_knob_rows(comparison), radius_rows(comparison)
     parts = [
         *([_markdown_table(texts, headings_of(texts))] if texts else []),
         *(["At the same λ:", _markdown_table(same, SAME_HEADINGS)] if same else []),
+        *([f"{BY_RADIUS}:", _markdown_table(radii)] if radii else []),
+        *([f"{CURVES}:", _markdown_table(curve_rows(comparison))] if radii else []),
         *([_markdown_table(variants)] if variants else []),
         *([_markdown_table(fronts)] if (fronts := front_rows(comparison)) else []),
         *([_markdown_table(gain_rows(comparison.gains.table))] if comparison.gains else []),

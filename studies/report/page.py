@@ -10,11 +10,13 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from studies.comparison.answer import Comparison
-from studies.naming import NamedRow, name_point
+from studies.naming import NamedRow, name_point, radius_text
 from studies.report import charts
 from studies.report.operating_points import slider_points
 from studies.report.origin import Origin
 from studies.report.provenance import gaps, provenance_rows, trial_rows
+from studies.report.radius_charts import curve_choices, front_choices
+from studies.report.radius_rows import BY_RADIUS, CURVES, curve_rows, radius_rows
 from studies.report.rows import (
     COST_HEADINGS,
     GAINED,
@@ -75,6 +77,12 @@ def render_page(comparison: Comparison, origin: Origin, others: Iterable[Compari
         "loss": loss,
         "accuracy": accuracy,
     }
+    data: dict[str, Any] = {"points": points, "figures": figures}
+    if comparison.radii is not None:
+        data["radii"] = {
+            "fronts": front_choices(comparison, origin),
+            "curves": curve_choices(comparison),
+        }
     text: str = environment.get_template("report.html").render(
         study=origin.plan.study,
         comparison=comparison,
@@ -99,11 +107,24 @@ def render_page(comparison: Comparison, origin: Origin, others: Iterable[Compari
         tuning_notes=comparison.gains.notes if comparison.gains else [],
         gained_heading=GAINED,
         curves=bool(loss["data"]),
-        data=charts.json_safe({"points": points, "figures": figures}),
+        by_radius=radius_rows(comparison),
+        by_radius_heading=BY_RADIUS,
+        curve_rows=curve_rows(comparison),
+        curves_heading=CURVES,
+        radius_notes=_radius_notes(comparison),
+        data=charts.json_safe(data),
         plotly=Markup(get_plotlyjs()),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     return text
+
+
+def _radius_notes(comparison: Comparison) -> list[tuple[str, list[str]]]:
+    """Return what must be known of each radius beyond the notes on the whole: label and notes."""
+    at = {} if comparison.radii is None else comparison.radii.at
+    told = {*comparison.notes}
+    notes = {radius_text(eps): [n for n in one.notes if n not in told] for eps, one in at.items()}
+    return [(f"ε={eps}", some) for eps, some in notes.items() if some]
 
 
 def _masking_row(row: Mapping[Any, Any]) -> Row:

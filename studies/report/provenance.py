@@ -66,8 +66,10 @@ def provenance_rows(origin: Origin) -> list[tuple[str, str]]:
         ("training", _settings(settings["train"])),
         ("attack in training", _settings(settings["attack"])),
         *(
-            (f"attack {attack.label}", _settings(chosen))
-            for attack, chosen in zip(study.attacks(), settings["evaluate"]["attacks"], strict=True)
+            (f"attack {block.expand()[0].label}", _settings(chosen))
+            for block, chosen in zip(
+                study.evaluate.attacks, settings["evaluate"]["attacks"], strict=True
+            )
         ),
         ("devices", _distinct(record.get("device") for record in records)),
         ("revisions of the trials", _distinct(record.get("git_revision") for record in records)),

@@ -254,7 +254,7 @@ def _front_row(row: Mapping[Any, Any]) -> Row:
 def heading_of(comparison: Comparison) -> str:
     """Say what RA of a comparison is under, and on how many images."""
     images = comparison.cells["images"]
-    return f"RA under {comparison.attack}, on {images.iloc[0] if len(images) else 0} test images"
+    return f"RA under {comparison.under}, on {images.iloc[0] if len(images) else 0} test images"
 
 
 def frames(comparison: Comparison) -> dict[str, pd.DataFrame]:
@@ -270,4 +270,8 @@ def frames(comparison: Comparison) -> dict[str, pd.DataFrame]:
         tables["masking"] = comparison.masking
     if comparison.gains is not None:
         tables["tuning"] = comparison.gains.table
+    if comparison.radii is not None:
+        tables["by_radius"] = comparison.radii.table
+        tables["radii"] = comparison.radii.curves
+        tables["areas"] = comparison.radii.areas
     return tables

@@ -7,6 +7,7 @@ import pandas as pd
 from studies.comparison.answer import Comparison
 from studies.comparison.fronts import front_name
 from studies.methods import ONCE
+from studies.naming import radius_text
 
 # Okabe and Ito's colours, told apart by colour-blind readers
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -67,6 +68,13 @@ class Series:
     cells: pd.DataFrame
     once: bool
     style: Style
+
+
+def ra_of(comparison: Comparison) -> str:
+    """Say on an axis what RA is: under which attack; where there are several radii, at which."""
+    if comparison.radii is None:
+        return f"RA under {comparison.attack}"
+    return f"RA at ε={radius_text(comparison.radii.decides)}"
 
 
 def variants_of(cells: pd.DataFrame) -> list[str]:

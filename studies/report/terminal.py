@@ -7,6 +7,7 @@ from rich import box
 from rich.table import Table
 
 from studies.comparison.answer import Comparison
+from studies.report.radius_rows import BY_RADIUS, PAGE_ALONE, radius_rows
 from studies.report.rows import (
     GAINED,
     SAME_HEADINGS,
@@ -42,10 +43,19 @@ def terminal_parts(comparison: Comparison, width: int) -> Iterator[Table | str]:
             left=2,
             width=width,
         )
+    if texts := radius_rows(comparison):
+        names = [name for name in texts[0] if name not in PAGE_ALONE]
+        yield _terminal_table(
+            BY_RADIUS,
+            names,
+            [[row[name] for name in names] for row in texts],
+            left=2,
+            width=width,
+        )
     if comparison.reference is not None:
         texts = variant_rows(comparison)
         yield _terminal_table(
-            f"Against '{comparison.reference}', RA under {comparison.attack}, in percent",
+            f"Against '{comparison.reference}', RA under {comparison.under}, in percent",
             list(texts[0]),
             [list(row.values()) for row in texts],
             left=1,
@@ -77,7 +87,7 @@ def _main_table(comparison: Comparison, name: str, width: int) -> Table:
     left_out = {"cost"} if width >= NARROW else {"cost", "decide"}
     shown = {key: text for key, text in headings_of(body).items() if key not in left_out}
     return _terminal_table(
-        f"Free vs retrained,{name} {comparison.question}, RA under {comparison.attack}, in percent",
+        f"Free vs retrained,{name} {comparison.question}, RA under {comparison.under}, in percent",
         list(shown.values()),
         [[row[key] for key in shown] for row in body],
         left=2,

@@ -163,6 +163,25 @@ def unpaired_difference(
     return difference_of(first - second, rates[0] - rates[1], sampling, spreads)
 
 
+def mean_interval(values: NDArray[np.float64], spreads: Sequence[Spread] = ()) -> Interval:
+    """Return the mean of one value in [0, 1] for each image, with its interval at `LEVEL`.
+
+    The interval keeps a width where the values agree on every image.
+
+    Args:
+        values: Shape (N,).
+        spreads: Of the trainings behind the mean; see `difference_of`.
+
+    Source: Agresti and Coull, The American Statistician 1998, of which this is the interval where
+    all values are 0 or 1: half of z² images are added at either end, then Wald's.
+    """
+    images, ends = len(values) + Z**2, Z**2 / 2
+    centre = (float(values.sum()) + ends) / images
+    sampling = ((float((values**2).sum()) + ends) / images - centre**2) / images
+    found = difference_of(float(values.mean()), centre, sampling, spreads)
+    return Interval(found.value, max(found.low, 0.0), min(found.high, 1.0))
+
+
 def holm(p_values: NDArray[np.float64], level: float = 1 - LEVEL) -> NDArray[np.bool_]:
     """Return which hypotheses are rejected, so that any true one is with at most this chance.
 
@@ -197,14 +216,14 @@ def pooled_variance(
     """Pool the variance between seeds over networks, in which cells of one network count once.
 
     Args:
-        values: Of each cell under each seed, NaN where there is none, shape (cells, seeds, 2).
+        values: Of each cell under each seed, NaN where there is none, shape (cells, seeds, K).
         network: Which network a cell is of, from 0, shape (cells,).
 
     Returns:
-        The variance of each of the two values, and the degrees of freedom; zeros if no cell has
-        two seeds.
+        The variance of each of the K values, and the degrees of freedom; zeros if no cell has two
+        seeds.
     """
-    total, freedom = np.zeros(2), 0
+    total, freedom = np.zeros(values.shape[-1]), 0
     for number in range(network.max() + 1):
         own = values[network == number]
         seeds = np.isfinite(own[..., 0]).sum(axis=1)

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from studies.errors import StudyError
 from studies.methods import ONCE
+from studies.naming import GREY_LEVELS
 from studies.study_file.keys import REQUIRED, Key, keys_of, summary
 from studies.study_file.loading import Source, load_study
 from studies.study_file.study import Study
@@ -21,7 +22,6 @@ WIDTH = 100
 COLUMN = 46
 """Where comments begin, at most."""
 
-GREY_LEVELS = 255
 FEW_PARTS = 10
 """The largest denominator of a fraction that is none of grey levels."""
 

@@ -2,21 +2,19 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, Discriminator, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
-from oat.adversaries import ATTACKS, AnyAttack, Pgd
+from oat.adversaries import AnyAttack
 from oat.lambdas import check_choices
 from oat.recipe import RULES, CheckpointRule
+from studies.naming import radius_text
+from studies.study_file.attack_blocks import ATTACK_BLOCKS, AnyAttackBlock
 from studies.study_file.tune_block import STRICT
 
 PLAIN_ATTACK = "pgd"
 """What an attack of the evaluation is if it has no name."""
-
-for _block in ATTACKS.values():
-    # pydantic's own attribute for the settings of a standard dataclass
-    setattr(_block, "__pydantic_config__", STRICT)  # noqa: B010 -- mypy has no such attribute
 
 
 class Evaluate(BaseModel):
@@ -24,7 +22,7 @@ class Evaluate(BaseModel):
 
     Attributes:
         lams: λ to judge conditional networks at; None is the union of their own choices.
-        attacks: Attacks, each judged apart.
+        attacks: Attacks, each judged apart. At several radii the report has RA at each of them.
         checkpoints: Which weights of each training; see `oat.recipe.CheckpointRule`. The first
             is what `oat run` reports.
         images: Use only the first so many test images; None is all of them. An attack may have
@@ -39,7 +37,7 @@ class Evaluate(BaseModel):
 
     model_config = STRICT
     lams: tuple[float, ...] | None = None
-    attacks: tuple[Annotated[AnyAttack, Discriminator("name")], ...] = (Pgd(),)
+    attacks: tuple[AnyAttackBlock, ...] = (ATTACK_BLOCKS[PLAIN_ATTACK](),)
     checkpoints: tuple[CheckpointRule, ...] = ("last",)
     images: int | None = Field(None, ge=1)
     held_out_images: int = Field(1000, ge=0)
@@ -59,14 +57,15 @@ class Evaluate(BaseModel):
     def _check(self) -> "Evaluate":
         if not self.attacks:
             raise ValueError("`attacks` must name at least one attack, got an empty list.")
-        if len(set(self.attacks)) < len(self.attacks):
-            raise ValueError("`attacks` must not repeat an attack.")
-        names = Counter((attack.label, attack.eps) for attack in self.attacks)
-        for (label, _), count in names.items():
+        attacks = self.each_attack()
+        names = Counter((attack.label, attack.eps) for attack in attacks)
+        for (label, eps), count in names.items():
             if count > 1:
+                where = "" if eps is None else f" at `eps` {radius_text(eps)}"
+                alike = len({a for a in attacks if (a.label, a.eps) == (label, eps)}) == 1
+                odd = "" if alike else ", which differ in `images` alone"
                 raise ValueError(
-                    f"`attacks` has {count} attacks named '{label}', which differ in `images` "
-                    "alone; keep one."
+                    f"`attacks` has {count} attacks named '{label}'{where}{odd}; keep one."
                 )
         if not self.checkpoints or len(set(self.checkpoints)) < len(self.checkpoints):
             raise ValueError(
@@ -76,3 +75,7 @@ class Evaluate(BaseModel):
         if self.lams is not None:
             check_choices(self.lams, "lams")
         return self
+
+    def each_attack(self) -> list[AnyAttack]:
+        """Return the attacks, lists of radii expanded, in the order of the file."""
+        return [attack for block in self.attacks for attack in block.expand()]

@@ -9,6 +9,9 @@ from oat.names import unknown
 from studies.errors import StudyError
 
 Path = tuple[str | int, ...]
+MISSING = {"missing", "missing_argument"}
+"""Pydantic's names of the fault that a key is not there."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -32,8 +35,14 @@ def explain(
     except ValidationError as error:
         faults: dict[Path, list[Any]] = {}
         for fault in error.errors():
-            faults.setdefault(_real_path(fault["loc"], data), []).append(fault)
-        lines = [_sentence(path, found, data, known_keys) for path, found in faults.items()]
+            missing = fault["type"] in MISSING
+            faults.setdefault(_real_path(fault["loc"], data, missing), []).append(fault)
+        lines = [
+            _sentence(path, found, data, known_keys)
+            for path, found in faults.items()
+            # of what may be a number or a list, a list is told by its faulty values alone
+            if not any(path == other[: len(path)] for other in faults if len(other) > len(path))
+        ]
         raise StudyError("\n".join(lines)) from None
     if mistaken := list(_mistaken(data, checked.model_dump(), ())):
         raise StudyError("\n".join(mistaken))
@@ -52,13 +61,13 @@ def _mistaken(came: Any, taken: Any, path: Path) -> Iterator[str]:
             yield from _mistaken(one, other, (*path, i))
 
 
-def _real_path(loc: Path, data: Any) -> Path:
+def _real_path(loc: Path, data: Any, missing: bool) -> Path:
     """Drop from pydantic's location what names a type and not a place in the data."""
     path: list[str | int] = []
     for part in loc:
         is_key = isinstance(data, Mapping) and part in data
         is_index = isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)
-        is_missing_key = part == loc[-1] and isinstance(data, Mapping) and data.get("name") != part
+        is_missing_key = missing and part == loc[-1] and isinstance(data, Mapping)
         if is_key or is_index or is_missing_key:
             path.append(part)
             data = None if is_missing_key and not is_key else data[part]
@@ -86,7 +95,7 @@ def _sentence(
         return f"`{where}.name`: " + unknown(_what(path), str(fault["ctx"]["tag"]), tags)
     if kind == "union_tag_not_found":
         return f"`{where}.name` is required: the name of the {_what(path)}."
-    if kind in {"missing", "missing_argument"}:
+    if kind in MISSING:
         return f"`{where}` is required."
     if kind == "value_error":
         said = str(fault["ctx"]["error"])
@@ -103,4 +112,5 @@ def _what(path: Path) -> str:
 def _wants(fault: Any) -> str:
     """Return what pydantic says a value should be, without how it failed to parse it."""
     said: str = fault["msg"]
-    return said.removeprefix("Input should be ").split(", unable")[0].split(", got")[0]
+    wanted = said.removeprefix("Input should be ").split(", unable")[0].split(", got")[0]
+    return wanted.replace("valid tuple", "list")

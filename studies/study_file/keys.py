@@ -15,15 +15,17 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, g
 
 from pydantic import BaseModel
 
+from oat.adversaries import ATTACKS
 from oat.recipe import TrainConfig
 from studies.methods import METHODS
+from studies.study_file.attack_blocks import ATTACK_BLOCKS, RADIUS, AttackBlock
 from studies.study_file.method_blocks import METHOD_BLOCKS, DedicatedBlock, OwnSettings
 from studies.study_file.tune_block import SWEPT
 
 REQUIRED: Any = dataclasses.MISSING
 """Default of a key without one, and of a name that tells blocks apart."""
 
-SWEEPS = "A list makes one trial of each value."
+SWEEPS = "A list makes one {what} of each value."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,11 +143,13 @@ def _fields(block: type) -> list[tuple[str, Any, Any]]:
 
 def _sources(block: type) -> list[tuple[type, Mapping[str, str]]]:
     """Return the classes whose docstrings speak of a block, the closest first, with new names."""
-    made_of = {made: name for name, made in METHOD_BLOCKS.items()}.get(block)
     sources: list[tuple[type, Mapping[str, str]]] = []
-    if made_of is not None:
-        renamed = SWEPT.get(made_of, {})
-        sources += [(source, renamed) for source in METHODS[made_of].__mro__]
+    for name, made in METHOD_BLOCKS.items():
+        if made is block:
+            sources += [(source, SWEPT.get(name, {})) for source in METHODS[name].__mro__]
+    for name, attack in ATTACK_BLOCKS.items():
+        if attack is block:
+            sources += [(source, {RADIUS: RADIUS}) for source in ATTACKS[name].__mro__]
     sources += [(source, {}) for source in block.__mro__]
     if issubclass(block, OwnSettings):
         sources.append((TrainConfig, {}))
@@ -156,11 +160,12 @@ def _sources(block: type) -> list[tuple[type, Mapping[str, str]]]:
 def _texts(block: type) -> dict[str, str]:
     """Return what is said of each field, by the name of its key."""
     texts: dict[str, str] = {}
+    sweeps = SWEEPS.format(what="attack" if issubclass(block, AttackBlock) else "trial")
     for source, renamed in _sources(block):
         for field, said in _attributes(_own_doc(source)).items():
             text = _plain(said, source)
             key = renamed.get(field, field)
-            texts.setdefault(key, f"{text} {SWEEPS}" if field in renamed else text)
+            texts.setdefault(key, f"{text} {sweeps}" if field in renamed else text)
     if issubclass(block, BaseModel):
         told = {name: field.description for name, field in block.model_fields.items()}
         texts |= {name: said for name, said in told.items() if said}

@@ -108,8 +108,9 @@ class Study(BaseModel):
                     f"`evaluate.attacks` has {count} attacks named '{label}' once `eps` is that "
                     "of `attack` where none is given; keep one."
                 )
+        self._check_radii()
         dedicated = sum(method.name not in ONCE for method in self.all_methods())
-        if dedicated < 2 and any(isinstance(a, Transfer) for a in self.evaluate.attacks):
+        if dedicated < 2 and any(isinstance(a, Transfer) for a in self.attacks()):
             raise ValueError(
                 "`evaluate.attacks` 'transfer' needs at least two dedicated models (pgd_at, "
                 f"trades), so that each has another to be attacked from; got {dedicated}."
@@ -125,6 +126,17 @@ class Study(BaseModel):
             check_space(self.tune.space, self.methods, self.train)
             self._check_searched_lams(self.tune)
         return self
+
+    def _check_radii(self) -> None:
+        """Refuse radii that are alike but not equal: as two they would be compared with nothing."""
+        known: dict[str, float] = {}
+        for eps in (self.attack.eps, *(attack.radius() for attack in self.attacks())):
+            other = known.setdefault(f"{eps:.4g}", eps)
+            if other != eps:
+                raise ValueError(
+                    f"`evaluate.attacks` and `attack` have the radii {other!r} and {eps!r}, which "
+                    "are the same to four digits; write them alike (8 grey levels are 8/255)."
+                )
 
     def _check_searched_lams(self, tune: Tune) -> None:
         """Refuse to judge candidates at different λ: of more points, a front has more area."""
@@ -209,7 +221,7 @@ class Study(BaseModel):
         """Return the attacks of the evaluation with the study's ``eps`` filled in."""
         return [
             dataclasses.replace(a, eps=self.attack.eps if a.eps is None else a.eps)
-            for a in self.evaluate.attacks
+            for a in self.evaluate.each_attack()
         ]
 
     def choosing_attacks(self) -> list[EvaluationAttack]:

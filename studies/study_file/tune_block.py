@@ -18,6 +18,8 @@ SWEPT: dict[str, dict[str, str]] = {
 """Fields of a dedicated method, by the key whose list makes one trial of each value."""
 
 STRICT = ConfigDict(extra="forbid", frozen=True)
+# pydantic's own attribute for the settings of a standard dataclass
+setattr(Pgd, "__pydantic_config__", STRICT)  # noqa: B010 -- mypy has no such attribute
 DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|min|m|h|d)\s*")
 NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}

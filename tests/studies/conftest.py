@@ -278,6 +278,17 @@ def found(finished: Path) -> Found:
 
 
 @pytest.fixture(scope="session")
+def at_radii(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """The same study judged at three radii; at the smallest by one attack, else by two."""
+    attacks = [{"steps": 1, "eps": [0.02, 0.1, "16/255"]}, {"name": "fgsm", "eps": [0.1, "16/255"]}]
+    study = load_study({**TINY, "evaluate": {**TINY["evaluate"], "attacks": attacks}})
+    storage = tmp_path_factory.mktemp("at_radii")
+    shutil.copytree(finished, storage, dirs_exist_ok=True)
+    _train_all(study, storage)
+    return _found(study, storage)
+
+
+@pytest.fixture(scope="session")
 def along_widths(tiny_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Found:
     """The same of a study with OAT, OATS and narrow dedicated models."""
     blocks = (
@@ -297,6 +308,7 @@ def renamed() -> Callable[[Comparison, str], Comparison]:
     """Put a text, such as one that must be escaped, before every name of a comparison."""
 
     def apply(comparison: Comparison, name: str) -> Comparison:
+        radii = comparison.radii
         return replace(
             comparison,
             table=comparison.table.assign(
@@ -306,6 +318,16 @@ def renamed() -> Callable[[Comparison, str], Comparison]:
             cells=comparison.cells.assign(variant=name + comparison.cells["variant"]),
             fronts=comparison.fronts.assign(front=name + comparison.fronts["front"]),
             notes=[name],
+            radii=radii
+            and replace(
+                radii,
+                at={eps: apply(one, name) for eps, one in radii.at.items()},
+                table=radii.table.assign(front=name + radii.table["front"]),
+                **{
+                    key: table.assign(variant=name + table["variant"], point=name + table["point"])
+                    for key, table in (("curves", radii.curves), ("areas", radii.areas))
+                },
+            ),
         )
 
     return apply

@@ -56,6 +56,7 @@ class Model:
     width: float = 1.0
     options: str = ""
     rule: str = "last"
+    eps: float = 0.1
 
     @property
     def run(self) -> str:
@@ -80,6 +81,7 @@ class Model:
             "beta": self.beta,
             "seed": self.seed,
             "attack": self.attack,
+            "eps": self.eps,
             "sa": float(self.clean.mean()),
             "ra": float(self.robust.mean()),
             "images": len(self.clean),

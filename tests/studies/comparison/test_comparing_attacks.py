@@ -14,8 +14,9 @@ from tests.studies.comparison.models import Model, bare_points, first_of, pair_o
 def _under(attack: str, right: int, images: int, *models: Model) -> list[Model]:
     """Return the models under another attack, on the first so many images."""
     clean = [model.clean[:images] for model in models]
+    eps = float(attack.partition("@")[2] or models[0].eps)
     return [
-        replace(model, attack=attack, clean=some, robust=first_of(right, images))
+        replace(model, attack=attack, eps=eps, clean=some, robust=first_of(right, images))
         for model, some in zip(models, clean, strict=True)
     ]
 
@@ -34,10 +35,10 @@ def test_ra_is_the_worst_over_the_attacks_at_the_own_radius_on_the_most_images()
     assert found.cells["ra"].tolist() == [0.35, 0.35]
     # without results by image it may be lower, and that is said
     assert any("it is not known which images withstand each attack" in n for n in found.notes)
-    # of radii of their own alone, too, those on the most images
-    odd = [m for name in ("pgd20@0.2", "pgd20@0.1") for m in rows if m.attack == name]
-    odd += _under("pgd20@0.1", 300, 1000, *models) + _under("square@0.1", 0, 100, *models)
-    assert compare(bare_points(*odd)).attack == "the worst of pgd20@0.1, pgd20@0.2"
+    # of radii of their own alone, those at the largest on the most images: never of two radii
+    odd = [m for m in rows if m.attack == "pgd20@0.2"] + _under("fgsm@0.05", 0, 1000, *models)
+    odd += _under("fgsm@0.2", 300, 1000, *models) + _under("square@0.2", 0, 100, *models)
+    assert compare(bare_points(*odd)).attack == "the worst of fgsm@0.2, pgd20@0.2"
     assert compare(bare_points(*models, *rows), attack="autoattack").attack == "autoattack"
 
 
@@ -88,7 +89,6 @@ def test_an_attack_that_is_stronger_on_other_images_alone_is_nowhere_lower(tmp_p
 def test_an_attack_at_another_radius_is_not_called_stronger(tmp_path: Path) -> None:
     models = pair_of(1000, (900, 400), (900, 400))
     table = stored_points(tmp_path, *models, *_under("pgd20@0.2", 0, 1000, *models))
-    table.loc[table["attack"] == "pgd20@0.2", "eps"] = 0.2
     assert not any("Under '" in note for note in compare(table).notes)
 
 

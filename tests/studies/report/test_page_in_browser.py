@@ -297,3 +297,43 @@ def test_nothing_is_wider_than_the_window(width: int, show: Open, along_widths: 
     tab.set_viewport_size({"width": width, "height": 900})
     tab.wait_for_timeout(300)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def _drawn(tab: Any, chart: str) -> list[dict[str, Any]]:
+    """Return name, x and y of each trace of a chart."""
+    drawn: list[dict[str, Any]] = tab.evaluate(
+        "id => document.getElementById(id).data.map(({name, x, y}) => ({name, x, y}))", chart
+    )
+    return drawn
+
+
+def test_the_front_and_the_curves_follow_their_selectors(show: Open, at_radii: Found) -> None:
+    comparison, _ = at_radii
+    radii = comparison.radii
+    assert radii is not None
+    tab = show(*at_radii)
+    radius = tab.get_by_label("the front at")
+    assert radius.locator("option").all_inner_texts() == ["ε=0.02", "ε=16/255", "ε=0.1"]
+    assert radius.input_value() == "ε=0.1"
+    for label, one in zip(("ε=0.02", "ε=16/255", "ε=0.1"), radii.at.values(), strict=True):
+        radius.select_option(label)
+        traces = _drawn(tab, "front-radius")
+        assert [trace["name"] for trace in traces] == ["oat", "pgd_at", "trades"]
+        for trace in traces:
+            own = one.cells[one.cells["variant"] == trace["name"]]
+            assert trace["y"] == pytest.approx((100 * own["ra"]).tolist())
+    curve = tab.get_by_label("RA by radius of")
+    curve.select_option("λ=1")
+    for trace in _drawn(tab, "curves"):
+        own = radii.curves[radii.curves["point"] == trace["name"]]
+        assert trace["x"] == own["eps"].tolist()
+        assert trace["y"] == pytest.approx((100 * own["ra"]).tolist())
+
+
+def test_names_cannot_inject_into_the_charts_of_radii(
+    show: Open, at_radii: Found, renamed: Callable[[Comparison, str], Comparison]
+) -> None:
+    comparison, origin = at_radii
+    tab = show(renamed(comparison, EVIL), origin)
+    assert tab.locator("img").count() == 0
+    assert all("&lt;/script&gt;" in trace["name"] for trace in _drawn(tab, "curves"))

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import studies
-from oat.adversaries import ATTACKS
 from studies.errors import StudyError
+from studies.study_file.attack_blocks import ATTACK_BLOCKS
 from studies.study_file.commented import commented_file, written
 from studies.study_file.keys import REQUIRED, keys_of
 from studies.study_file.loading import load_study, presets
@@ -67,7 +67,7 @@ def test_taking_one_comment_away_changes_nothing_or_adds_what_the_line_says(pres
             assert changed.model_copy(update={"methods": study.methods}) == study
         else:
             before, now = study.evaluate, changed.evaluate
-            assert now.attacks == (*before.attacks, ATTACKS[name[1]]())
+            assert now.attacks == (*before.attacks, ATTACK_BLOCKS[name[1]]())
             assert now.model_copy(update={"attacks": before.attacks}) == before
     assert keys_seen > 20
     assert examples > 2
@@ -76,7 +76,7 @@ def test_taking_one_comment_away_changes_nothing_or_adds_what_the_line_says(pres
 @pytest.mark.parametrize("preset", presets())
 def test_every_key_method_and_attack_is_there(preset: str) -> None:
     text, study = studies.init(preset), load_study(preset)
-    for name in (*METHOD_BLOCKS, *ATTACKS):
+    for name in (*METHOD_BLOCKS, *ATTACK_BLOCKS):
         assert re.search(rf"- {{?name: {name}\b", text), name
     blocks: list[Any] = [study, study.data, study.model, study.train, study.attack]
     blocks += [study.evaluate, study.resources, *study.methods, *study.evaluate.attacks]
@@ -136,7 +136,7 @@ def test_a_block_that_is_all_at_its_default_keeps_one_key_in_force() -> None:
         (None, "null"),
         (True, "true"),
         ({"gpu": 0.25}, "{gpu: 0.25}"),
-        (ATTACKS["pgd"](restarts=3), "{name: pgd, restarts: 3}"),
+        (ATTACK_BLOCKS["pgd"](restarts=3), "{name: pgd, restarts: 3}"),
     ],
 )
 def test_values_are_written_as_people_do(value: object, text: str) -> None:
@@ -166,7 +166,7 @@ LAMS = st.lists(st.sampled_from([0.0, 0.1, 1 / 3, 0.5, 1.0]), min_size=1, unique
     dedicated=LAMS | st.sampled_from([0.0, 0.7]),
     gpu=st.sampled_from([0, 0.2, 1 / 3, 0.5, 2, "auto"]),
     own=st.booleans(),
-    attacks=st.lists(st.sampled_from(list(ATTACKS)), min_size=1, unique=True),
+    attacks=st.lists(st.sampled_from(list(ATTACK_BLOCKS)), min_size=1, unique=True),
     seeds=st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=3, unique=True),
 )
 def test_any_study_is_written_as_what_loads_the_same(

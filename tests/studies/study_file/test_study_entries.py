@@ -2,7 +2,9 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
+import studies
 from oat.adversaries import AutoAttack, Fgsm, Pgd, Square, Transfer
 from studies.errors import StudyError
 from studies.study_file.loading import load_study, presets
@@ -65,6 +67,59 @@ def test_attacks_that_differ_in_what_their_names_tell_are_two() -> None:
     study = load_study(good_study(), [_attacks(*blocks, "{steps: 20, eps: 0.05}", "{name: fgsm}")])
     labels = [study.label_of(attack) for attack in study.attacks()]
     assert labels == ["pgd20", "pgd20-step0.01", "pgd20-cw", "pgd20@0.05", "fgsm"]
+
+
+def test_a_list_of_radii_makes_one_attack_of_each() -> None:
+    blocks = ("{steps: 20, images: 10, eps: [4/255, 8/255, 0.1]}", "{name: fgsm, eps: [0.1]}")
+    study = load_study(good_study(), [_attacks(*blocks)])
+    radii = (4 / 255, 8 / 255, 0.1)
+    assert study.attacks() == [
+        *(Pgd(steps=20, images=10, eps=eps) for eps in radii),
+        Fgsm(eps=0.1),
+    ]
+    labels = [study.label_of(attack) for attack in study.attacks()]
+    assert labels == ["pgd20@0.01569", "pgd20", "pgd20@0.1", "fgsm@0.1"]
+    # as the same written out, which has the same held-out points
+    apart = [f"{{steps: 20, images: 10, eps: {eps!r}}}" for eps in radii]
+    other = load_study(good_study(), [_attacks(*apart, "{name: fgsm, eps: 0.1}")])
+    assert other.attacks() == study.attacks()
+    assert other.choosing_attacks() == study.choosing_attacks()
+    assert through_yaml_of(study) == study
+    assert "eps: [4/255, 8/255, 0.1]" in studies.init(study)
+    Draft202012Validator(studies.schema()).validate(study.dump())
+
+
+@pytest.mark.parametrize(
+    ("blocks", "words"),
+    [
+        (["{eps: []}"], ("In `evaluate.attacks.0`", "`eps` must name at least one radius")),
+        (["{eps: [8/255, 8]}"], ("In `evaluate.attacks.0`", "got 8", "is written 8/255")),
+        (["{eps: [0.1, -0.1]}"], ("In `evaluate.attacks.0`", "got -0.1")),
+        (["{eps: [0.1, 0]}"], ("In `evaluate.attacks.0`", "above 0, got 0", "leave it out")),
+        (["{name: square, eps: 0}"], ("In `evaluate.attacks.0`", "above 0, got 0")),
+        (["{eps: [0.1, x]}"], ("`evaluate.attacks.0.eps.1` must be a valid number, got 'x'.",)),
+        (["{eps: {low: 1}}"], ("`evaluate.attacks.0.eps` must be a valid number or a list",)),
+        (["{eps: [0.1, 0.1]}"], ("2 attacks named 'pgd20' at `eps` 0.1; keep one",)),
+        (["{eps: [0.1, 0.2]}", "{eps: 0.2}"], ("named 'pgd20' at `eps` 0.2; keep one",)),
+        (["{eps: [4/255]}", "{eps: 4/255, images: 9}"], ("differ in `images` alone; keep one",)),
+        (["{}", "{eps: [4/255, 8/255]}"], ("2 attacks named 'pgd20' once `eps`", "keep one")),
+        # radii that are meant to be one would be compared with nothing
+        (["{eps: 0.03137}"], ("0.03137", "0.0313725", "to four digits; write them alike")),
+        (["{eps: 0.1}", "{name: fgsm, eps: 0.100001}"], ("0.1 and 0.100001", "write them alike")),
+    ],
+)
+def test_radii_that_say_nothing_or_the_same_are_refused(
+    blocks: list[str], words: tuple[str, ...]
+) -> None:
+    said = fault_of(good_study(), _attacks(*blocks))
+    says(said, words)
+    assert len(said.splitlines()) == 1, "one sentence"
+
+
+def test_a_faulty_value_of_a_list_is_one_fault() -> None:
+    assert fault_of(good_study(), "methods.1.lam=[0, x]") == (
+        "`methods.1.lam.1` must be a valid number, got 'x'."
+    )
 
 
 @pytest.mark.parametrize(
