@@ -51,6 +51,11 @@ class DataConfig:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"`{key}` must be at least 1, got {value}.")
+        if self.image_size is not None and self.name != "imagefolder":
+            raise ValueError(
+                f"`image_size` must be left out for {self.name}, whose images have a size of their "
+                f"own, got {self.image_size}."
+            )
         if self.crop is not None and self.crop < 0:
             raise ValueError(f"`crop` must be at least 0, got {self.crop}.")
 

@@ -308,6 +308,7 @@ def test_augmentation_is_the_data_sets_custom_unless_it_is_given() -> None:
         ("val_fraction", 1.0),
         ("train_images", 0),
         ("image_size", 0),
+        ("image_size", 32),
         ("crop", -1),
     ],
 )

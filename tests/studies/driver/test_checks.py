@@ -86,8 +86,8 @@ def test_the_images_of_each_class_are_told_and_remarks_are_warnings(
     tell([Check("storage", "fine"), found, *warnings], console)
     assert console.file.getvalue() == (  # type: ignore[attr-defined]
         f"Data: {found.said}.\nLeft out below '{root}/train': 1 hidden or system.\n"
-        "1 of 5 test images are also among the training images, pixel by pixel, which flatters "
-        "every accuracy; take them out of one of the two.\n"
+        "Test images that are also among the training images, pixel by pixel: 1 of 5. They "
+        "flatter every accuracy; take them out of one of the two.\n"
     )
 
 
