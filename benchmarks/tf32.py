@@ -23,6 +23,7 @@ from torch.nn import functional
 from benchmarks import timing
 from benchmarks.timing import Report
 from oat.adversaries import Pgd
+from oat.data import load
 from oat.deploy import OperatingPoint
 from oat.evaluation import evaluate_at
 from studies.driver.places import study_folder
@@ -31,7 +32,6 @@ from studies.planning.expand import make_plan
 from studies.study_file.loading import load_study
 from studies.trial.rebuilding import rebuild
 from studies.trial.records import read_result, read_weights
-from studies.trial.run import load_once
 
 KEPT_BITS = 10
 """Of the 23 bits of a float32's mantissa."""
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(argv)
     study = load_study(asked.study, asked.overrides)
     folder = study_folder(study, asked.storage)
-    dataset = load_once(study.data.resolved())
+    dataset = load(study.data.resolved())
     split = dataset.test.head(asked.images)
     attack = replace(Pgd(steps=asked.steps), eps=study.attack.eps)
     points: list[Report] = []

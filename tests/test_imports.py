@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 OURS = {"oat", "baselines", "studies", "benchmarks", "tests"}
 STUDIES_ONLY = {"ray", "mlflow", "optuna", "pandas", "pydantic"}
-NUMERICAL = {"torch", "torchvision", "numpy"}
+NUMERICAL = {"torch", "torchvision", "numpy", "PIL"}  # torchvision brings Pillow
 ROOMS = (
     "errors",
     "methods",

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 import studies
 from studies.cli.options import (
@@ -151,7 +152,7 @@ def preflight(
     )
     table = Table("check", "state", "what")
     for check in checks:
-        table.add_row(check.name, check.state, check.said)
+        table.add_row(check.name, check.state, Text(check.said))  # a name may hold brackets
     out.print(table)
     if any(check.error is not None for check in checks):
         raise typer.Exit(2)

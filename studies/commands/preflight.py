@@ -43,7 +43,7 @@ def preflight(
     checks = [Check("study", f"{resolved.name}: {trials} trials")]
     checks += check_here(resolved, folder, uri)
     if address is None:
-        checks.append(check_evaluation(resolved))
+        checks += check_evaluation(resolved)
     with ExitStack() as stack:
         if connect(address):
             stack.callback(ray.shutdown)

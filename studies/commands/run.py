@@ -86,7 +86,7 @@ def run(
         StorageError: The storage cannot be written; nothing was started.
         TrackingError: MLflow does not answer; nothing was started.
     """
-    from studies.driver.checks import check_evaluation, check_here, demand
+    from studies.driver.checks import check_evaluation, check_here, demand, tell
 
     resolved = load_study(study, overrides)
     folder = study_folder(resolved, storage)
@@ -97,7 +97,9 @@ def run(
         before = make_plan(resolved, folder)
         _announce(before, console)
         if before.ready() and address is None:
-            demand([check_evaluation(resolved)])
+            checks = check_evaluation(resolved)
+            demand(checks)
+            tell(checks, console)
         with ExitStack() as stack:
             # MLflow takes seconds to import and to create its database, and so does Ray to start
             with ThreadPoolExecutor(1) as pool:

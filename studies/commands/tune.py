@@ -117,7 +117,7 @@ def tune(
         StorageError: The storage cannot be written; nothing was started.
         TrackingError: MLflow does not answer; nothing was started.
     """
-    from studies.driver.checks import check_evaluation, check_here, demand
+    from studies.driver.checks import check_evaluation, check_here, demand, tell
     from studies.measuring.packing import choose_share, study_with_share
 
     resolved = load_study(study, overrides)
@@ -127,7 +127,9 @@ def tune(
     uri, artifacts = tracking_place(storage, tracking_uri)
     demand(check_here(resolved, folder, uri))
     if address is None:
-        demand([check_evaluation(methods[0].candidate(methods[0].starts()[0]))])
+        checks = check_evaluation(methods[0].candidate(methods[0].starts()[0]))
+        demand(checks)
+        tell(checks, console)
     url = optuna_storage or f"sqlite:///{home_of(storage) / 'optuna.db'}"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with only_driver(resolved, folder, console):

@@ -6,9 +6,12 @@ Each check that fails is a sentence with its cure; nothing is started before all
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rich.console import Console
+
 from oat.adversaries import EXTRA, check_classes
 from oat.autoattack import check_installed
-from oat.data import DataError, load
+from oat.data import DataError, Dataset, count_images, load, repeated_images
+from studies.console import say
 from studies.errors import StudyError, UserError
 from studies.storage.folder import Folder
 from studies.storage.opening import check_writable
@@ -67,8 +70,22 @@ def check_here(study: Study, folder: Folder, tracking_uri: str) -> list[Check]:
     return [checked("storage", storage), checked("MLflow", tracking)]
 
 
-def check_evaluation(study: Study) -> Check:
+def tell(checks: Sequence[Check], console: Console) -> None:
+    """Say of checks that hold what the user should know: of the data, and every warning."""
+    for check in checks:
+        if check.warning:
+            say(console, check.said)
+        elif check.name == DATA:
+            say(console, f"Data: {check.said}.")
+
+
+DATA = "data"
+"""Name of the check that says what the data are."""
+
+
+def check_evaluation(study: Study) -> list[Check]:
     """Read the data in this process, and check the attacks against them."""
+    remarks: list[str] = []
 
     def data() -> str:
         try:
@@ -78,9 +95,20 @@ def check_evaluation(study: Study) -> Check:
             raise StudyError(str(error)) from error
         finally:
             load.cache_clear()
-        return f"{study.data.name}: {len(found.train)} training images"
+        remarks.extend(remarks_on(found))
+        return f"{study.data.name}, {count_images(found)}"
 
-    return checked("data", data)
+    return [checked(DATA, data), *data_warnings(remarks)]
+
+
+def remarks_on(dataset: Dataset) -> list[str]:
+    """Return what the user should know of images: those left out or changed, those that repeat."""
+    return [*dataset.remarks, *repeated_images(dataset)]
+
+
+def data_warnings(remarks: Sequence[str]) -> list[Check]:
+    """Make a warning of each remark on the data."""
+    return [Check(DATA, remark, warning=True) for remark in remarks]
 
 
 def check_attacks(study: Study, num_classes: int) -> None:

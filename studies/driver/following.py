@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from studies.console import say
 from studies.errors import TrackingError
 from studies.planning.plan import Plan, PlannedTrial
 from studies.storage.folder import Folder
@@ -30,7 +29,7 @@ def join_cluster(
 
     from studies.cluster.capacity import node_sizes
     from studies.cluster.connection import FirstLines, connect
-    from studies.driver.checks import demand
+    from studies.driver.checks import demand, tell
     from studies.driver.nodes import check_cluster, check_nodes
 
     stack.enter_context(redirect_stdout(FirstLines()))
@@ -41,9 +40,7 @@ def join_cluster(
     if address is not None:
         checks += check_nodes(study, folder, ray.nodes())
         demand(checks)
-    for check in checks:
-        if check.warning:
-            say(console, check.said)
+    tell(checks, console)
 
 
 def open_tracker(uri: str, study: str, artifacts: str | None) -> "Tracker":

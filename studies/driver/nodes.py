@@ -7,8 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from oat.data import DataConfig, DataError, load
-from studies.driver.checks import Check, check_attacks, checked
+from oat.data import DataConfig, DataError, count_images, load
+from studies.driver.checks import (
+    DATA,
+    Check,
+    check_attacks,
+    checked,
+    data_warnings,
+    remarks_on,
+)
 from studies.errors import StorageError, StudyError
 from studies.planning.run_keys import absolute_root
 from studies.storage.folder import Folder
@@ -16,7 +23,6 @@ from studies.storage.opening import check_writable, open_folder
 from studies.study_file.method_blocks import AUTO
 from studies.study_file.study import Study
 from studies.trial.provenance import differences, versions
-from studies.trial.run import load_once
 
 if TYPE_CHECKING:
     from studies.cluster.capacity import NodeFacts
@@ -38,6 +44,8 @@ class NodeSight(TypedDict):
         token: Whether its Ray asks for a token.
         fingerprint: Digest of its data; not there if it cannot read them.
         num_classes: Of these data; likewise.
+        counts: How many images they are; likewise.
+        remarks: What the user should know of them; likewise.
         data_error: Why it cannot, if so.
         sees_storage: Whether it sees the storage of the driver; not there if it cannot look.
         storage_error: What storage does not do, if so.
@@ -49,6 +57,8 @@ class NodeSight(TypedDict):
     token: bool
     fingerprint: NotRequired[str]
     num_classes: NotRequired[int]
+    counts: NotRequired[str]
+    remarks: NotRequired[list[str]]
     data_error: NotRequired[str]
     sees_storage: NotRequired[bool]
     storage_error: NotRequired[str]
@@ -142,8 +152,13 @@ def _look_around(data: DataConfig, folder_uri: str, marker: str) -> NodeSight:
         "token": token_is_enabled(),
     }
     try:
-        dataset = load_once(data)
-        told |= {"fingerprint": dataset.fingerprint, "num_classes": dataset.num_classes}
+        dataset = load(data)
+        told |= {
+            "fingerprint": dataset.fingerprint,
+            "num_classes": dataset.num_classes,
+            "counts": count_images(dataset),
+            "remarks": remarks_on(dataset),
+        }
     except DataError as error:
         told["data_error"] = str(error)
     finally:
@@ -223,7 +238,12 @@ def _compare_nodes(study: Study, answers: Sequence[NodeAnswer]) -> list[Check]:
     if len(prints) > 1:
         where = " and ".join(f"{name} ({key})" for key, name in list(prints.items())[:2])
         said = f"`data` differ between nodes: {where}; give every node the same files."
-        checks.append(Check("data", said, StudyError(said)))
+        checks.append(Check(DATA, said, StudyError(said)))
+    elif prints:
+        counts = next(told["counts"] for told in answers if "counts" in told)
+        remarks = [remark for told in answers for remark in told.get("remarks", ())]
+        checks.append(Check(DATA, f"{study.data.name}, {counts}"))
+        checks += data_warnings(list(dict.fromkeys(remarks)))
     if answers and not all(told["token"] for told in answers):
         said = "The cluster runs code for whoever reaches its port; start it with "
         said += "`RAY_AUTH_MODE=token` and a token (`ray get-auth-token --generate`)."

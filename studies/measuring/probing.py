@@ -6,7 +6,7 @@ from typing import TypedDict, final
 import torch
 from rich.console import Console
 
-from oat.data import DataConfig, DataError
+from oat.data import DataConfig, DataError, load
 from oat.deploy import OperatingPoint
 from oat.models import ModelConfig, relative_flops
 from oat.probe import seconds_of_validation, seconds_per_pass, seconds_per_step
@@ -22,7 +22,6 @@ from studies.storage.folder import Folder
 from studies.study_file.method_blocks import Resources
 from studies.trial.choosing import how_to_run, probe_of
 from studies.trial.provenance import device_name
-from studies.trial.run import load_once
 from studies.trial.shapes import Need, TrialJob
 
 
@@ -46,7 +45,7 @@ def build_training(job: TrialJob) -> Training:
     config, need = job["config"], job["resources"]
     torch.set_num_threads(int(need["cpu"]))
     data = DataConfig(**config["data"], **job["data"])
-    dataset = load_once(data).to(torch.device("cuda" if on_gpu(need) else "cpu"))
+    dataset = load(data).to(torch.device("cuda" if on_gpu(need) else "cpu"))
     probe = probe_of(job, dataset)
     return probe.make(how_to_run(job, dataset, probe, None))
 

@@ -102,7 +102,7 @@ def _sources(study: Study, entry: Entry) -> list[Entry]:
 
 def absolute_root(data: DataConfig) -> str:
     """Return where the data lie, also for a worker, which has a working folder of its own."""
-    return str(Path(data.root).absolute())
+    return str(Path(data.root).expanduser().absolute())
 
 
 def _changed(config: Any) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import traceback
 import uuid
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -147,27 +146,11 @@ def _share(job: TrialJob) -> float:
     return cast(float, job["resources"]["gpu"])
 
 
-def load_once(data: DataConfig) -> Dataset:
-    """Read the data set; what must be fetched is fetched by one process of a node at a time.
-
-    Raises:
-        DataError: The data are missing, or unfit.
-    """
-    if not data.download:
-        return load(data)
-    from filelock import FileLock
-
-    root = Path(data.root)
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / ".fetching.lock"):
-        return load(data)
-
-
 def _train_and_judge(job: TrialJob, folder: Folder, report: Report, started: float) -> Done:
     config = job["config"]
     device = _device(job)
     data = DataConfig(**config["data"], **job["data"])
-    dataset = load_once(data).to(device)
+    dataset = load(data).to(device)
     try:
         trained = _already_trained(folder)
         check_still_there(job, trained)

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import yaml
 import studies
 from studies.storage.sealed import seal
 from studies.study_file.loading import presets
+from tests.oat.data.files import folder_of
 from tests.studies.cli.shell import NOLOAD, Oat, is_a_sentence
 
 pytestmark = NOLOAD
@@ -238,6 +240,40 @@ def test_missing_data_stop_a_run_before_it_starts(oat: Oat, study: Path, tmp_pat
     assert f"`data.root` '{tmp_path}/none'" in said.err
     assert "`data.download: true`" in said.err
     assert not list(tmp_path.glob("s/tiny/trials"))
+
+
+def test_a_broken_image_stops_a_run_before_it_starts(oat: Oat, study: Path, tmp_path: Path) -> None:
+    broken = folder_of(tmp_path / "data") / "train" / "dog" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:50])
+    for command in ("run", "tune"):
+        said = oat(
+            command, study, "--storage", tmp_path / "s", "--set", "tune.budget=1h",
+            "--set", f"data={{name: imagefolder, root: {tmp_path}/data}}",
+        )  # fmt: skip
+        assert (said.code, said.out) == (2, b"")
+        *_, last = said.err.splitlines()
+        assert last.startswith(f"'{broken}' cannot be read as an image")
+        assert last.endswith("replace or remove it.")
+        assert "Traceback" not in said.err
+    assert not list(tmp_path.glob("s/tiny/trials"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_preflight_tells_of_images_whatever_their_classes_are_called(
+    oat: Oat, study: Path, tmp_path: Path
+) -> None:
+    folder_of(tmp_path / "data", ("[red]", os.fsdecode(b"caf\xe9")))
+    (tmp_path / "data" / "train" / "[red]" / "a.heic").write_bytes(b"x")
+    said = oat(
+        "preflight", study, "--storage", tmp_path / "s",
+        "--set", f"data={{name: imagefolder, root: {tmp_path}/data}}",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    text = " ".join(said.text.replace("│", " ").split())
+    assert "[red] " in text
+    assert "1 .heic" in text
+    assert text.count("warning") == 1
 
 
 def test_a_tracking_server_that_is_not_there_stops_a_run_before_it_starts(

@@ -170,12 +170,12 @@ def test_tuning_never_looks_at_test_images(
     tunable: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     tunable["evaluate"]["masking_images"] = 10
-    real = trial.load_once
+    real = trial.load
 
     def without_test(data: Any) -> Dataset:
         return replace(real(data), test=Untouchable())
 
-    monkeypatch.setattr(trial, "load_once", without_test)
+    monkeypatch.setattr(trial, "load", without_test)
     folder = LocalFolder(tmp_path)
     (tuned,) = (t for t in tuned_methods(load_study(tunable)) if t.block.name == method)
     (planned,) = make_plan(tuned.candidate(tuned.starts()[0]), folder, "val").trials
@@ -315,7 +315,7 @@ def test_a_method_with_nothing_to_tune_that_failed_is_tried_again(
         raise DataError("There are no images.")
 
     with monkeypatch.context() as patched:
-        patched.setattr(trial, "load_once", no_data)
+        patched.setattr(trial, "load", no_data)
         outcome = studies.tune(tunable, storage=tmp_path, console=console)
     assert not outcome.complete
     assert "trades: no trial was finished, so that the study's own settings stay." in outcome.notes

@@ -1,4 +1,6 @@
+import io
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -7,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from studies.driver import nodes as preconditions
-from studies.driver.checks import Check, check_evaluation, check_here, demand
+from studies.driver.checks import Check, check_evaluation, check_here, demand, tell
 from studies.driver.nodes import check_cluster
 from studies.errors import StorageError, StudyError, TrackingError
 from studies.storage.local import LocalFolder
 from studies.study_file.loading import load_study
+from tests.oat.data.files import folder_of, save
 
 OAT = Path(sys.executable).with_name("oat")
 
@@ -59,11 +63,45 @@ def test_an_address_with_a_password_is_shown_without(tiny: dict[str, Any], tmp_p
 
 
 def test_data_that_are_missing_are_a_sentence(tiny: dict[str, Any], tmp_path: Path) -> None:
-    assert check_evaluation(load_study(tiny)).state == "ok"
     tiny["data"] = {"name": "cifar10", "root": str(tmp_path)}
-    found = check_evaluation(load_study(tiny))
+    (found,) = check_evaluation(load_study(tiny))
     assert isinstance(found.error, StudyError)
     assert str(tmp_path) in found.said
+
+
+def test_the_images_of_each_class_are_told_and_remarks_are_warnings(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    (found,) = check_evaluation(load_study(tiny))
+    assert found.state == "ok"
+    assert "; by class (training/held-out/test) 0 " in found.said
+    root = folder_of(tmp_path)
+    save(root / "train" / "__MACOSX" / "0.png")
+    shutil.copy(root / "train/cat/0.png", root / "test/cat/again.png")
+    tiny["data"] = {"name": "imagefolder", "root": str(root)}
+    found, *warnings = check_evaluation(load_study(tiny))
+    assert [check.state for check in (found, *warnings)] == ["ok", "warning", "warning"]
+    assert found.said.startswith("imagefolder, 9 training, 1 held-out, 5 test images; by class")
+    console = Console(file=io.StringIO(), width=20)
+    tell([Check("storage", "fine"), found, *warnings], console)
+    assert console.file.getvalue() == (  # type: ignore[attr-defined]
+        f"Data: {found.said}.\nLeft out below '{root}/train': 1 hidden or system.\n"
+        "Test images that are also among the training images, pixel by pixel: 1 of 5. They "
+        "flatter every accuracy; take them out of one of the two.\n"
+    )
+
+
+def test_the_images_of_a_cluster_are_told_once(tiny: dict[str, Any], tmp_path: Path) -> None:
+    save(folder_of(tmp_path / "data") / "test" / "loose.png")
+    tiny["data"] = {"name": "imagefolder", "root": str(tmp_path / "data")}
+    study = load_study(tiny)
+    LocalFolder(tmp_path / "shared").write("marker", b"")
+    sight = preconditions._look_around(study.data, str(tmp_path / "shared"), "marker")
+    told = [{"name": f"node 10.0.0.{i}", **sight} for i in (7, 8)]
+    checks = [check for check in preconditions._compare_nodes(study, told) if check.name == "data"]
+    assert [check.state for check in checks] == ["ok", "warning"]
+    assert "by class" in checks[0].said
+    assert "1 in no class folder" in checks[1].said
 
 
 def test_every_request_of_the_study_must_fit_a_node(tiny: dict[str, Any]) -> None:
@@ -230,6 +268,7 @@ def test_preflight_asks_every_node_that_may_run_a_trial(
         assert name in ended.stdout
     assert ended.stdout.count(": versions") == 2
     assert ended.stdout.count(": data") == 2
+    assert "by class" in ended.stdout
     assert ended.stdout.count(": storage") == 2
     assert "failed" not in ended.stdout
     left = [path for path in (tmp_path / "s").rglob("*") if path.is_file()]

@@ -276,7 +276,7 @@ def machine(tmp_path: Path) -> Iterator[type[Interleavings]]:
         world = ModelTraining.world = World(tmp_path / f"{next(numbers)}")
         return world
 
-    def load_once(data: Any) -> Any:
+    def load(data: Any) -> Any:
         if world.no_data:
             raise DataError("The data are away.")
         return DATA
@@ -284,7 +284,7 @@ def machine(tmp_path: Path) -> Iterator[type[Interleavings]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(claims, "PATIENCE", (0.0, 0.0, 0.0))
         patch.setattr(choosing, "Training", ModelTraining)
-        patch.setattr(trial, "load_once", load_once)
+        patch.setattr(trial, "load", load)
         patch.setattr(planning, "assumed_seconds_per_unit", lambda *_: 1.0)
         patch.setattr(judging, "evaluate_at", evaluated_at)
         patch.setattr(judging, "check_masking", checked_for_masking)

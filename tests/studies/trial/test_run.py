@@ -421,7 +421,7 @@ def test_a_trial_after_another_equals_one_in_a_process_of_its_own(
 
 
 def test_a_trial_runs_with_the_threads_it_asks_for(tiny: dict[str, Any], tmp_path: Path) -> None:
-    trial = trial_of(tiny, "pgd_at λ=0", tmp_path, "resources.cpu=2", "data.train_images=16")
+    trial = trial_of(tiny, "pgd_at λ=0", tmp_path, "resources.cpu=2", "data.train_images=32")
     folder = place_of(trial, tmp_path)
     run_trial(trial.job, folder, ignore)
     torch.set_num_threads(1)

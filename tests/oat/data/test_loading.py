@@ -1,7 +1,4 @@
-import hashlib
-import pickle
-import struct
-from collections.abc import Callable
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,129 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
-from scipy.io import savemat
 from sklearn.datasets import load_digits
 from torch import Tensor
 
 from oat.data import AUGMENTATION, READERS, DataConfig, DataError, Split, augment, load, unit
-
-Array = NDArray[np.uint8]
-
+from oat.data.splits import SPLIT_SEED, hold_out
+from tests.oat.data.written import WRITERS, write_cifar10, write_fashion_mnist, write_imagefolder
 
 @pytest.fixture(autouse=True)
 def _nothing_in_memory() -> None:
     load.cache_clear()
-
-
-def _noise(seed: int, *shape: int) -> Array:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def _write_fashion_mnist(root: Path, train: int = 20, test: int = 6) -> dict[str, Array]:
-    """Write IDX files: big-endian magic number (type 8, rank), sizes, then bytes."""
-    folder = root / "FashionMNIST" / "raw"
-    folder.mkdir(parents=True)
-    truth = {}
-    for seed, (half, prefix, count) in enumerate(
-        [("train", "train", train), ("test", "t10k", test)]
-    ):
-        images, labels = _noise(seed, count, 28, 28), np.arange(count, dtype=np.uint8) % 10
-        head = struct.pack(">IIII", 0x0803, count, 28, 28)
-        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(head + images.tobytes())
-        head = struct.pack(">II", 0x0801, count)
-        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
-        truth[half], truth[f"{half}_labels"] = images[:, None], labels
-    return truth
-
-
-def _md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()
-
-
-def _write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Array]:
-    """Write pickled batches of rows: 1024 red, 1024 green, 1024 blue bytes."""
-    folder = root / "cifar-10-batches-py"
-    folder.mkdir(parents=True)
-    truth = {"train": _noise(0, 20, 3, 32, 32), "test": _noise(1, 6, 3, 32, 32)}
-    truth["train_labels"] = np.arange(20, dtype=np.uint8) % 10
-    truth["test_labels"] = np.arange(6, dtype=np.uint8) % 10
-    batches = {f"data_batch_{i + 1}": ("train", slice(4 * i, 4 * i + 4)) for i in range(5)} | {
-        "test_batch": ("test", slice(None))
-    }
-    for name, (half, rows) in batches.items():
-        entry = {
-            "data": truth[half][rows].reshape(-1, 3072),
-            "labels": truth[f"{half}_labels"][rows].tolist(),
-        }
-        (folder / name).write_bytes(pickle.dumps(entry, protocol=2))
-    meta = {"label_names": [f"class {i}" for i in range(10)]}
-    (folder / "batches.meta").write_bytes(pickle.dumps(meta, protocol=2))
-    table = torchvision.datasets.CIFAR10
-    sums = {name: [name, _md5(folder / name)] for name in batches}
-    monkeypatch.setattr(table, "test_list", [sums.pop("test_batch")])
-    monkeypatch.setattr(table, "train_list", list(sums.values()))
-    monkeypatch.setattr(table, "meta", table.meta | {"md5": _md5(folder / "batches.meta")})
-    return truth
-
-
-def _write_svhn(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Array]:
-    """Write MATLAB files: X of shape (32, 32, 3, N), y of shape (N, 1) with 10 for the digit 0."""
-    root.mkdir(parents=True)
-    truth, lists = {}, dict(torchvision.datasets.SVHN.split_list)
-    for seed, (half, count) in enumerate([("train", 20), ("test", 6)]):
-        images, labels = _noise(seed, count, 3, 32, 32), np.arange(count, dtype=np.uint8) % 10
-        path = root / f"{half}_32x32.mat"
-        y = np.where(labels == 0, 10, labels).astype(np.uint8)[:, None]
-        savemat(path, {"X": images.transpose(2, 3, 1, 0), "y": y})
-        lists[half] = [*lists[half][:2], _md5(path)]
-        truth[half], truth[f"{half}_labels"] = images, labels
-    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", lists)
-    return truth
-
-
-def _write_stl10(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Array]:
-    """Write raw bytes: images by channel, column, row; labels from 1."""
-    folder = root / "stl10_binary"
-    folder.mkdir(parents=True)
-    truth = {}
-    for seed, (half, count) in enumerate([("train", 20), ("test", 6)]):
-        images, labels = _noise(seed, count, 3, 96, 96), np.arange(count, dtype=np.uint8) % 10
-        (folder / f"{half}_X.bin").write_bytes(images.transpose(0, 1, 3, 2).tobytes())
-        (folder / f"{half}_y.bin").write_bytes((labels + 1).tobytes())
-        truth[half], truth[f"{half}_labels"] = images, labels
-    (folder / "unlabeled_X.bin").write_bytes(_noise(2, 1, 3, 96, 96).tobytes())
-    table = torchvision.datasets.STL10
-    for key in ("train_list", "test_list"):
-        names = [name for name, _ in getattr(table, key)]
-        monkeypatch.setattr(table, key, [[name, _md5(folder / name)] for name in names])
-    return truth
-
-
-def _write_imagefolder(root: Path) -> dict[str, Array]:
-    truth = {}
-    for seed, (half, count) in enumerate([("train", 20), ("test", 6)]):
-        images = _noise(seed, count, 6, 5, 3)
-        for i, image in enumerate(images):
-            folder = root / half / ("cat" if i < count // 2 else "dog")
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(folder / f"{i:02d}.png")
-        truth[half] = images.transpose(0, 3, 1, 2)
-        truth[f"{half}_labels"] = (np.arange(count) >= count // 2).astype(np.uint8)
-    return truth
-
-
-WRITERS: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Array]]] = {
-    "fashion_mnist": lambda root, _: _write_fashion_mnist(root),
-    "cifar10": _write_cifar10,
-    "svhn": _write_svhn,
-    "stl10": _write_stl10,
-    "imagefolder": lambda root, _: _write_imagefolder(root),
-}
 
 
 def _pairs(images: Any, labels: Any) -> list[tuple[bytes, int]]:
@@ -172,7 +59,7 @@ def test_missing_data_are_an_error_that_names_the_key(name: str, tmp_path: Path)
 
 @pytest.mark.parametrize("keep", [4, 400])
 def test_file_that_is_cut_off_is_an_error_that_names_the_key(keep: int, tmp_path: Path) -> None:
-    _write_fashion_mnist(tmp_path)
+    write_fashion_mnist(tmp_path)
     path = tmp_path / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DataError, match=r"`data\.root`"):
@@ -182,7 +69,7 @@ def test_file_that_is_cut_off_is_an_error_that_names_the_key(keep: int, tmp_path
 def test_changed_file_of_cifar_is_an_error_that_names_the_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _write_cifar10(tmp_path, monkeypatch)
+    write_cifar10(tmp_path, monkeypatch)
     with (tmp_path / "cifar-10-batches-py" / "data_batch_3").open("ab") as file:
         file.write(b"\0")
     with pytest.raises(DataError, match=r"`data\.root`"):
@@ -208,7 +95,7 @@ def test_digits_are_all_of_scikit_learns() -> None:
 
 
 def test_split_is_the_same_for_every_call(tmp_path: Path) -> None:
-    _write_fashion_mnist(tmp_path)
+    write_fashion_mnist(tmp_path)
     config = DataConfig("fashion_mnist", root=str(tmp_path), val_fraction=0.25)
     first = load(config)
     load.cache_clear()
@@ -222,11 +109,11 @@ def test_split_is_the_same_for_every_call(tmp_path: Path) -> None:
     assert first.fingerprint == second.fingerprint
 
 
-@pytest.mark.parametrize(("fraction", "held_out"), [(0.1, 2), (0.5, 10), (0.01, 1)])
+@pytest.mark.parametrize(("fraction", "held_out"), [(0.1, 20), (0.5, 100), (0.001, 1)])
 def test_validation_is_disjoint_from_training(
     fraction: float, held_out: int, tmp_path: Path
 ) -> None:
-    truth = _write_fashion_mnist(tmp_path)
+    truth = write_fashion_mnist(tmp_path, train=200)
     dataset = load(DataConfig("fashion_mnist", root=str(tmp_path), val_fraction=fraction))
     val = _pairs(dataset.val.images, dataset.val.labels)
     train = _pairs(dataset.train.images, dataset.train.labels)
@@ -236,25 +123,62 @@ def test_validation_is_disjoint_from_training(
 
 
 def test_fewer_training_images_keep_validation_and_are_a_part_of_the_more(tmp_path: Path) -> None:
-    _write_fashion_mnist(tmp_path)
+    write_fashion_mnist(tmp_path, train=200)
     config = DataConfig("fashion_mnist", root=str(tmp_path))
-    whole, part = load(config), load(replace(config, train_images=7))
-    assert len(part.train) == 7
+    whole, part = load(config), load(replace(config, train_images=70))
+    assert len(part.train) == 70
     assert torch.equal(part.val.images, whole.val.images)
-    assert torch.equal(part.train.images, whole.train.images[:7])
-    with pytest.raises(DataError, match=r"`data\.train_images` must be at most 18.*got 19"):
-        load(replace(config, train_images=19))
+    assert torch.equal(part.train.images, whole.train.images[:70])
+    with pytest.raises(DataError, match=r"`data\.train_images` must be at most 180.*got 181"):
+        load(replace(config, train_images=181))
+
+
+def test_so_few_training_images_that_a_class_has_none_are_refused_with_how_many_it_takes(
+    tmp_path: Path,
+) -> None:
+    write_fashion_mnist(tmp_path, train=200)
+    config = DataConfig("fashion_mnist", root=str(tmp_path))
+    with pytest.raises(DataError, match="every class has a training image, got 9") as caught:
+        load(replace(config, train_images=9))
+    enough = int(re.findall(r"at least (\d+)", str(caught.value))[0])
+    assert len(load(replace(config, train_images=enough)).train.labels.unique()) == 10
+    with pytest.raises(DataError, match=f"at least {enough}"):
+        load(replace(config, train_images=enough - 1))
+
+
+@given(
+    counts=st.lists(st.integers(1, 6), min_size=2, max_size=8),
+    fraction=st.floats(0.01, 0.6),
+)
+def test_images_are_held_out_at_random_but_never_all_of_a_class(
+    counts: list[int], fraction: float
+) -> None:
+    labels = torch.cat([torch.full((n,), i) for i, n in enumerate(counts)])
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    plain = order[: max(1, round(fraction * len(labels)))]
+    try:
+        held, rest = hold_out(labels, fraction)
+    except DataError:
+        assert all(counts[label] == 1 for label in labels[plain].tolist())
+        return
+    assert sorted(torch.cat([held, rest]).tolist()) == list(range(len(labels)))
+    assert set(labels[rest].tolist()) == set(range(len(counts)))
+    assert set(held.tolist()) <= set(plain.tolist())
+    left = set(labels[order[len(plain) :]].tolist())
+    if left == set(range(len(counts))):  # nothing to mend: the plain random split
+        assert torch.equal(held, plain)
+        assert torch.equal(rest, order[len(plain) :])
 
 
 def test_validation_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
-    _write_fashion_mnist(tmp_path)
+    write_fashion_mnist(tmp_path)
     with pytest.raises(DataError, match="val_fraction"):
         load(DataConfig("fashion_mnist", root=str(tmp_path), val_fraction=0.99))
 
 
 def test_fingerprint_tells_one_changed_byte(tmp_path: Path) -> None:
-    _write_fashion_mnist(tmp_path / "a")
-    _write_fashion_mnist(tmp_path / "b")
+    write_fashion_mnist(tmp_path / "a")
+    write_fashion_mnist(tmp_path / "b")
     path = tmp_path / "b" / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -269,7 +193,7 @@ def test_fingerprint_tells_one_changed_byte(tmp_path: Path) -> None:
 
 
 def test_images_of_different_sizes_need_image_size(tmp_path: Path) -> None:
-    _write_imagefolder(tmp_path)
+    write_imagefolder(tmp_path)
     Image.fromarray(np.full((9, 9), 100, dtype=np.uint8)).save(tmp_path / "train/cat/grey.png")
     config = DataConfig("imagefolder", root=str(tmp_path))
     with pytest.raises(DataError, match=r"`data\.image_size`"):
@@ -283,9 +207,9 @@ def test_images_of_different_sizes_need_image_size(tmp_path: Path) -> None:
 
 
 def test_folders_that_differ_in_their_classes_are_refused(tmp_path: Path) -> None:
-    _write_imagefolder(tmp_path)
+    write_imagefolder(tmp_path)
     (tmp_path / "test" / "dog").rename(tmp_path / "test" / "wolf")
-    with pytest.raises(DataError, match="dog, wolf"):
+    with pytest.raises(DataError, match="only train/ has 'dog' and only test/ has 'wolf'"):
         load(DataConfig("imagefolder", root=str(tmp_path)))
 
 
@@ -384,6 +308,7 @@ def test_augmentation_is_the_data_sets_custom_unless_it_is_given() -> None:
         ("val_fraction", 1.0),
         ("train_images", 0),
         ("image_size", 0),
+        ("image_size", 32),
         ("crop", -1),
     ],
 )

@@ -1,0 +1,85 @@
+"""Which data set, and how it is split and augmented: the block ``data`` of a study file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from oat.data.imagefolder import read_imagefolder
+from oat.data.published import (
+    read_cifar10,
+    read_digits,
+    read_fashion_mnist,
+    read_stl10,
+    read_svhn,
+)
+from oat.data.tensors import Source
+from oat.names import unknown
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they are split and augmented.
+
+    Attributes:
+        name: A key of `READERS`.
+        root: Folder of the data; not used by ``digits``.
+        download: Whether torchvision may fetch what is missing.
+        val_fraction: Share of the training images held out for validation, in (0, 1).
+        train_images: Use only so many of the rest; None is all of them.
+        image_size: Side to resize to; ``imagefolder`` only.
+        crop: Pixels of zero padding for a random crop; None is the data set's custom.
+        flip: Whether to mirror at random; None is the data set's custom.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    name: str
+    root: str = "./data"
+    download: bool = False
+    val_fraction: float = 0.1
+    train_images: int | None = None
+    image_size: int | None = None
+    crop: int | None = None
+    flip: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in READERS:
+            raise ValueError(unknown("data set", self.name, READERS))
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(f"`val_fraction` must be in (0, 1), got {self.val_fraction:g}.")
+        for key in ("train_images", "image_size"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"`{key}` must be at least 1, got {value}.")
+        if self.image_size is not None and self.name != "imagefolder":
+            raise ValueError(
+                f"`image_size` must be left out for {self.name}, whose images have a size of their "
+                f"own, got {self.image_size}."
+            )
+        if self.crop is not None and self.crop < 0:
+            raise ValueError(f"`crop` must be at least 0, got {self.crop}.")
+
+    def resolved(self) -> "DataConfig":
+        """Return the config with the data set's own augmentation written out."""
+        crop, flip = AUGMENTATION.get(self.name, (0, False))
+        return replace(
+            self,
+            crop=crop if self.crop is None else self.crop,
+            flip=flip if self.flip is None else self.flip,
+        )
+
+
+READERS: dict[str, Callable[[DataConfig], Source]] = {
+    "digits": read_digits,
+    "fashion_mnist": read_fashion_mnist,
+    "cifar10": read_cifar10,
+    "svhn": read_svhn,
+    "stl10": read_stl10,
+    "imagefolder": read_imagefolder,
+}
+AUGMENTATION: dict[str, tuple[int, bool]] = {
+    "fashion_mnist": (2, True),
+    "cifar10": (4, True),
+    "stl10": (4, True),
+}
+"""Crop padding and flip of each data set; none where it is not listed."""

@@ -1,0 +1,64 @@
+"""Read a data set, check it, and split it."""
+
+import hashlib
+from functools import lru_cache
+
+from oat.data.config import READERS, DataConfig
+from oat.data.splits import first, hold_out
+from oat.data.tensors import DataError, Dataset, Source, Split, printable
+
+
+@lru_cache(maxsize=1)
+def load(config: DataConfig) -> Dataset:
+    """Read a data set and split it; the last one read is kept in memory.
+
+    Raises:
+        DataError: The data are missing, or unfit; the sentence says where and what to do.
+    """
+    source = READERS[config.name](config)
+    _check(config, source)
+    labels, images = source.train.labels, source.train.images
+    val, rest = hold_out(labels, config.val_fraction)
+    rest = first(labels, rest, config.train_images)
+    return Dataset(
+        Split(images[rest], labels[rest]),
+        Split(images[val], labels[val]),
+        source.test,
+        len(source.classes),
+        _fingerprint(source),
+        tuple(map(printable, source.classes)),
+        tuple(map(printable, source.remarks)),
+    )
+
+
+def _fingerprint(source: Source) -> str:
+    digest = hashlib.sha256()
+    for split in (source.train, source.test):
+        digest.update(split.images.contiguous().numpy().tobytes())
+        digest.update(split.labels.numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _check(config: DataConfig, source: Source) -> None:
+    """Check that images and labels belong together.
+
+    Raises:
+        DataError: They do not, as of a file that is another data set's.
+    """
+    where, classes = f"`data.root` '{config.root}' has", len(source.classes)
+    cure = "give it the files of one download."
+    halves = {"training": source.train, "test": source.test}
+    for half, split in halves.items():
+        images, labels = split.images, split.labels
+        if not len(images) or len(images) != len(labels):
+            raise DataError(f"{where} {len(images)} {half} images and {len(labels)} labels; {cure}")
+        if labels.min() < 0 or labels.max() >= classes:
+            odd = int(labels.max() if labels.max() >= classes else labels.min())
+            raise DataError(
+                f"{where} a {half} image of class {odd}, but {config.name} has 0 to "
+                f"{classes - 1}; {cure}"
+            )
+    shapes = {half: tuple(split.images.shape[1:]) for half, split in halves.items()}
+    if shapes["training"] != shapes["test"]:
+        said = ", ".join(f"{half} images of shape {shape}" for half, shape in shapes.items())
+        raise DataError(f"{where} {said}, which must be the same; {cure}")

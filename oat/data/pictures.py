@@ -1,0 +1,79 @@
+"""One image file as eight-bit RGB: what a viewer shows of it, or a sentence with its path."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from oat.data.pixels import FAULTS, as_rgb
+from oat.data.tensors import DataError
+
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000")
+"""What a file may hold, whatever its name; not all that Pillow opens, which would start Ghostscript."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image.
+
+    Attributes:
+        pixels: uint8, shape (3, H, W).
+        oddities: What was done to it, of `ODDITIES`.
+        warnings: What Pillow had to say.
+    """
+
+    pixels: Tensor
+    oddities: frozenset[str]
+    warnings: tuple[str, ...]
+
+
+def read_picture(path: Path, size: int | None) -> Picture:
+    """Read an image.
+
+    Args:
+        path: Its file.
+        size: Side to resize to; None keeps its own height and width.
+
+    Raises:
+        DataError: The file cannot be read, or its pixels have no scale.
+    """
+    from torchvision.transforms.functional import pil_to_tensor, resize
+
+    oddities: set[str] = set()
+    with _faults(path), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Image.init()
+        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+            found = as_rgb(image, path, oddities)
+        if size is not None:
+            found = resize(found, [size, size])
+        pixels = pil_to_tensor(found)
+    return Picture(pixels, frozenset(oddities), tuple(str(one.message) for one in caught))
+
+
+@contextmanager
+def _faults(path: Path) -> Iterator[None]:
+    """Turn what Pillow raises into a sentence with the file's path."""
+    try:
+        yield
+    except Image.DecompressionBombError:
+        raise DataError(
+            f"'{path}' has more pixels than Pillow takes for safe; make it smaller."
+        ) from None
+    except FAULTS as error:
+        raise DataError(
+            f"'{path}' cannot be read as an image ({_reason(path, error)}); replace or remove it."
+        ) from error
+
+
+def _reason(path: Path, error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is empty" if not path.stat().st_size else "it is none that Pillow knows"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
