@@ -161,7 +161,8 @@ def _check_classes(folder: Path, files: dict[str, list[Path]], stray: int) -> No
     """
     if len(files) < 2:
         raise DataError(
-            f"'{folder}' must have two class folders or more; {instead_of_classes(folder, files, stray)}."
+            f"'{folder}' must have two class folders or more; "
+            f"{instead_of_classes(folder, files, stray)}."
         )
     for name, found in files.items():
         if not found:

@@ -12,9 +12,8 @@ from torch import Tensor
 from oat.data.pixels import FAULTS, as_rgb
 from oat.data.tensors import DataError
 
-
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000")
-"""What a file may hold, whatever its name; not all that Pillow opens, which would start Ghostscript."""
+"""What a file may hold, whatever its name; not all that Pillow opens: some start Ghostscript."""
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,9 @@ def test_images_in_no_class_folder_are_refused_with_a_hint(tmp_path: Path) -> No
     for half in ("train", "test"):
         for i in range(3):
             save(tmp_path / half / f"{i}.png", i)
-    assert "its images (3) lie in none: sort them into a folder for each class" in _refusal(tmp_path)
+    assert "its images (3) lie in none: sort them into a folder for each class" in _refusal(
+        tmp_path
+    )
 
 
 def test_one_class_and_none_are_refused(tmp_path: Path) -> None:
@@ -353,7 +355,10 @@ def test_images_that_stand_twice_are_counted(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "train/cat/0.png", tmp_path / "test/cat/copy.png")
     shutil.copy(tmp_path / "train/cat/1.png", tmp_path / "train/dog/copy.png")
     leaked, wrong = repeated_images(_load(tmp_path))
-    assert leaked.endswith("training images, pixel by pixel: 1 of 5. They flatter every accuracy; take them out of one of the two.")
+    assert leaked.endswith(
+        "training images, pixel by pixel: 1 of 5. They flatter every accuracy; take them out of "
+        "one of the two."
+    )
     assert wrong.startswith("Training images that stand in more than one class: 1;")
 
 

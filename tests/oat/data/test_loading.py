@@ -16,6 +16,7 @@ from oat.data import AUGMENTATION, READERS, DataConfig, DataError, Split, augmen
 from oat.data.splits import SPLIT_SEED, hold_out
 from tests.oat.data.written import WRITERS, write_cifar10, write_fashion_mnist, write_imagefolder
 
+
 @pytest.fixture(autouse=True)
 def _nothing_in_memory() -> None:
     load.cache_clear()

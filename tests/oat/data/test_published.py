@@ -120,12 +120,28 @@ def test_a_download_that_is_there_needs_no_network(
 
 RAW = Path("FashionMNIST/raw")
 SPOILED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
-    "fewer labels": ("train-labels-idx1-ubyte", lambda b: _idx1(b, b[8:-1]), "20 training images and 19"),
-    "a label too large": ("t10k-labels-idx1-ubyte", lambda b: b[:-1] + b"\x0a", "image of class 10"),
+    "fewer labels": (
+        "train-labels-idx1-ubyte",
+        lambda b: _idx1(b, b[8:-1]),
+        "20 training images and 19",
+    ),
+    "a label too large": (
+        "t10k-labels-idx1-ubyte",
+        lambda b: b[:-1] + b"\x0a",
+        "image of class 10",
+    ),
     "not unpacked": ("t10k-images-idx3-ubyte", lambda _: b"\x1f\x8b\x08" + bytes(40), "is damaged"),
-    "a page of HTML": ("train-images-idx3-ubyte", lambda _: b"<html>Moved</html>" * 9, "is damaged"),
+    "a page of HTML": (
+        "train-images-idx3-ubyte",
+        lambda _: b"<html>Moved</html>" * 9,
+        "is damaged",
+    ),
     "labels as images": ("train-images-idx3-ubyte", lambda b: _idx1(b, b[16:36]), "is damaged"),
-    "other sides": ("t10k-images-idx3-ubyte", lambda b: _sides(b, 14, 56), "which must be the same"),
+    "other sides": (
+        "t10k-images-idx3-ubyte",
+        lambda b: _sides(b, 14, 56),
+        "which must be the same",
+    ),
     "none": ("t10k-images-idx3-ubyte", lambda b: b[:4] + bytes(4) + b[8:16], "is damaged"),
 }
 
