@@ -20,6 +20,7 @@ from studies.commands.searches import Searches
 from studies.driver.following import join_cluster, open_tracker, try_mlflow
 from studies.driver.lease import only_driver
 from studies.driver.places import home_of, study_folder, tracking_place
+from studies.driver.same_data import data_of_all
 from studies.errors import TuningError
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan
@@ -126,18 +127,20 @@ def tune(
     console = console or Console(stderr=True)
     uri, artifacts = tracking_place(storage, tracking_uri)
     demand(check_here(resolved, folder, uri))
-    if address is None:
-        demand([check_evaluation(methods[0].candidate(methods[0].starts()[0]))])
     url = optuna_storage or f"sqlite:///{home_of(storage) / 'optuna.db'}"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with only_driver(resolved, folder, console):
         before = make_plan(resolved, folder)
+        known = data_of_all(before, folder)
+        if address is None:
+            candidate = methods[0].candidate(methods[0].starts()[0])
+            demand([check_evaluation(candidate, known)])
         check_budget(methods, before, trained_before(folder))
         with optuna_faults(url):
             database = optuna.storages.RDBStorage(url)
             searches = {tuned.name: open_search(tuned, database, url) for tuned in methods}
         with ExitStack() as stack:
-            join_cluster(resolved, folder, address, stack, console)
+            join_cluster(resolved, folder, address, stack, console, known)
             tracker = open_tracker(uri, resolved.name, artifacts)
             share = choose_share(before.trials, folder, console)
             # the record is of the study as it was given: resources decide nothing of a candidate

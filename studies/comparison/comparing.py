@@ -16,6 +16,8 @@ from studies.comparison.choosing import choose_points, held_out_values
 from studies.comparison.fronts import measure_fronts
 from studies.comparison.guards import (
     check_comparable,
+    check_one_data,
+    differing,
     finite_points,
     one_checkpoint,
     precision_notes,
@@ -92,6 +94,7 @@ def _compare(
     """Compare as `compare` does, with what is stored of the points, or of more, at hand."""
     grid, chosen, notes = _sound(points, attack, checkpoint, force)
     missing, masking = _missing(points), masking_table(grid)
+    mixed = differing(grid[grid["attack"].isin(chosen)])
     points, correct, bounds = worst_case(grid, stored.correct, chosen)
     points = points.sort_values("point_key", ignore_index=True)
     notes = list(dict.fromkeys(notes + bounds)) + precision_notes(points)
@@ -130,6 +133,7 @@ def _compare(
         margin=margin,
         notes=notes,
         missing=missing,
+        mixed=mixed,
         masking=masking,
     )
 
@@ -152,6 +156,7 @@ def _sound(
     points = points.copy(deep=False)
     points.attrs = {}  # pandas would copy it at every step
     points, notes = finite_points(points)
+    notes += check_one_data(points, force)
     points, lacking = one_checkpoint(points, checkpoint)
     points = _with_recipes(points)
     names, shared = _short_names(points)

@@ -1,5 +1,7 @@
 """What may be compared with what: refusals, and notes on points that differ in their settings."""
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from oat.recipe import RULES
@@ -65,14 +67,41 @@ def one_checkpoint(points: pd.DataFrame, rule: str | None) -> tuple[pd.DataFrame
     return kept, [f"{lost['run_key'].nunique()} models ({names}) have no '{rule}' weights."]
 
 
+def check_one_data(points: pd.DataFrame, force: bool) -> list[str]:
+    """Refuse points on different images, under whichever attacks, or note them if forced.
+
+    Raises:
+        ComparisonError: They differ, and are not forced.
+    """
+    return _check_alike(points, ["data_fingerprint"], force)
+
+
+def differing(points: pd.DataFrame) -> list[str]:
+    """Name what should agree and does not, among all points or those under one attack."""
+    found = {
+        what
+        for column, what in MUST_AGREE.items()
+        for _, some in points.groupby("attack")
+        if some[column].nunique(dropna=False) > 1
+    }
+    if points["data_fingerprint"].nunique() > 1:
+        found.add(MUST_AGREE["data_fingerprint"])
+    return [what for what in MUST_AGREE.values() if what in found]
+
+
 def check_comparable(points: pd.DataFrame, force: bool) -> list[str]:
     """Refuse points of different settings, or note them if forced.
 
     Raises:
         ComparisonError: They differ, and are not forced.
     """
+    return _check_alike(points, MUST_AGREE, force)
+
+
+def _check_alike(points: pd.DataFrame, columns: Iterable[str], force: bool) -> list[str]:
     notes = []
-    for column, what in MUST_AGREE.items():
+    for column in columns:
+        what = MUST_AGREE[column]
         values = points[column].unique()
         if len(values) > 1:
             said = f"The points come from different {what}: {', '.join(sorted(map(str, values)))}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from oat.adversaries import EXTRA, check_classes
 from oat.autoattack import check_installed
 from oat.data import DataError, load
+from studies.driver.same_data import KnownData
 from studies.errors import StudyError, UserError
 from studies.storage.folder import Folder
 from studies.storage.opening import check_writable
@@ -67,12 +68,13 @@ def check_here(study: Study, folder: Folder, tracking_uri: str) -> list[Check]:
     return [checked("storage", storage), checked("MLflow", tracking)]
 
 
-def check_evaluation(study: Study) -> Check:
-    """Read the data in this process, and check the attacks against them."""
+def check_evaluation(study: Study, known: KnownData) -> Check:
+    """Read the data in this process, and check the attacks, and what was trained, against them."""
 
     def data() -> str:
         try:
             found = load(study.data)
+            known.check(found.fingerprint)
             check_attacks(study, found.num_classes)
         except DataError as error:
             raise StudyError(str(error)) from error

@@ -11,10 +11,12 @@ import pytest
 from studies.driver import nodes as preconditions
 from studies.driver.checks import Check, check_evaluation, check_here, demand
 from studies.driver.nodes import check_cluster
+from studies.driver.same_data import KnownData
 from studies.errors import StorageError, StudyError, TrackingError
 from studies.storage.local import LocalFolder
 from studies.study_file.loading import load_study
 
+NOTHING = KnownData("", {})
 OAT = Path(sys.executable).with_name("oat")
 
 
@@ -59,9 +61,9 @@ def test_an_address_with_a_password_is_shown_without(tiny: dict[str, Any], tmp_p
 
 
 def test_data_that_are_missing_are_a_sentence(tiny: dict[str, Any], tmp_path: Path) -> None:
-    assert check_evaluation(load_study(tiny)).state == "ok"
+    assert check_evaluation(load_study(tiny), NOTHING).state == "ok"
     tiny["data"] = {"name": "cifar10", "root": str(tmp_path)}
-    found = check_evaluation(load_study(tiny))
+    found = check_evaluation(load_study(tiny), NOTHING)
     assert isinstance(found.error, StudyError)
     assert str(tmp_path) in found.said
 
@@ -85,11 +87,15 @@ def told(tiny: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
 
 
 def _judged(
-    tiny: dict[str, Any], tmp_path: Path, told: dict[str, Any], asked_ago: float = 0
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    told: dict[str, Any],
+    asked_ago: float = 0,
+    known: KnownData = NOTHING,
 ) -> list[Check]:
     began = time.time() - asked_ago
     return preconditions._judge_node(
-        load_study(tiny), LocalFolder(tmp_path / "shared"), told, began
+        load_study(tiny), LocalFolder(tmp_path / "shared"), told, began, known
     )
 
 
@@ -129,6 +135,17 @@ def test_storage_that_a_node_cannot_write_is_a_sentence(
     found = preconditions._look_around(load_study(tiny).data, str(tmp_path / "file"), "marker")
     said = _failed(_judged(tiny, tmp_path, {"name": "node 10.0.0.7", **found}))
     assert str(tmp_path / "file") in said["node 10.0.0.7: storage"]
+
+
+def test_a_node_with_other_data_than_the_study_was_trained_on_is_a_sentence(
+    tiny: dict[str, Any], tmp_path: Path, told: dict[str, Any]
+) -> None:
+    known = KnownData("./data", {"oat seed 0 (abc)": told["fingerprint"]})
+    assert _failed(_judged(tiny, tmp_path, told, known=known)) == {}
+    known = KnownData("./data", {"oat seed 0 (abc)": "0" * 12})
+    said = _failed(_judged(tiny, tmp_path, told, known=known))["node 10.0.0.7: data"]
+    for word in ("oat seed 0 (abc)", "0" * 12, told["fingerprint"], "put the old data back"):
+        assert word in said
 
 
 def test_a_node_without_the_data_is_a_sentence(tiny: dict[str, Any], tmp_path: Path) -> None:
