@@ -5,7 +5,6 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from oat.names import unknown
+from oat.paths import local_path
 
 SPLIT_SEED = 2020
 """Seed of the one permutation that holds validation out; the same for every trial."""
@@ -28,7 +28,7 @@ class DataConfig:
 
     Attributes:
         name: A key of `READERS`.
-        root: Folder of the data; not used by ``digits``.
+        root: Folder of the data, ``~`` is your home; not used by ``digits``.
         download: Whether torchvision may fetch what is missing.
         val_fraction: Share of the training images held out for validation, in (0, 1).
         train_images: Use only so many of the rest; None is all of them.
@@ -52,6 +52,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.name not in READERS:
             raise ValueError(unknown("data set", self.name, READERS))
+        try:
+            local_path(self.root)
+        except ValueError as error:
+            raise ValueError(f"`root` {error}") from None
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"`val_fraction` must be in (0, 1), got {self.val_fraction:g}.")
         for key in ("train_images", "image_size"):
@@ -216,14 +220,16 @@ def _torchvision(
     import torchvision.datasets as sets
     from filelock import FileLock
 
+    root = local_path(config.root)
+
     def read(train: bool, download: bool) -> Split:
         half = {"train": train} if selector == "train" else {"split": "train" if train else "test"}
-        return Split(*shape(getattr(sets, name)(config.root, download=download, **half)))
+        return Split(*shape(getattr(sets, name)(root, download=download, **half)))
 
     try:
         if config.download:
-            Path(config.root).mkdir(parents=True, exist_ok=True)
-            with FileLock(str(Path(config.root) / f".{config.name}.lock")):
+            root.mkdir(parents=True, exist_ok=True)
+            with FileLock(str(root / f".{config.name}.lock")):
                 return read(True, True), read(False, True), 10
         return read(True, False), read(False, False), 10
     except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
@@ -273,7 +279,7 @@ def _imagefolder(config: DataConfig) -> tuple[Split, Split, int]:
     from torchvision.transforms.functional import pil_to_tensor, resize
 
     def read(half: str) -> tuple[Split, list[str]]:
-        folder = Path(config.root) / half
+        folder = local_path(config.root) / half
         try:
             files = ImageFolder(str(folder))
         except (FileNotFoundError, RuntimeError) as error:

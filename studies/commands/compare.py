@@ -98,7 +98,7 @@ def compare(
         plans, points, folder, attack=attack, checkpoint=checkpoint, margin=margin, force=force
     )
     if out is not None:
-        _write_report(result, others, plans[0], folder, open_folder(out), command)
+        _write_report(result, others, plans[0], folder, open_folder(out, "--out"), command)
     return Answer.of(result)
 
 

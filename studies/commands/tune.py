@@ -30,7 +30,7 @@ from studies.storage.sealed import ResultError
 from studies.study_file.loading import Source, load_study
 from studies.study_file.study import Study
 from studies.tuning.candidates import Tunable, tuned_methods
-from studies.tuning.database import open_search, optuna_faults
+from studies.tuning.database import check_url, open_database, open_search, optuna_faults
 from studies.tuning.ledger import read_search
 from studies.tuning.record import (
     TUNING_FILE,
@@ -127,7 +127,9 @@ def tune(
     console = console or Console(stderr=True)
     uri, artifacts = tracking_place(storage, tracking_uri)
     demand(check_here(resolved, folder, uri))
-    url = optuna_storage or f"sqlite:///{home_of(storage) / 'optuna.db'}"
+    if (url := optuna_storage) is None:
+        url = f"sqlite:///{home_of(storage) / 'optuna.db'}"
+    check_url(url)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with only_driver(resolved, folder, console):
         before = make_plan(resolved, folder)
@@ -137,7 +139,7 @@ def tune(
             demand([check_evaluation(candidate, known)])
         check_budget(methods, before, trained_before(folder))
         with optuna_faults(url):
-            database = optuna.storages.RDBStorage(url)
+            database = open_database(url)
             searches = {tuned.name: open_search(tuned, database, url) for tuned in methods}
         with ExitStack() as stack:
             join_cluster(resolved, folder, address, stack, console, known)

@@ -11,7 +11,6 @@ import traceback
 import uuid
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -21,6 +20,7 @@ from baselines import Pairing
 from oat.data import DataConfig, DataError, Dataset, load
 from oat.memory import keep_freed_memory
 from oat.models import count_parameters, stored_bytes
+from oat.paths import local_path
 from oat.training import DivergenceError, Training
 from studies.methods import method_of
 from studies.storage.folder import Folder
@@ -158,7 +158,7 @@ def load_once(data: DataConfig) -> Dataset:
         return load(data)
     from filelock import FileLock
 
-    root = Path(data.root)
+    root = local_path(data.root)
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / ".fetching.lock"):
         return load(data)
