@@ -13,6 +13,7 @@ from oat.data.published import (
 )
 from oat.data.tensors import Source
 from oat.names import unknown
+from oat.paths import local_path
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class DataConfig:
 
     Attributes:
         name: A key of `READERS`.
-        root: Folder of the data; not used by ``digits``.
+        root: Folder of the data, ``~`` is your home; not used by ``digits``.
         download: Whether torchvision may fetch what is missing.
         val_fraction: Share of the training images held out for validation, in (0, 1).
         train_images: Use only so many of the rest; None is all of them.
@@ -45,6 +46,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.name not in READERS:
             raise ValueError(unknown("data set", self.name, READERS))
+        try:
+            local_path(self.root)
+        except ValueError as error:
+            raise ValueError(f"`root` {error}") from None
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"`val_fraction` must be in (0, 1), got {self.val_fraction:g}.")
         for key in ("train_images", "image_size"):

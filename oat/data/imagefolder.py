@@ -12,6 +12,7 @@ from oat.data.hints import listed
 from oat.data.pictures import Picture, read_picture
 from oat.data.pixels import ODDITIES
 from oat.data.tensors import DataError, Source, Split
+from oat.paths import local_path
 
 if TYPE_CHECKING:
     from oat.data.config import DataConfig
@@ -23,7 +24,7 @@ def read_imagefolder(config: "DataConfig") -> Source:
     Raises:
         DataError: A folder or a file is unfit; the sentence has its path.
     """
-    root = Path(config.root).expanduser()
+    root = local_path(config.root)
     train, test = (find_images(root, half) for half in ("train", "test"))
     _check_same(root, train, test)
     reading = _Reading(config.image_size)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from oat.data.splits import SPLIT_SEED
 from oat.data.tensors import DataError, Source, Split
+from oat.paths import local_path
 
 if TYPE_CHECKING:
     from oat.data.config import DataConfig
@@ -85,7 +86,7 @@ def _torchvision(
     import torchvision.datasets as sets
     from filelock import FileLock
 
-    root, table = Path(config.root).expanduser(), getattr(sets, TORCHVISION[config.name])
+    root, table = local_path(config.root), getattr(sets, TORCHVISION[config.name])
 
     def read(train: bool) -> Split:
         half = {"train": train} if selector == "train" else {"split": "train" if train else "test"}

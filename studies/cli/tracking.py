@@ -20,6 +20,7 @@ from studies.cli.options import (
     TrackingUri,
 )
 from studies.cli.printing import column_names, err, print_points
+from studies.console import say
 from studies.storage.addresses import DEFAULT_STORAGE
 
 
@@ -37,6 +38,8 @@ def runs(
     overrides: Overrides = None,
 ) -> None:
     """Query the points of a study in MLflow."""
+    from studies.commands.tracking import OTHERS
+
     table = studies.runs(
         study,
         where=where,
@@ -47,6 +50,12 @@ def runs(
         overrides=overrides or (),
     )
     print_points(table, columns, as_format)
+    if left_out := table.attrs.get(OTHERS, 0):
+        say(
+            err,
+            f"{left_out} points of other settings under the same name are left out: of another "
+            "file, or of this one before it was changed.",
+        )
 
 
 def sync(

@@ -14,6 +14,7 @@ from studies.comparison.comparing import compare_all
 from studies.comparison.verdict import MARGIN
 from studies.driver.places import study_folder
 from studies.errors import ComparisonError
+from studies.naming import listed
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan
 from studies.results.reading import MODELS
@@ -89,7 +90,7 @@ def compare(
         raise ComparisonError("`studies` names none; give at least one study to compare.")
     resolved = [load_study(study, overrides) for study in named]
     frames = [points_of(study, storage=storage) for study in resolved]
-    points = pd.concat(frames, ignore_index=True).drop_duplicates("point_key", ignore_index=True)
+    points = _together(frames)
     names = (frame.attrs[MODELS].items() for frame in frames)
     points.attrs[MODELS] = dict(chain.from_iterable(names))
     plans = [make_plan(study, study_folder(study, storage)) for study in resolved]
@@ -98,8 +99,26 @@ def compare(
         plans, points, folder, attack=attack, checkpoint=checkpoint, margin=margin, force=force
     )
     if out is not None:
-        _write_report(result, others, plans[0], folder, open_folder(out), command)
+        _write_report(result, others, plans[0], folder, open_folder(out, "--out"), command)
     return Answer.of(result)
+
+
+def _together(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Put the points of several studies together; a trial that two of them have counts once.
+
+    Raises:
+        ComparisonError: A trial that two have was trained on different data.
+    """
+    points = pd.concat(frames, ignore_index=True)
+    data = points.groupby("run_key")["data_fingerprint"].agg(lambda some: sorted(set(some)))
+    mixed = data[data.map(len) > 1]
+    if len(frames) > 1 and len(mixed):
+        raise ComparisonError(
+            f"The studies have {len(mixed)} trials in common that were trained on different data "
+            f"(fingerprints {' and '.join(mixed.iloc[0])}): {listed(mixed.index)}; compare the "
+            "studies one by one."
+        )
+    return points.drop_duplicates("point_key", ignore_index=True)
 
 
 def compare_and_report(

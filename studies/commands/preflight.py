@@ -7,6 +7,8 @@ from pathlib import Path
 from studies.driver.checks import Check, check_evaluation, check_here
 from studies.driver.nodes import check_cluster, check_nodes
 from studies.driver.places import study_folder, tracking_place
+from studies.driver.same_data import data_of_plan
+from studies.planning.expand import make_plan
 from studies.storage.addresses import DEFAULT_STORAGE
 from studies.study_file.loading import Source, load_study
 
@@ -42,12 +44,13 @@ def preflight(
     trials = len(resolved.seeds) * len(resolved.all_methods())
     checks = [Check("study", f"{resolved.name}: {trials} trials")]
     checks += check_here(resolved, folder, uri)
+    known = data_of_plan(make_plan(resolved, folder), folder)
     if address is None:
-        checks += check_evaluation(resolved)
+        checks += check_evaluation(resolved, known)
     with ExitStack() as stack:
         if connect(address):
             stack.callback(ray.shutdown)
         checks.append(check_cluster(resolved, node_sizes(ray.nodes())))
         if address is not None and checks[1].error is None:
-            checks += check_nodes(resolved, folder, ray.nodes())
+            checks += check_nodes(resolved, folder, ray.nodes(), known)
     return checks

@@ -22,6 +22,7 @@ from studies.console import say
 from studies.driver.following import join_cluster, open_tracker, run_followed, try_mlflow
 from studies.driver.lease import only_driver
 from studies.driver.places import study_folder, tracking_place
+from studies.driver.same_data import data_of_plan
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan, PlannedTrial, asking_as
 from studies.results.reading import study_points
@@ -96,8 +97,9 @@ def run(
     with only_driver(resolved, folder, console):
         before = make_plan(resolved, folder)
         _announce(before, console)
+        known = data_of_plan(before, folder)
         if before.ready() and address is None:
-            checks = check_evaluation(resolved)
+            checks = check_evaluation(resolved, known)
             demand(checks)
             tell(checks, console)
         with ExitStack() as stack:
@@ -105,7 +107,7 @@ def run(
             with ThreadPoolExecutor(1) as pool:
                 opening = pool.submit(open_tracker, uri, resolved.name, artifacts)
                 if before.ready():
-                    join_cluster(resolved, folder, address, stack, console)
+                    join_cluster(resolved, folder, address, stack, console, known)
                 tracker = opening.result()
             packed = before
             if before.ready():

@@ -11,12 +11,14 @@ from rich.console import Console
 
 from studies.driver.lease import only_driver
 from studies.driver.places import study_folder, tracking_place
-from studies.errors import TuningError
+from studies.errors import QueryError, TuningError
 from studies.planning.expand import make_plan
+from studies.planning.run_keys import run_keys
 from studies.results.points import check_columns
 from studies.results.reading import study_points
 from studies.storage.addresses import DEFAULT_STORAGE
 from studies.study_file.loading import Source, load_study
+from studies.study_file.study import Study
 from studies.tracking.conditions import parse_condition
 
 if TYPE_CHECKING:
@@ -36,7 +38,9 @@ def runs(
     """Query the points of a study in MLflow.
 
     Beside `studies.results.points.COLUMNS` there is one for each attack, such as
-    ``ra_pgd20``: RA of the row's own operating point under that attack.
+    ``ra_pgd20``: RA of the row's own operating point under that attack. Points of other trials
+    under the same name, those of another file or of earlier settings, are left out; the frame's
+    attribute `OTHERS` tells how many.
 
     Args:
         study: The study.
@@ -51,24 +55,48 @@ def runs(
         overrides: ``path.to.key=value`` each.
 
     Raises:
-        QueryError: The condition or a column is faulty.
-        TrackingError: MLflow does not answer.
+        QueryError: The condition or a column is faulty, or there are no points yet.
+        TrackingError: MLflow does not answer, or does not know the study.
     """
-    from studies.tracking.reaching import check_server
+    from studies.tracking.experiment import find_experiment
     from studies.tracking.tracker import Tracker
 
-    uri, artifacts = tracking_place(storage, tracking_uri)
-    check_server(uri)
-    tracker = Tracker(uri, load_study(study, overrides).name, artifacts)
+    resolved = load_study(study, overrides)
+    uri, artifacts = tracking_place(storage, tracking_uri, make=False)
+    find_experiment(uri, resolved.name)
+    tracker = Tracker(uri, resolved.name, artifacts)
     known = tracker.columns()
     check_columns(columns or (), known)
     kind = "validation" if held_out else "point"
+
+    def own(found: pd.DataFrame) -> pd.DataFrame:
+        # candidates of tuning are of no plan, and their points on held-out images alone
+        return found if held_out and resolved.tune is not None else _own(found, resolved)
+
     if where is None:
-        table = tracker.points(kind=kind)
+        found = tracker.points(kind=kind)
     else:
         condition = parse_condition(where, known)
-        table = condition.apply(tracker.points(condition.clauses, kind))
+        found = condition.apply(tracker.points(condition.clauses, kind))
+    table = own(found)
+    if table.empty and (where is None or own(tracker.points(kind=kind)).empty):
+        others = f"; it has {len(found)} of other settings under this name" if len(found) else ""
+        raise QueryError(
+            f"MLflow has no {'points on held-out images' if held_out else 'points'} of study "
+            f"'{resolved.name}' yet{others}; `oat run` makes them, and `oat sync` brings those in "
+            "storage."
+        )
+    table.attrs[OTHERS] = len(found) - len(table)
     return table[list(columns)] if columns else table
+
+
+OTHERS = "others"
+"""In the ``attrs`` of a frame of `runs`: how many points of other settings were left out."""
+
+
+def _own(found: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Return the points of the trials of a study."""
+    return found[found["run_key"].isin(run_keys(study))].reset_index(drop=True)
 
 
 def sync(
@@ -81,20 +109,28 @@ def sync(
     """Rebuild or repair the study's experiment in MLflow from storage.
 
     Returns:
-        The number of points that MLflow has now.
+        The number of points of the study that MLflow has now.
 
     Raises:
+        QueryError: There is nothing of the study, neither in storage nor in MLflow.
         TrackingError: MLflow does not answer.
         TuningError: All is there but the trials of tuning, whose record is damaged.
         LeaseError: The study runs at the moment, and does so itself.
     """
     from studies.storage.sealed import ResultError
+    from studies.tracking.experiment import experiment_id
     from studies.tracking.reaching import check_server
     from studies.tracking.tracker import Tracker
     from studies.tuning.record import tuning_plan
 
     resolved = load_study(study, overrides)
     folder = study_folder(resolved, storage)
+    uri, _ = tracking_place(storage, tracking_uri, make=False)
+    if not folder.sub("trials").names() and experiment_id(uri, resolved.name) is None:
+        raise QueryError(
+            f"There are no results of study '{resolved.name}' in '{storage}' yet; `oat run` makes "
+            "them, or name another place by `--storage`."
+        )
     uri, artifacts = tracking_place(storage, tracking_uri)
     check_server(uri)
     with only_driver(resolved, folder, Console(stderr=True)):
@@ -112,7 +148,7 @@ def sync(
         tracker.close(current, folder, study_points(current, folder))
         if damaged is not None:
             raise TuningError(str(damaged)) from damaged
-        return len(tracker.points())
+        return len(_own(tracker.points(), resolved))
 
 
 @contextmanager

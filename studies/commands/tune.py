@@ -20,6 +20,7 @@ from studies.commands.searches import Searches
 from studies.driver.following import join_cluster, open_tracker, try_mlflow
 from studies.driver.lease import only_driver
 from studies.driver.places import home_of, study_folder, tracking_place
+from studies.driver.same_data import data_of_all
 from studies.errors import TuningError
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan
@@ -29,7 +30,7 @@ from studies.storage.sealed import ResultError
 from studies.study_file.loading import Source, load_study
 from studies.study_file.study import Study
 from studies.tuning.candidates import Tunable, tuned_methods
-from studies.tuning.database import open_search, optuna_faults
+from studies.tuning.database import check_url, open_database, open_search, optuna_faults
 from studies.tuning.ledger import read_search
 from studies.tuning.record import (
     TUNING_FILE,
@@ -126,20 +127,24 @@ def tune(
     console = console or Console(stderr=True)
     uri, artifacts = tracking_place(storage, tracking_uri)
     demand(check_here(resolved, folder, uri))
-    if address is None:
-        checks = check_evaluation(methods[0].candidate(methods[0].starts()[0]))
-        demand(checks)
-        tell(checks, console)
-    url = optuna_storage or f"sqlite:///{home_of(storage) / 'optuna.db'}"
+    if (url := optuna_storage) is None:
+        url = f"sqlite:///{home_of(storage) / 'optuna.db'}"
+    check_url(url)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with only_driver(resolved, folder, console):
         before = make_plan(resolved, folder)
+        known = data_of_all(before, folder)
+        if address is None:
+            candidate = methods[0].candidate(methods[0].starts()[0])
+            checks = check_evaluation(candidate, known)
+            demand(checks)
+            tell(checks, console)
         check_budget(methods, before, trained_before(folder))
         with optuna_faults(url):
-            database = optuna.storages.RDBStorage(url)
+            database = open_database(url)
             searches = {tuned.name: open_search(tuned, database, url) for tuned in methods}
         with ExitStack() as stack:
-            join_cluster(resolved, folder, address, stack, console)
+            join_cluster(resolved, folder, address, stack, console, known)
             tracker = open_tracker(uri, resolved.name, artifacts)
             share = choose_share(before.trials, folder, console)
             # the record is of the study as it was given: resources decide nothing of a candidate

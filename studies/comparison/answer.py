@@ -77,6 +77,7 @@ class Comparison:
         margin: How much worse still counts as free.
         notes: What a reader must know: seeds, missing cells, unpaired intervals.
         missing: Models of the study that the points lack, named for people.
+        mixed: What should agree between the points and does not, where they were forced.
         masking: A row for each operating point and seed that says what was checked for masked
             gradients; see `studies.results.masking.masking_table`.
         gains: What tuning gained for each method, where the models are tuned.
@@ -103,6 +104,7 @@ class Comparison:
     margin: float
     notes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    mixed: list[str] = field(default_factory=list)
     masking: pd.DataFrame = field(default_factory=pd.DataFrame)
     gains: "Gains | None" = None
     radii: "Radii | None" = None
@@ -139,6 +141,8 @@ class Comparison:
     def caveats(self) -> list[str]:
         """What narrows the answer, a part of a sentence for each; empty if nothing does."""
         said = []
+        if self.mixed:
+            said.append(f"although the points come from different {listed(self.mixed)}")
         if self.missing:
             said.append(f"without {len(self.missing)} models of the study ({listed(self.missing)})")
         if not self.paired:

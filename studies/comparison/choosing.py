@@ -89,13 +89,11 @@ def held_out_values(draws: Resampled, points: pd.DataFrame, held_out: pd.DataFra
 
 
 def _of_the_same(points: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
-    """Return the points on held-out images of the same trainings, weights and radius."""
+    """Return the points on held-out images of the same trainings, data, weights and radius."""
     eps, rules = points["eps"].iloc[0], points["checkpoint_rule"].unique()
-    known = set(zip(points["run_key"], points["training_id"], strict=True))
-    same = [
-        (run, training) in known
-        for run, training in zip(held_out["run_key"], held_out["training_id"], strict=True)
-    ]
+    network = ["run_key", "training_id", "data_fingerprint"]
+    known = set(map(tuple, points[network].to_numpy()))
+    same = [tuple(row) in known for row in held_out[network].to_numpy()]
     near = (held_out["eps"] - eps).abs() < SAME_RADIUS
     return held_out[np.array(same, bool) & near & held_out["checkpoint_rule"].isin(rules)]
 

@@ -18,6 +18,8 @@ from studies.comparison.curves import Judged
 from studies.comparison.fronts import measure_fronts
 from studies.comparison.guards import (
     check_comparable,
+    check_one_data,
+    differing,
     finite_points,
     one_checkpoint,
     precision_notes,
@@ -182,6 +184,7 @@ def _under(
         margin=margin,
         notes=notes,
         missing=grid.missing,
+        mixed=differing(grid.points[grid.points["attack"].isin(chosen)]),
         masking=masking,
     )
     return found, Judged(points, correct)
@@ -206,6 +209,7 @@ def _sound(
     points = points.copy(deep=False)
     points.attrs = {}  # pandas would copy it at every step
     points, notes = finite_points(points)
+    notes += check_one_data(points, force)
     points, lacking = one_checkpoint(points, checkpoint)
     points = with_recipes(points)
     names, shared = short_names(points)

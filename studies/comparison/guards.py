@@ -67,6 +67,28 @@ def one_checkpoint(points: pd.DataFrame, rule: str | None) -> tuple[pd.DataFrame
     return kept, [f"{lost['run_key'].nunique()} models ({names}) have no '{rule}' weights."]
 
 
+def check_one_data(points: pd.DataFrame, force: bool) -> list[str]:
+    """Refuse points on different images, under whichever attacks, or note them if forced.
+
+    Raises:
+        ComparisonError: They differ, and are not forced.
+    """
+    return check_comparable(points, force, ["data_fingerprint"])
+
+
+def differing(points: pd.DataFrame) -> list[str]:
+    """Name what should agree and does not, among all points or those under one attack."""
+    found = {
+        what
+        for column, what in MUST_AGREE.items()
+        for _, some in points.groupby("attack")
+        if some[column].nunique(dropna=False) > 1
+    }
+    if points["data_fingerprint"].nunique() > 1:
+        found.add(MUST_AGREE["data_fingerprint"])
+    return [what for what in MUST_AGREE.values() if what in found]
+
+
 def check_comparable(
     points: pd.DataFrame, force: bool, columns: Iterable[str] = tuple(MUST_AGREE)
 ) -> list[str]:

@@ -12,6 +12,7 @@ from oat.adversaries import EXTRA, check_classes
 from oat.autoattack import check_installed
 from oat.data import DataError, Dataset, count_images, load, repeated_images
 from studies.console import say
+from studies.driver.same_data import KnownData
 from studies.errors import StudyError, UserError
 from studies.storage.folder import Folder
 from studies.storage.opening import check_writable
@@ -83,13 +84,14 @@ DATA = "data"
 """Name of the check that says what the data are."""
 
 
-def check_evaluation(study: Study) -> list[Check]:
-    """Read the data in this process, and check the attacks against them."""
+def check_evaluation(study: Study, known: KnownData) -> list[Check]:
+    """Read the data in this process, and check the attacks, and what was trained, against them."""
     remarks: list[str] = []
 
     def data() -> str:
         try:
             found = load(study.data)
+            known.check(found.fingerprint)
             check_attacks(study, found.num_classes)
         except DataError as error:
             raise StudyError(str(error)) from error

@@ -13,13 +13,27 @@ from studies.study_file.study import Study
 
 if TYPE_CHECKING:
     from studies.cluster.progress import Progress
+    from studies.driver.same_data import KnownData
     from studies.tracking.tracker import Tracker
 
 
 def join_cluster(
-    study: Study, folder: Folder, address: str | None, stack: ExitStack, console: Console
+    study: Study,
+    folder: Folder,
+    address: str | None,
+    stack: ExitStack,
+    console: Console,
+    known: "KnownData",
 ) -> None:
     """Connect to Ray until the stack closes, and check what only a cluster can tell.
+
+    Args:
+        study: The study.
+        folder: Its folder.
+        address: Ray cluster to use; None starts a Ray on this machine.
+        stack: Closes the connection.
+        console: Where warnings go.
+        known: What the study's trials were trained on.
 
     Raises:
         StudyError: No cluster answers, or it cannot run the study.
@@ -38,7 +52,7 @@ def join_cluster(
     checks = [check_cluster(study, node_sizes(ray.nodes()))]
     demand(checks)
     if address is not None:
-        checks += check_nodes(study, folder, ray.nodes())
+        checks += check_nodes(study, folder, ray.nodes(), known)
         demand(checks)
     tell(checks, console)
 

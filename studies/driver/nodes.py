@@ -16,6 +16,7 @@ from studies.driver.checks import (
     data_warnings,
     remarks_on,
 )
+from studies.driver.same_data import KnownData
 from studies.errors import StorageError, StudyError
 from studies.planning.run_keys import absolute_root
 from studies.storage.folder import Folder
@@ -95,7 +96,9 @@ def check_cluster(study: Study, sizes: Sequence[Mapping[str, float]]) -> Check:
     return checked("requests", room)
 
 
-def check_nodes(study: Study, folder: Folder, nodes: Sequence["NodeFacts"]) -> list[Check]:
+def check_nodes(
+    study: Study, folder: Folder, nodes: Sequence["NodeFacts"], known: KnownData
+) -> list[Check]:
     """Ask each node that may run a trial what it is and sees; Ray must be connected.
 
     The data are fetched on each, if the study says so: by one process, before any trial asks.
@@ -104,6 +107,7 @@ def check_nodes(study: Study, folder: Folder, nodes: Sequence["NodeFacts"]) -> l
         study: The study.
         folder: Its folder.
         nodes: As ``ray.nodes()`` returns them.
+        known: What its trials were trained on.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -129,7 +133,7 @@ def check_nodes(study: Study, folder: Folder, nodes: Sequence["NodeFacts"]) -> l
     answers = {key: told for key, told in found.items() if not isinstance(told, Check)}
     checks = [told for told in found.values() if isinstance(told, Check)]
     for told in answers.values():
-        checks += _judge_node(study, folder, told, began)
+        checks += _judge_node(study, folder, told, began, known)
     return [*checks, *_compare_nodes(study, list(answers.values()))]
 
 
@@ -192,7 +196,9 @@ def _answer(ref: Any, node: "NodeFacts") -> NodeAnswer | Check:
     return Check(name, sentence, StudyError(sentence))
 
 
-def _judge_node(study: Study, folder: Folder, told: NodeAnswer, began: float) -> list[Check]:
+def _judge_node(
+    study: Study, folder: Folder, told: NodeAnswer, began: float, known: KnownData
+) -> list[Check]:
     """Check what one node told, after it was asked at ``began`` by the clock of this process."""
     name, where = told["name"], f"N{told['name'][1:]} ({told['host']})"
 
@@ -204,6 +210,7 @@ def _judge_node(study: Study, folder: Folder, told: NodeAnswer, began: float) ->
     def data() -> str:
         if "data_error" in told:
             raise StudyError(f"{where}: {told['data_error']}")
+        known.check(told["fingerprint"])
         check_attacks(study, told["num_classes"])
         return f"{study.data.name} with fingerprint {told['fingerprint']}"
 

@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 from studies.errors import StorageError
-from studies.storage.addresses import DEFAULT_STORAGE
+from studies.storage.addresses import DEFAULT_STORAGE, is_uri
 from studies.storage.folder import Folder
-from studies.storage.opening import open_folder
+from studies.storage.opening import open_folder, path_of
+from studies.storage.sqlite import LIMITS
 from studies.study_file.study import Study
 
 
@@ -31,8 +32,9 @@ def tracking_place(
     Raises:
         StorageError: The storage folder cannot be made.
     """
-    named = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if named:
+    if tracking_uri is not None:
+        return tracking_uri, None
+    if named := os.environ.get("MLFLOW_TRACKING_URI"):
         return named, None
     home = home_of(storage, make=make)
     return f"sqlite:///{home / 'mlflow.db'}", (home / "mlflow-artifacts").as_uri()
@@ -46,9 +48,15 @@ def home_of(storage: str | Path, *, make: bool = True) -> Path:
         make: Whether to make the folder.
 
     Raises:
-        StorageError: It cannot be made.
+        StorageError: It cannot be made, or no database can lie there.
     """
-    home = Path(DEFAULT_STORAGE if "://" in str(storage) else storage).absolute()
+    home = path_of(DEFAULT_STORAGE if is_uri(storage) else storage)
+    if any(sign in str(home) for sign in "?%"):
+        raise StorageError(
+            f"`--storage` '{home}' must not hold {LIMITS}, as databases of MLflow and Optuna lie "
+            "there; choose another folder, or other places by `--tracking-uri` and "
+            "`--optuna-storage`."
+        )
     try:
         if make:
             home.mkdir(parents=True, exist_ok=True)

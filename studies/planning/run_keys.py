@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any
 
 from baselines import Pairing
 from oat.data import DataConfig
 from oat.method import Method
+from oat.paths import local_path
 from oat.recipe import TrainConfig
 from studies.methods import JUDGED_AT, RESULTS_VERSION
 from studies.storage.sealed import digest
@@ -87,6 +87,12 @@ def entry_key(study: Study, entry: Entry, seed: int | None) -> Mapping[str, obje
     return {**key, "start": {"run_key": sources[0], "epochs": entry.start.length}}
 
 
+def run_keys(study: Study) -> set[str]:
+    """Return the run keys of all trials of a study."""
+    entries = study.entries()
+    return {digest(entry_key(study, entry, seed)) for seed in study.seeds for entry in entries}
+
+
 def sources_by_label(study: Study, entry: Entry, seed: int) -> dict[str, str]:
     """Return the run keys of the trials whose weights an entry's trial needs, by their labels."""
     return {
@@ -102,7 +108,7 @@ def _sources(study: Study, entry: Entry) -> list[Entry]:
 
 def absolute_root(data: DataConfig) -> str:
     """Return where the data lie, also for a worker, which has a working folder of its own."""
-    return str(Path(data.root).expanduser().absolute())
+    return str(local_path(data.root))
 
 
 def _changed(config: Any) -> dict[str, Any]:

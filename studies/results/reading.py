@@ -171,6 +171,11 @@ def read_trial(
     return found, correct
 
 
+def stored_keys(folder: Folder) -> set[str]:
+    """Return the keys of all points that a trial has, asked for or not."""
+    return {row["point_key"] for row in _read_sound(folder)[0]}
+
+
 def _read_sound(folder: Folder) -> tuple[list[Point], Correct, str | None]:
     """Read all points of a trial, and its training; nothing of one that is not finished."""
     try:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from oat.paths import local_path
 from studies.errors import StorageError
 from studies.storage.addresses import is_uri
 from studies.storage.folder import Folder
@@ -22,17 +23,42 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
-def open_folder(place: str | Path) -> Folder:
+def open_folder(place: str | Path, option: str = "--storage") -> Folder:
     """Open a folder on a path or a URI.
 
+    Args:
+        place: The path or URI.
+        option: Who names it, for errors.
+
     Raises:
-        StorageError: The URI is of no known kind or holds credentials, or its bucket is not there.
+        StorageError: The path is none, or of a file; or the URI is of no known kind or holds
+            credentials, or its bucket is not there.
     """
     if not is_uri(place):
-        return LocalFolder(Path(place).absolute())
+        return LocalFolder(path_of(place, option))
     folder = RemoteFolder(str(place))
     folder.check_bucket()
     return folder
+
+
+def path_of(place: str | Path, option: str = "--storage") -> Path:
+    """Return the absolute path of a folder that is there, or can be made.
+
+    Raises:
+        StorageError: It would be another one than is meant, or a file is in its place.
+    """
+    try:
+        path = local_path(place)
+        there = next(p for p in (path, *path.parents) if p.exists())
+    except ValueError as error:
+        raise StorageError(f"`{option}` {error}") from None
+    except OSError as error:
+        raise StorageError(
+            f"`{option}` '{place}' cannot be looked at ({error.strerror}); choose another folder."
+        ) from error
+    if not there.is_dir():
+        raise StorageError(f"`{option}` must be a folder, and '{there}' is a file, got '{place}'.")
+    return path
 
 
 def check_writable(folder: Folder) -> None:

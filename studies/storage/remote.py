@@ -41,6 +41,11 @@ class RemoteFolder:
                 "written into files; put them into the environment (for S3 AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY)."
             )
+        if "#" in uri or (uri.startswith("file:") and mark):
+            raise StorageError(
+                f"`--storage` '{uri}' must have `?` and `#` of a path written as %3F and %23; they "
+                "begin something else in a URI."
+            )
         if uri.startswith("s3://") and ONE_REQUEST not in query:
             query = f"{query}&{ONE_REQUEST}=true".removeprefix("&")
             uri = f"{place}?{query}"

@@ -18,6 +18,7 @@ import pandas as pd
 from oat.names import unknown
 from studies.errors import QueryError
 from studies.tracking.filters import MOST_CLAUSES, OPERATORS, clauses_of, constant
+from studies.tracking.reach import RADII, largest, names_in
 
 EXAMPLE = "method == 'oat' and ra > 0.4"
 
@@ -194,6 +195,8 @@ class _Check:
             ):
                 raise self.refuse(f"must have text in quotes (`{other.id} == '{one.id}'`)")
         kinds = self.kind(left), self.kind(right)
+        if kinds == ("a number", "a number"):
+            self.within_reach(left, right)
         if "a condition" in kinds or kinds[0] != kinds[1]:
             said = f"`{ast.unparse(left)}`, {kinds[0]}, with `{ast.unparse(right)}`"
             raise self.refuse(f"cannot compare {said}, {kinds[1]}")
@@ -207,7 +210,22 @@ class _Check:
             if constant(value) is None:
                 raise self.refuse(f"needs a list of values after `in`, not `{ast.unparse(right)}`")
             self.expect(value, kind)
+            if kind == "a number":
+                self.within_reach(left, value)
         self.about_a_column(left)
+
+    def within_reach(self, *terms: ast.expr) -> None:
+        """Refuse to compare a fraction with a number that it never reaches, such as a percent."""
+        for one, other in (terms, terms[::-1]):
+            columns = names_in(one)
+            if not columns or names_in(other) or largest(other) <= largest(one):
+                continue
+            radii = [name for name in columns if name in RADII]
+            hint = "8/255 for a radius of 8" if radii else "0.5 for 50 %"
+            raise self.refuse(
+                f"compares `{ast.unparse(one)}` with `{ast.unparse(other)}`, which it never "
+                f"reaches, as `{(radii or columns)[0]}` is a fraction from 0 to 1 (write {hint})"
+            )
 
     def about_a_column(self, *terms: ast.expr) -> None:
         if not any(isinstance(part, ast.Name) for term in terms for part in ast.walk(term)):

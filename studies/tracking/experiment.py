@@ -16,13 +16,14 @@ from mlflow.entities import Metric, Param, ViewType
 from mlflow.entities import Run as Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy import create_engine, inspect, make_url
+from sqlalchemy import create_engine, inspect
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from studies.errors import UserError
 from studies.methods import RESULTS_VERSION
 from studies.results.points import COLUMNS, TAGS, attack_column, frame
+from studies.storage.sqlite import is_missing_file
 from studies.tracking.reaching import DATABASES, check_server, refusal_of, words_of
 
 log = logging.getLogger("oat.tracking")
@@ -48,26 +49,36 @@ def find_experiment(uri: str, study: str) -> str:
     Raises:
         TrackingError: There is none, or its store does not answer.
     """
+    if (found := experiment_id(uri, study)) is not None:
+        return found
+    raise refusal_of(
+        f"There are no results of study '{study}' in '{uri}' yet; `oat run` makes them, `oat sync` "
+        "brings those that are in storage, or name another place by `--storage` or "
+        "`--tracking-uri`."
+    )
+
+
+def experiment_id(uri: str, study: str) -> str | None:
+    """Return the id of a study's experiment; None where there is none. Makes nothing.
+
+    Raises:
+        TrackingError: Its store does not answer.
+    """
+    if is_missing_file(uri):
+        return None
     check_server(uri)
     with refusals(uri):
         if _is_there(uri):
             found = MlflowClient(tracking_uri=uri).get_experiment_by_name(study)
             if found is not None and found.lifecycle_stage != "deleted":
                 return str(found.experiment_id)
-    raise refusal_of(
-        f"There is no experiment '{study}' in '{uri}' yet; `oat run` or `oat sync` makes it, or "
-        "name another place by `--storage` or `--tracking-uri`."
-    )
+    return None
 
 
 def _is_there(uri: str) -> bool:
     """Whether there is a store of MLflow's; one of a database is not made by asking."""
-    kind = uri.partition("://")[0].partition("+")[0]
-    if kind not in {"sqlite", *DATABASES}:
+    if uri.partition("://")[0].partition("+")[0] not in {"sqlite", *DATABASES}:
         return True
-    file = make_url(uri).database if kind == "sqlite" else None
-    if kind == "sqlite" and not (file and os.path.isfile(file)):
-        return False
     engine = create_engine(uri, poolclass=NullPool)
     return bool(inspect(engine).has_table("experiments"))
 
@@ -98,6 +109,16 @@ def _sentence(uri: str, whole: str, said: str) -> str:
         return (
             f"The tracking server '{uri}' does not answer to the name '{host}' (403); start it "
             f"with `--allowed-hosts {host},{host}:*`."
+        )
+    if "out-of-date database schema" in whole:
+        return (
+            f"The MLflow database '{uri}' was made by another version of MLflow; move it away, and "
+            "`oat sync STUDY` rebuilds it from storage, for each study that it had."
+        )
+    if "database is locked" in whole:
+        return (
+            f"The MLflow database '{uri}' is held by another process; wait for that or end it, and "
+            "give the same command again."
         )
     return f"The tracking server '{uri}' refuses ({said})."
 

@@ -8,7 +8,8 @@ from sqlalchemy.pool import NullPool
 
 from studies.errors import TrackingError
 from studies.knocking import http_answer
-from studies.storage.addresses import holds_credentials, without_credentials
+from studies.storage.addresses import holds_credentials, is_uri, without_credentials
+from studies.storage.sqlite import why_no_file
 
 KNOCK_SECONDS = 5
 DATABASES = {"postgresql": "connect_timeout", "mysql": "connect_timeout", "mssql": "timeout"}
@@ -16,11 +17,20 @@ DATABASES = {"postgresql": "connect_timeout", "mysql": "connect_timeout", "mssql
 
 
 def check_server(uri: str) -> None:
-    """Refuse what cannot become a tracking server; a SQLite file needs no asking.
+    """Refuse what cannot become a tracking server, or a database of one.
 
     Raises:
-        TrackingError: It does not answer within five seconds, or its address holds credentials.
+        TrackingError: It does not answer within five seconds, its address holds credentials, or is
+            none.
     """
+    if uri.startswith("file:") or not (is_uri(uri) or uri.startswith("databricks")):
+        raise refusal_of(
+            "`--tracking-uri` (or MLFLOW_TRACKING_URI) must be the address of a server, such as "
+            "'http://HOST:5000', or of a database, such as 'sqlite:////path/mlflow.db', got "
+            f"'{uri}'."
+        )
+    if (why := why_no_file(uri)) is not None:
+        raise refusal_of(f"The MLflow database '{uri}' cannot be used: {why}.")
     if uri.startswith(("http://", "https://")) and holds_credentials(uri):
         raise refusal_of(
             f"The tracking server's address '{uri}' must not hold credentials; put them into "

@@ -65,7 +65,7 @@ class Tracker(Experiment):
     def sync(self, plan: Plan, folder: Folder) -> None:
         """Bring the experiment to what storage says; leave an index of its runs in the folder.
 
-        Runs that nobody works on are closed.
+        Runs that nobody works on are closed, and those of what storage does not have deleted.
 
         Args:
             plan: The plan of the study as storage has it now.
@@ -79,6 +79,7 @@ class Tracker(Experiment):
             study_run = self._start_study(plan)
             for trial in plan.trials:
                 self._trials.sync(trial, folder.sub(f"trials/{trial.run_key}"), study_run)
+            self._trials.remove_lost(plan.trials, folder.sub("trials"))
             for run in self.search("attributes.status = 'RUNNING'"):
                 if run.info.run_id != study_run:
                     self.client.set_terminated(run.info.run_id, "KILLED")

@@ -5,13 +5,13 @@ read from storage, so writing it twice, or after any crash, changes nothing.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 from studies.methods import RIVALS
 from studies.planning.plan import PlannedTrial
 from studies.results.points import COLUMNS, TAGS, frame, with_attack_columns
-from studies.results.reading import PlannedPointRow, Which, read_planned
+from studies.results.reading import PlannedPointRow, Which, read_planned, stored_keys
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError
 from studies.tracking.experiment import ATTACKS, Experiment, Run
@@ -44,10 +44,13 @@ class TrialRuns:
         self.runs: dict[tuple[str, str], Run] = {}
         self._epochs: dict[str, int] = {}
         self._known_attacks: set[str] = set()
+        self._stored: set[str] = set()
+        """Keys of points that were read from storage since all runs were learned."""
 
     def load(self) -> None:
         """Learn which runs there are; of several with one key all but the oldest are deleted."""
         self.runs.clear()
+        self._stored.clear()
         for kind in KINDS:
             for run in self._experiment.search(f"tags.`oat.kind` = '{kind}'"):
                 key = (kind, run.data.tags.get("oat.key", ""))
@@ -101,6 +104,8 @@ class TrialRuns:
         except ResultError:
             result = None
         if not epochs and result is None and trial.state in {"missing", "waiting"}:
+            if ("trial", trial.run_key) in self.runs:  # its folder was removed
+                self._delete_trial(trial.run_key)
             return
         run_id = self._trial_run(trial, result, study_run)
         self._log_epochs(run_id, epochs)
@@ -126,19 +131,44 @@ class TrialRuns:
                 self.put_under(run, study_run)
                 self._experiment.log_params(run, params)
                 return run_id
-            self._delete_trial(trial.run_key, run_id)
+            self._delete_trial(trial.run_key)
         name = f"{trial.label} seed={trial.seed}"
         tags = {"oat.run_key": trial.run_key}
         return self.create("trial", trial.run_key, name, study_run, params, tags)
 
-    def _delete_trial(self, run_key: str, run_id: str) -> None:
-        for (kind, key), run in list(self.runs.items()):
-            if kind in JUDGED and run.data.tags.get("oat.run_key") == run_key:
-                self._experiment.client.delete_run(run.info.run_id)
-                del self.runs[(kind, key)]
-        self._experiment.client.delete_run(run_id)
-        del self.runs[("trial", run_key)]
+    def _delete_trial(self, run_key: str) -> None:
+        for key in self._points_by_trial().get(run_key, []):
+            self._delete(key)
+        run_id = self._delete(("trial", run_key))
         self._epochs.pop(run_id, None)
+
+    def _delete(self, key: tuple[str, str]) -> str:
+        run_id = str(self.runs.pop(key).info.run_id)
+        self._experiment.client.delete_run(run_id)
+        return run_id
+
+    def _points_by_trial(self) -> dict[str, list[tuple[str, str]]]:
+        found: dict[str, list[tuple[str, str]]] = {}
+        for (kind, key), run in self.runs.items():
+            if kind in JUDGED:
+                found.setdefault(run.data.tags.get("oat.run_key", ""), []).append((kind, key))
+        return found
+
+    def remove_lost(self, trials: Iterable[PlannedTrial], folder: Folder) -> None:
+        """Delete the runs of points that storage does not have any more: it is the truth.
+
+        Args:
+            trials: Trials whose runs are up to date otherwise.
+            folder: Folder of all trials.
+        """
+        known = self._points_by_trial()
+        for trial in trials:
+            lost = [k for k in known.get(trial.run_key, []) if k[1] not in self._stored]
+            # points of other settings of the same trial are in storage as well
+            there = stored_keys(folder.sub(trial.run_key)) if lost else set()
+            for key in lost:
+                if key[1] not in there:
+                    self._delete(key)
 
     def _log_epochs(self, run_id: str, epochs: list[Epoch]) -> None:
         # a request that failed may have been taken: what is there is asked for again next time
@@ -176,6 +206,7 @@ class TrialRuns:
             wide = with_attack_columns(frame(rows)).set_index("point_key")
             wide = wide.drop(columns=[*COLUMNS][1:])
             for row in rows:
+                self._stored.add(row["point_key"])
                 self._sync_point(row, wide.loc[row["point_key"]].dropna().to_dict(), run_id)
         self._experiment.client.set_terminated(run_id, "FINISHED")
 

@@ -25,6 +25,7 @@ class TrainingState(TypedDict):
         epoch: The last that has ended, from 1.
         execution: How steps are executed; not there in older ones.
         device: Name of the device; likewise.
+        data_fingerprint: See `studies.trial.stored.Trained`; likewise.
         training_id: See `studies.trial.stored.Trained`.
         history: All epochs so far.
         sources: See `studies.trial.stored.Trained`; not there in older ones.
@@ -33,6 +34,7 @@ class TrainingState(TypedDict):
     epoch: int
     execution: NotRequired[ExecutionRecord]
     device: NotRequired[str]
+    data_fingerprint: NotRequired[str]
     training_id: str
     history: list[Epoch]
     sources: NotRequired[dict[str, str]]

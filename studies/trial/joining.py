@@ -23,8 +23,9 @@ def join(job: TrialJob, dataset: Dataset, folder: Folder) -> Trained:
 
     Raises:
         SourceError: One of the models cannot be had.
+        DataError: One was trained on other data.
     """
-    sources = read_sources(job)
+    sources = read_sources(job, dataset)
     ids = {source.run_key: source.training_id for source in sources}
     rules = [rule for rule in RULES if all(rule in s.trained["weights"] for s in sources)]
     trained: Trained = {
@@ -35,7 +36,7 @@ def join(job: TrialJob, dataset: Dataset, folder: Folder) -> Trained:
         "parameters": sum(source.trained["parameters"] for source in sources),
         "network_bytes": sum(source.trained["network_bytes"] for source in sources),
         "sources": ids,
-        "behind": price_behind(read_all_behind(job), len(dataset.train)),
+        "behind": price_behind(read_all_behind(job, sources), len(dataset.train)),
     }
     known = [s.trained["execution"] for s in sources if "execution" in s.trained]
     if len(known) == len(sources) and len({one["precision"] for one in known}) == 1:

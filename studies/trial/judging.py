@@ -35,6 +35,7 @@ from studies.trial.records import (
     write_checks,
     write_points,
 )
+from studies.trial.same_data import check_same, recorded
 from studies.trial.shapes import CheckSpec, PointSpec, TrialJob, TrialReport
 from studies.trial.stored import Trained
 
@@ -190,20 +191,26 @@ class _Judging:
             return [fold(model, lam, point["width_mult"]) for lam in point["other_lams"]]
         if "sources" not in point:
             return []
-        folders = [open_folder(self.job["siblings"]).sub(key) for key in point["sources"]]
-        found = [(folder, read_result(folder)) for folder in folders]
+        siblings = open_folder(self.job["siblings"])
+        found = [(key, read_result(siblings.sub(key))) for key in point["sources"]]
         if any(result is None for _, result in found):
             return None
         # a training that diverged will never be there: images come from the others
         sources = [
-            self._source(folder, result["trained"], point["checkpoint_rule"])
-            for folder, result in found
+            self._source(siblings, key, result["trained"], point["checkpoint_rule"])
+            for key, result in found
             if result is not None and result["status"] == "done"
         ]
         return sources or None
 
-    def _source(self, folder: Folder, trained: Trained, rule: str) -> LogitsFn:
-        """Return another trial's deployed network."""
+    def _source(self, siblings: Folder, key: str, trained: Trained, rule: str) -> LogitsFn:
+        """Return another trial's deployed network.
+
+        Raises:
+            DataError: It was trained on other data.
+        """
+        folder = siblings.sub(key)
+        check_same(f"Trial {key}", recorded(folder, trained), self.dataset.fingerprint)
         config = json.loads(folder.read("config.json"))
         weights = read_weights(folder, trained, rule)
         return fold(rebuild(config, method_of(config), self.dataset, weights), None)

@@ -28,9 +28,9 @@ def write_provenance(
     dataset: Dataset,
     device: torch.device,
     started: float,
-    trained: Trained,
+    trained: Trained | None = None,
 ) -> None:
-    """Record what the weights came from beyond the config."""
+    """Record what the weights come from beyond the config; before they are there, what is known."""
     record: Provenance = {
         "versions": versions(),
         "git_revision": git_revision(),
@@ -40,12 +40,13 @@ def write_provenance(
         "pid": os.getpid(),
         "data_fingerprint": dataset.fingerprint,
         "started": started,
-        "trained": time.time(),
     }
-    if "execution" in trained:
-        record["execution"] = trained["execution"]
-    if "sources" in trained:
-        record["sources"] = trained["sources"]
+    if trained is not None:
+        record["trained"] = time.time()
+        if "execution" in trained:
+            record["execution"] = trained["execution"]
+        if "sources" in trained:
+            record["sources"] = trained["sources"]
     folder.write("provenance.json", json.dumps(record, indent=1).encode())
 
 

@@ -37,6 +37,7 @@ from studies.trial.records import (
     read_weights,
     write_weights,
 )
+from studies.trial.same_data import check_own
 from studies.trial.shapes import EpochReport, TrialJob
 from studies.trial.sources import check_still_there, read_sources
 from studies.trial.stored import Diverged, Done, Epoch, Failed, FailureKind, Trained, Weights
@@ -153,6 +154,7 @@ def _train_and_judge(job: TrialJob, folder: Folder, report: Report, started: flo
     dataset = load(data).to(device)
     try:
         trained = _already_trained(folder)
+        check_own(job, folder, trained, dataset)
         check_still_there(job, trained)
     except ResultError:
         for damaged in folder.names():
@@ -161,7 +163,8 @@ def _train_and_judge(job: TrialJob, folder: Folder, report: Report, started: flo
     folder.write("config.json", json.dumps(config, indent=1).encode())
     if trained is None:
         pairs = isinstance(method_of(config), Pairing)
-        trained = join(job, dataset, folder) if pairs else _train(job, dataset, folder, report)
+        made = join(job, dataset, folder) if pairs else _train(job, dataset, folder, report)
+        trained = {**made, "data_fingerprint": dataset.fingerprint}
         write_provenance(folder, dataset, device, started, trained)
         write_sealed(folder, "trained.json", trained)
     judge(job, dataset, trained, folder, report)
@@ -189,17 +192,20 @@ def _train(job: TrialJob, dataset: Dataset, folder: Folder, report: Report) -> T
     """Train, from the checkpoint if there is one, and write the weights of every rule."""
     checkpoints, device = Checkpoints(folder), dataset.train.images.device
     state, probe = _sound_state(job, checkpoints, device), probe_of(job, dataset)
+    check_own(job, folder, state, dataset)
+    if state is None:  # from here on the folder tells which data a checkpoint is of
+        write_provenance(folder, dataset, device, time.time())
     execution = how_to_run(job, dataset, probe, state)
-    make = partial(probe.make, execution)
-    training, training_id, history, sources = _resume(job, make, state, checkpoints, folder)
+    make, how = partial(probe.make, execution), as_record(execution)
+    training, training_id, history, sources = _resume(job, make, state, folder, dataset)
     if history:  # a kill may have come between a checkpoint and its line
         write_lines(folder, "epochs.jsonl", history)
-    how = as_record(execution)
 
     def state_now() -> TrainingState:
         own = {
             "execution": how,
             "device": device_name(device),
+            "data_fingerprint": dataset.fingerprint,
             "training_id": training_id,
             "history": history,
             "sources": sources,
@@ -253,8 +259,8 @@ def _resume(
     job: TrialJob,
     make: Callable[[], Training],
     state: TrainingState | None,
-    checkpoints: Checkpoints,
     folder: Folder,
+    dataset: Dataset,
 ) -> tuple[Training, str, list[Epoch], dict[str, str]]:
     """Return a training as the last checkpoint left it, or a new one.
 
@@ -269,9 +275,9 @@ def _resume(
         except (KeyError, ValueError, RuntimeError) as error:
             # of other code: say so in the folder, and start anew
             folder.write("checkpoint.error", f"{type(error).__name__}: {error}".encode())
-            checkpoints.remove()
+            Checkpoints(folder).remove()
             training = make()
-    sources = read_sources(job)
+    sources = read_sources(job, dataset)
     for source in sources:
         training.start_from(source.weights("last"))
     return training, uuid.uuid4().hex[:12], [], {one.run_key: one.training_id for one in sources}

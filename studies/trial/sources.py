@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from oat.data import Dataset
 from studies.storage.folder import Folder
 from studies.storage.opening import open_folder
 from studies.storage.sealed import ResultError
 from studies.trial.checkpoints import TrainingState
 from studies.trial.records import read_result, read_weights
+from studies.trial.same_data import check_same, recorded
 from studies.trial.shapes import TrialConfig, TrialJob
 from studies.trial.stored import Trained
 
@@ -53,25 +55,40 @@ class SourceModel:
         return load(read_weights(self.folder, self.trained, rule))
 
 
-def read_sources(job: TrialJob) -> list[SourceModel]:
+def read_sources(job: TrialJob, dataset: Dataset) -> list[SourceModel]:
     """Return the models that a trial is made from, in the order of its job; none of most trials.
+
+    Args:
+        job: Of the trial.
+        dataset: Its data.
 
     Raises:
         SourceError: One is not trained, has diverged or is damaged.
+        DataError: One was trained on other data.
     """
-    return [_read(job, label, run_key) for label, run_key in job.get("sources", {}).items()]
+    found = []
+    for label, run_key in job.get("sources", {}).items():
+        source = _read(job, label, run_key)
+        then = recorded(source.folder, source.trained)
+        check_same(f"{label} ({run_key})", then, dataset.fingerprint)
+        found.append(source)
+    return found
 
 
-def read_all_behind(job: TrialJob) -> list[SourceModel]:
+def read_all_behind(job: TrialJob, sources: list[SourceModel]) -> list[SourceModel]:
     """Return the models that a trial is made from, those that these are made from, and so on.
 
     Each is there once.
+
+    Args:
+        job: Of the trial.
+        sources: See `read_sources`.
 
     Raises:
         SourceError: See `read_sources`.
     """
     found: dict[str, SourceModel] = {}
-    left = read_sources(job)
+    left = [*sources]
     while left:
         source = left.pop()
         if source.run_key not in found:

@@ -65,6 +65,7 @@ class Trained(TypedDict):
         execution: How its steps were executed; not there in older records.
         sources: Training ids of the models whose weights it was made from, by run key; not there
             where it was made from none.
+        data_fingerprint: See `oat.data.Dataset`; not there in older records.
         behind: Of a model that pairs others, what all trainings behind it took: of these, and of
             what these started from. Not there of a model that was trained.
     """
@@ -77,6 +78,7 @@ class Trained(TypedDict):
     network_bytes: int
     execution: NotRequired[ExecutionRecord]
     sources: NotRequired[dict[str, str]]
+    data_fingerprint: NotRequired[str]
     behind: NotRequired[Price]
 
 

@@ -9,11 +9,31 @@ import optuna
 from sqlalchemy.exc import SQLAlchemyError
 
 from studies.errors import TuningError
-from studies.storage.addresses import without_credentials
+from studies.storage.addresses import is_uri, without_credentials
+from studies.storage.sqlite import why_no_file
 from studies.tuning.candidates import Tunable, name_of
+
+WAIT_SECONDS = 240.0
+"""How long a SQLite file is waited for that another process holds; as long as storage is."""
 
 SETTINGS = "oat.settings"
 """User attribute of an Optuna study: all that decides its values."""
+
+
+def check_url(url: str) -> None:
+    """Refuse what is no URL of a database, or of a file that cannot be one.
+
+    Raises:
+        TuningError: As above.
+    """
+    hidden = without_credentials(url)
+    if not is_uri(url):
+        raise TuningError(
+            f"`--optuna-storage` must be the URL of a database, such as "
+            f"'sqlite:////path/optuna.db', got '{hidden}'."
+        )
+    if (why := why_no_file(url)) is not None:
+        raise TuningError(f"Optuna's storage '{hidden}' cannot be used: {why}.")
 
 
 @contextmanager
@@ -37,6 +57,14 @@ def optuna_faults(url: str) -> Iterator[None]:
     raise TuningError(
         f"Optuna's storage '{hidden}' does not do what it must ({said.replace(url, hidden)}); "
         "what has been trained is safe, and the same command goes on once it does."
+    )
+
+
+def open_database(url: str) -> optuna.storages.RDBStorage:
+    """Open Optuna's database, or make it; a file that another process holds is waited for."""
+    sqlite = url.startswith("sqlite")
+    return optuna.storages.RDBStorage(
+        url, engine_kwargs={"connect_args": {"timeout": WAIT_SECONDS}} if sqlite else None
     )
 
 

@@ -71,7 +71,22 @@ def test_each_mix_is_refused_by_its_name_and_noted_if_forced(
     assert all(str(value) in said for value in values)
     (note,) = check_comparable(points, force=True)
     assert said.partition(";")[0] in note
-    assert len(compare(points, force=True).table) == 1
+    forced = compare(points, force=True)
+    assert len(forced.table) == 1
+    assert f"although the points come from different {MUST_AGREE[column]}" in forced.answer()
+
+
+def test_points_on_other_images_under_another_attack_are_a_mix(make_row: MakeRow) -> None:
+    """The worst over attacks is one over attacks on the same images."""
+    points = frame(
+        make_row(method, lam=1.0, attack=attack, data_fingerprint=data)
+        for method in ("oat", "pgd_at")
+        for attack, data in (("pgd20", "aaa"), ("square", "bbb"))
+    )
+    for attack in (None, "pgd20"):
+        with pytest.raises(ComparisonError, match="different data: aaa, bbb"):
+            compare(points, attack=attack)
+    assert "although the points come from different data" in compare(points, force=True).answer()
 
 
 def test_every_column_that_must_agree_is_tried_here() -> None:

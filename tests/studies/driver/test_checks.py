@@ -14,11 +14,13 @@ from rich.console import Console
 from studies.driver import nodes as preconditions
 from studies.driver.checks import Check, check_evaluation, check_here, demand, tell
 from studies.driver.nodes import check_cluster
+from studies.driver.same_data import KnownData
 from studies.errors import StorageError, StudyError, TrackingError
 from studies.storage.local import LocalFolder
 from studies.study_file.loading import load_study
 from tests.oat.data.files import folder_of, save
 
+NOTHING = KnownData("", {})
 OAT = Path(sys.executable).with_name("oat")
 
 
@@ -64,7 +66,7 @@ def test_an_address_with_a_password_is_shown_without(tiny: dict[str, Any], tmp_p
 
 def test_data_that_are_missing_are_a_sentence(tiny: dict[str, Any], tmp_path: Path) -> None:
     tiny["data"] = {"name": "cifar10", "root": str(tmp_path)}
-    (found,) = check_evaluation(load_study(tiny))
+    (found,) = check_evaluation(load_study(tiny), NOTHING)
     assert isinstance(found.error, StudyError)
     assert str(tmp_path) in found.said
 
@@ -72,14 +74,14 @@ def test_data_that_are_missing_are_a_sentence(tiny: dict[str, Any], tmp_path: Pa
 def test_the_images_of_each_class_are_told_and_remarks_are_warnings(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:
-    (found,) = check_evaluation(load_study(tiny))
+    (found,) = check_evaluation(load_study(tiny), NOTHING)
     assert found.state == "ok"
     assert "; by class (training/held-out/test) 0 " in found.said
     root = folder_of(tmp_path)
     save(root / "train" / "__MACOSX" / "0.png")
     shutil.copy(root / "train/cat/0.png", root / "test/cat/again.png")
     tiny["data"] = {"name": "imagefolder", "root": str(root)}
-    found, *warnings = check_evaluation(load_study(tiny))
+    found, *warnings = check_evaluation(load_study(tiny), NOTHING)
     assert [check.state for check in (found, *warnings)] == ["ok", "warning", "warning"]
     assert found.said.startswith("imagefolder, 9 training, 1 held-out, 5 test images; by class")
     console = Console(file=io.StringIO(), width=20)
@@ -123,11 +125,15 @@ def told(tiny: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
 
 
 def _judged(
-    tiny: dict[str, Any], tmp_path: Path, told: dict[str, Any], asked_ago: float = 0
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    told: dict[str, Any],
+    asked_ago: float = 0,
+    known: KnownData = NOTHING,
 ) -> list[Check]:
     began = time.time() - asked_ago
     return preconditions._judge_node(
-        load_study(tiny), LocalFolder(tmp_path / "shared"), told, began
+        load_study(tiny), LocalFolder(tmp_path / "shared"), told, began, known
     )
 
 
@@ -167,6 +173,17 @@ def test_storage_that_a_node_cannot_write_is_a_sentence(
     found = preconditions._look_around(load_study(tiny).data, str(tmp_path / "file"), "marker")
     said = _failed(_judged(tiny, tmp_path, {"name": "node 10.0.0.7", **found}))
     assert str(tmp_path / "file") in said["node 10.0.0.7: storage"]
+
+
+def test_a_node_with_other_data_than_the_study_was_trained_on_is_a_sentence(
+    tiny: dict[str, Any], tmp_path: Path, told: dict[str, Any]
+) -> None:
+    known = KnownData("./data", {"oat seed 0 (abc)": told["fingerprint"]})
+    assert _failed(_judged(tiny, tmp_path, told, known=known)) == {}
+    known = KnownData("./data", {"oat seed 0 (abc)": "0" * 12})
+    said = _failed(_judged(tiny, tmp_path, told, known=known))["node 10.0.0.7: data"]
+    for word in ("oat seed 0 (abc)", "0" * 12, told["fingerprint"], "put the old data back"):
+        assert word in said
 
 
 def test_a_node_without_the_data_is_a_sentence(tiny: dict[str, Any], tmp_path: Path) -> None:

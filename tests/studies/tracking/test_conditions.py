@@ -83,7 +83,7 @@ def test_what_mlflow_can_say_of_a_condition_is_left_to_it(text: str, clauses: li
         "variant == '50%'",
         "variant == ''",
         "variant.str.contains('bn')",
-        "ra < 1e999",
+        "beta < 1e999",
         "flops != 9007199254740993",
         "flops < 1e300",
     ],
@@ -147,6 +147,54 @@ def test_what_is_no_condition_is_refused_with_one_sentence(text: str, said: str)
     assert said in str(caught.value)
     assert "`--where`" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ra > 50", ("`ra` with `50`", "0.5 for 50 %")),
+        ("50 < ra", ("`ra` with `50`", "0.5 for 50 %")),
+        ("ra_pgd5_0_05 >= 1.5", ("`ra_pgd5_0_05` with `1.5`",)),
+        ("method == 'oat' and not sa_low <= 90", ("`sa_low` with `90`",)),
+        ("40 <= ra <= 60", ("`ra` with `40`",)),
+        ("ra in [0.5, 60]", ("`ra` with `60`",)),
+        ("abs(sa - ra) > 5", ("`abs(sa - ra)` with `5`", "`sa` is a fraction")),
+        ("(ra_pgd5 + ra_pgd10) / 2 > 50", ("fraction",)),
+        ("ra > 100 * 0.5", ("`ra` with `100 * 0.5`",)),
+        ("check_zero_gradients > 10", ("`check_zero_gradients` is a fraction",)),
+        ("width_mult == 50", ("`width_mult` is a fraction",)),
+        ("lam > 2", ("`lam` is a fraction",)),
+        ("eps == 8", ("`eps` is a fraction", "8/255")),
+        ("step_size < 2", ("`step_size` is a fraction", "8/255")),
+    ],
+)
+def test_a_fraction_is_not_compared_with_a_percent(text: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(QueryError) as caught:
+        parse_condition(text, TYPES)
+    for word in (*words, "`--where`", text):
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "100 * ra > 50",
+        "ra <= 1",
+        "sa + ra > 1.5",
+        "ra > 0.4 + lam",
+        "beta > 6",
+        "eps == 8/255",
+        "eps * 255 > 7",
+        "images >= 1000",
+        "check_images > 50",
+        "ra / 0.01 > 50",
+        "epochs > 10 and seed == 2",
+        "ra / sa > 5",
+    ],
+)
+def test_what_a_fraction_can_reach_is_asked(text: str) -> None:
+    assert parse_condition(text, TYPES).expression
 
 
 def test_what_pandas_refuses_is_one_sentence_too() -> None:
@@ -309,8 +357,8 @@ def test_mlflow_returns_no_more_than_it_must(
         "flops < 9007199254740993",
         "flops < 1e300",
         "flops > 1e-300",
-        "ra < 1e999",
-        "ra > 2",
+        "beta < 1e999",
+        "beta > 20",
         "seed == 1.0 and seed <= 1 and seed > 0",
         "seed != 0 and checkpoint_rule != 'last'",
         "not (ra > 0.5 and lam < 1) and method != 'oat'",
@@ -325,7 +373,8 @@ def test_mlflow_and_pandas_together_find_what_pandas_alone_does(text: str, store
 def _comparisons(draw: st.DrawFn) -> str:
     if draw(st.booleans()):
         column = draw(st.sampled_from(["lam", "beta", "ra", "ra_pgd10", "ra_pgd5_0_05", "seed"]))
-        value = repr(draw(st.sampled_from([-0.5, 0, 0.2, 0.5, 0.75, 1, 6]) | st.floats(0, 1)))
+        values = [-0.5, 0, 0.2, 0.5, 0.75, 1, *([6] if column in {"beta", "seed"} else [])]
+        value = repr(draw(st.sampled_from(values) | st.floats(0, 1)))
         sign = draw(st.sampled_from(["==", "!=", "<", "<=", ">", ">="]))
     else:
         column = draw(st.sampled_from(["method", "attack", "checkpoint_rule"]))
@@ -362,12 +411,13 @@ def test_an_attack_that_is_new_reaches_the_points_that_are_there(
     source = {**EVERYTHING, "name": "grown", "seeds": [0], "evaluate": {}}
     source["methods"] = [{"name": "oat", "lambda_choices": [0, 1]}, {"name": "trades", "beta": [1]}]
     known: dict[str, dict[str, float]] = {}
-    for steps in ([20], [20, 50], [20, 50], [20]):
+    for i, steps in enumerate(([20], [20, 50], [20, 50], [20])):
         study = load_study(
             {**source, "evaluate": {"attacks": [{"name": "pgd", "steps": n} for n in steps]}}
         )
         folder = LocalFolder(tmp_path / "grown")
-        make_up(study, tmp_path)
+        if i < 3:  # at last the attack is left out of the study, and its points stay in storage
+            make_up(study, tmp_path)
         tracker = Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "grown", tmp_path.as_uri())
         tracker.sync(make_plan(study, folder), folder)
         runs = tracker.client.search_runs([tracker.experiment_id], "tags.`oat.kind` = 'point'")

@@ -62,10 +62,12 @@ def test_a_store_that_does_not_exist_is_refused_and_not_made(
     tiny_file: Path, tmp_path: Path
 ) -> None:
     said = _refused(tiny_file, storage=tmp_path / "none")
-    assert "no experiment 'tiny'" in said
-    assert "`oat run` or `oat sync`" in said
-    for uri in (f"sqlite:///{tmp_path}/none/mlflow.db", "sqlite://", "sqlite:///:memory:"):
-        assert "no experiment 'tiny'" in _refused(tiny_file, tracking_uri=uri)
+    assert "no results of study 'tiny'" in said
+    assert "`oat run` makes them, `oat sync`" in said
+    missing = _refused(tiny_file, tracking_uri=f"sqlite:///{tmp_path}/none/mlflow.db")
+    assert "no results of study 'tiny'" in missing
+    for uri in ("sqlite://", "sqlite:///:memory:"):
+        assert "names no file" in _refused(tiny_file, tracking_uri=uri)
     assert not list(tmp_path.iterdir())
 
 
@@ -81,11 +83,11 @@ def test_a_database_without_the_study_is_refused_and_not_changed(
     garbage.write_bytes(b"no database" * 1000)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for path in (empty, other):
-        assert "no experiment 'tiny'" in _refused(tiny_file, tracking_uri=f"sqlite:///{path}")
+        assert "no results of study 'tiny'" in _refused(tiny_file, tracking_uri=f"sqlite:///{path}")
     assert "not a database" in _refused(tiny_file, tracking_uri=f"sqlite:///{garbage}")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     renamed = load_study(tiny_file, ["name=another"])
-    assert "no experiment 'another'" in _refused(renamed, storage=store)  # type: ignore[arg-type]
+    assert "no results of study 'another'" in _refused(renamed, storage=store)  # type: ignore[arg-type]
 
 
 def test_a_port_that_is_taken_is_refused(tiny_file: Path, store: Path) -> None:
@@ -229,7 +231,7 @@ def test_of_a_store_that_is_a_server_the_address_there_is_given_and_nothing_star
     with _command("quickstart", "--tracking-uri", base, cwd=folder) as process:
         out, err = process.communicate(timeout=1000)
     assert (process.returncode, out) == (2, "")
-    assert f"There is no experiment 'quickstart' in '{base}' yet" in err
+    assert f"There are no results of study 'quickstart' in '{base}' yet" in err
 
 
 @pytest.mark.browser
