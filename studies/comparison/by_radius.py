@@ -19,7 +19,7 @@ from studies.errors import ComparisonError
 from studies.naming import listed, radius_text
 from studies.results.worst import AT, SAME_RADIUS, attacks_by_radius, bare_name
 
-ACROSS = ("data_fingerprint", "budget", "checkpoint_rule", "results_version")
+ACROSS = ("budget", "checkpoint_rule", "results_version")
 """What points at two radii must share; attacks, steps and images may be others."""
 
 ENDS = ("", "_low", "_high")

@@ -131,7 +131,6 @@ def test_the_other_comparisons_are_by_attack_and_by_radius_once_each() -> None:
     [
         ("results_version", 0, "different versions of the results: 0, 1"),
         ("budget", "fedcba", "different training settings"),
-        ("data_fingerprint", "fedcba", "different data"),
     ],
 )
 def test_points_of_other_settings_at_one_radius_are_left_out(
