@@ -130,8 +130,8 @@ class Study(BaseModel):
         """Refuse to judge candidates at different λ: of more points, a front has more area."""
         if self.evaluate.lams is not None:
             return
-        for name, dimensions in tune.space.items():
-            if "lambda_choices" in dimensions:
+        for name in dict.fromkeys(block.name for block in self.methods):
+            if "lambda_choices" in tune.space.get(name, {}):
                 raise ValueError(
                     f"`tune.space.{name}.lambda_choices` needs `evaluate.lams`, so that all "
                     "candidates are judged at the same λ."

@@ -358,6 +358,7 @@ def test_a_study_that_does_not_say_how_it_is_tuned_is_refused(
         ("tune.budget=soon", "`budget` must be a time of training above 0"),
         ("tune.space.train.lr.low=0", "a log scale needs `low` above 0, got 0"),
         ("tune.space.oats={lr: {low: 1, high: 2}}", "`tune.space.oats`: the study has no method"),
+        ("tune.space.ots={lr: {low: 1, high: 2}}", "`tune.space`: Unknown method 'ots'; did you"),
     ],
 )
 def test_what_cannot_be_tuned_is_one_sentence_and_starts_nothing(
