@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from studies.cli.compare import compare
+from studies.cli.entry import INTERRUPTED
 from studies.cli.jobs import job, logs, submit
 from studies.cli.power import power
 from studies.cli.printing import err
@@ -25,8 +26,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-INTERRUPTED = 130
-"""Exit code of typer after Ctrl-C: 128 + SIGINT."""
+
+GOES_ON = "The same command goes on from the last checkpoints."
+AFTERWARDS = {"run": GOES_ON, "tune": GOES_ON, "logs": "The job goes on."}
+"""What is said after Ctrl-C beyond that a command has stopped."""
 
 
 def _version(asked: bool) -> None:
@@ -76,10 +79,8 @@ def main() -> None:
         app(standalone_mode=True)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            if sys.argv[1:2] == ["logs"]:
-                err.print("Stopped. The job goes on.")
-            else:
-                err.print("Stopped. The same command goes on from the last checkpoints.")
+            command = next(iter(sys.argv[1:]), "")
+            err.print(f"Stopped. {AFTERWARDS.get(command, '')}".rstrip())
         raise
     except UserError as error:
         say(err, str(error))
