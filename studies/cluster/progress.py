@@ -20,6 +20,7 @@ LINE_EVERY_SECONDS = 15.0
 FEWEST_ROWS = 8
 ENDS = {"done": "ended", "failed": "failed", "diverged": "diverged"}
 """How a trial may end, and what is said of it."""
+WAITING_FOR_STORAGE = "waiting for storage"
 SOONEST_ESTIMATE = 0.05
 """Share of the work that must be done before the time left is guessed."""
 
@@ -138,7 +139,11 @@ class Progress(Callback):  # type: ignore[misc]
         row = self._row(trial)
         if result["kind"] == "start":
             return
+        if result["kind"] == "waiting":
+            self._wait(row, result["said"])
+            return
         if result["kind"] == "epoch":
+            row.state = "running"
             row.epoch, row.epochs = result["epoch"], result["epochs"]
             row.images_per_second = result["images_per_second"]
             self._tell_once(result["execution"])
@@ -152,6 +157,12 @@ class Progress(Callback):  # type: ignore[misc]
         self._changed(run_key_of(trial))
         if self._live is None and time.monotonic() - self._spoke > LINE_EVERY_SECONDS:
             self._say(f"{row.label} seed {row.seed}: {row.place}{_rates(row)}")
+
+    def _wait(self, row: _Row, said: str) -> None:
+        """Say that storage does not take what a trial writes, once until it does."""
+        if row.state != WAITING_FOR_STORAGE:
+            row.state = WAITING_FOR_STORAGE
+            self._say(f"{row.label} seed {row.seed}: {row.state}: {said.rstrip('.')}")
 
     def _tell_once(self, sentence: str) -> None:
         """Say how trials are executed, once for all that are executed so."""

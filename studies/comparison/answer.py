@@ -128,13 +128,13 @@ class Comparison:
     def answer(self) -> str:
         """Say the answer in one sentence, or two."""
         if self.table.empty:
-            said = "Nothing to compare: the study needs OAT and at least one dedicated model."
+            said = "Nothing to compare: it takes points of OAT and of at least one dedicated model."
             if self.reference is None:
                 return said
             return f"No dedicated model to compare with; variants stand beside '{self.reference}'."
         own = self.table[~self.table["once"].str.split().str[0].isin(RIVALS)]
         if own.empty:
-            return "Nothing to compare: the study needs OAT beside its rivals."
+            return "Nothing to compare: it takes points of OAT beside those of its rivals."
         start = f"{VERDICT_SAID[self.verdict]}: of {_of_what(own)}, OAT {_counts(own)}"
         lost = [row for row in self.rivals.to_dict("records") if row["verdict"] == LOSES]
         if lost:

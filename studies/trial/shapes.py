@@ -191,6 +191,18 @@ class PointReport(TypedDict):
     ra: float
 
 
+class WaitingReport(TypedDict):
+    """Storage did not take a write, which is tried again.
+
+    Attributes:
+        kind: ``waiting``.
+        said: Why, in one sentence.
+    """
+
+    kind: Literal["waiting"]
+    said: str
+
+
 class EndReport(TypedDict):
     """A trial has come to its end.
 
@@ -205,5 +217,5 @@ class EndReport(TypedDict):
     error: str | None
 
 
-TrialReport = StartReport | EpochReport | PointReport | EndReport
+TrialReport = StartReport | EpochReport | PointReport | WaitingReport | EndReport
 """What a worker reports of a trial; `studies.trial.run.run_trial` reports epochs and points."""
