@@ -1,6 +1,7 @@
 """The `oat` command: results on standard output, everything else on standard error."""
 
 import logging
+import signal
 import sys
 from importlib import metadata
 from typing import Annotated
@@ -8,7 +9,6 @@ from typing import Annotated
 import typer
 
 from studies.cli.compare import compare
-from studies.cli.entry import INTERRUPTED
 from studies.cli.jobs import job, logs, submit
 from studies.cli.power import power
 from studies.cli.printing import err
@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 
 
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code of typer after Ctrl-C."""
 GOES_ON = "The same command goes on from the last checkpoints."
 AFTERWARDS = {"run": GOES_ON, "tune": GOES_ON, "logs": "The job goes on."}
 """What is said after Ctrl-C beyond that a command has stopped."""

@@ -9,8 +9,6 @@ import os
 import signal
 import sys
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT."""
 NOT_WRITTEN = 2
 
 
@@ -24,7 +22,7 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(128 + signal.SIGINT) from None
     except OSError as error:
         if not _is_of_stdout():
             raise
