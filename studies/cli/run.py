@@ -22,10 +22,10 @@ from studies.cli.options import (
 from studies.cli.printing import (
     column_names,
     err,
-    out,
     print_comparison,
     print_frame,
     print_points,
+    print_table,
     this_command,
 )
 from studies.console import say
@@ -62,7 +62,7 @@ def plan(
     table = Table(title=f"Study {current.study.name}: {len(current.trials)} trials")
     for name in ("trial", "seed", "cpu", "gpu", "state", "training", "basis", "run key"):
         right = name in {"seed", "cpu", "gpu"}
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+        table.add_column(name, justify="right" if right else "left")
     for t in current.trials:
         need, found = t.job["resources"], current.estimate(t)
         gpu = need["gpu"] if isinstance(need["gpu"], str) else f"{need['gpu']:.4g}"
@@ -71,7 +71,7 @@ def plan(
         table.add_row(
             t.label, str(t.seed), f"{need['cpu']:g}", gpu, t.state, time, found.basis, t.run_key,
         )  # fmt: skip
-    out.print(table)
+    print_table(table)
     left = current.to_run()
     hours = (sum(current.seconds_left(t, end) for t in left) / 3600 for end in ENDS)
     spans = (
@@ -152,7 +152,7 @@ def preflight(
     table = Table("check", "state", "what")
     for check in checks:
         table.add_row(check.name, check.state, check.said)
-    out.print(table)
+    print_table(table)
     if any(check.error is not None for check in checks):
         raise typer.Exit(2)
 
@@ -168,7 +168,7 @@ def status(
     if as_json:
         print(table.to_json(orient="records", indent=1))
     else:
-        print_frame(table.round(4))
+        print_frame(table.dropna(axis="columns", how="all").round(4))
 
 
 def points(

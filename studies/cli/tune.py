@@ -9,7 +9,7 @@ from rich.table import Table
 
 import studies
 from studies.cli.options import Address, Json, Overrides, Storage, StudyArgument, TrackingUri
-from studies.cli.printing import err, out
+from studies.cli.printing import err, print_table
 from studies.console import say
 from studies.storage.addresses import DEFAULT_STORAGE
 
@@ -50,7 +50,7 @@ def tune(
             table.add_column(name, justify="left" if name == "method" else "right")
         for row in rows:
             table.add_row(*row.values())
-        out.print(table)
+        print_table(table)
         for search in outcome.searches:
             print(f"{search.method}: {search.ended}.")
         print(f"Winners   {outcome.tuned}")
