@@ -12,7 +12,7 @@ STUDIES_ONLY = {"ray", "mlflow", "optuna", "pandas", "pydantic"}
 NUMERICAL = {"torch", "torchvision", "numpy"}
 ROOMS = (
     "errors",
-    "methods",
+    "known_methods",
     "naming",
     "console",
     "knocking",

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from studies.cli.catalogue import attacks, methods, presets
 from studies.cli.compare import compare
 from studies.cli.jobs import job, logs, submit
 from studies.cli.power import power
@@ -21,7 +22,6 @@ from studies.errors import UserError
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -51,6 +51,9 @@ def options(
 
 # in the order of `oat --help`
 for command in (
+    presets,
+    methods,
+    attacks,
     init,
     schema,
     validate,
@@ -78,7 +81,7 @@ def main() -> None:
     for name in ("mlflow", "alembic", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        app(standalone_mode=True)
+        app(prog_name="oat", standalone_mode=True)
     except SystemExit as end:
         if end.code == INTERRUPTED:
             command = next(iter(sys.argv[1:]), "")

@@ -16,6 +16,11 @@ if not out.is_terminal:
     out = Console(width=120)  # a file or a pipe has no width of its own
 
 
+def progress(quiet: bool) -> Console:
+    """Return where progress goes: standard error, or nowhere."""
+    return Console(stderr=True, quiet=True) if quiet else err
+
+
 def this_command() -> str:
     """Return the command as a shell would take it."""
     return shlex.join(["oat", *sys.argv[1:]])

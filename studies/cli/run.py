@@ -15,6 +15,7 @@ from studies.cli.options import (
     HeldOut,
     Json,
     Overrides,
+    Quiet,
     Storage,
     StudyArgument,
     TrackingUri,
@@ -26,6 +27,7 @@ from studies.cli.printing import (
     print_frame,
     print_points,
     print_table,
+    progress,
     this_command,
 )
 from studies.console import say
@@ -41,6 +43,7 @@ def plan(
     probe: Annotated[
         bool, typer.Option("--probe", help="Time each kind of trial on its device first.")
     ] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """List every trial with its state and estimated time; starts nothing."""
@@ -54,7 +57,7 @@ def plan(
         overrides=overrides or (),
         probe=probe,
         address=address,
-        console=err,
+        console=progress(quiet),
     )
     if as_json:
         print(json.dumps({"trials": current.records(), "foreign": list(current.foreign)}, indent=1))
@@ -106,6 +109,7 @@ def run(
     address: Address = None,
     tracking_uri: TrackingUri = None,
     overrides: Overrides = None,
+    quiet: Quiet = False,
 ) -> None:
     """Run what is missing, judge it, log it to MLflow, compare. Safe to call again."""
     outcome = studies.run(
@@ -114,7 +118,7 @@ def run(
         address=address,
         tracking_uri=tracking_uri,
         overrides=overrides or (),
-        console=err,
+        console=progress(quiet),
         command=this_command(),
     )
     if outcome.worked_on == 0 and outcome.complete:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from studies.comparison.rivals import LOSES, rival_remarks
 from studies.comparison.verdict import ONE_SEED
-from studies.methods import RIVALS
+from studies.known_methods import RIVALS
 from studies.naming import in_points, listed
 from studies.results.masking import masking_verdict
 from studies.statistics.intervals import LEVEL, Interval

@@ -32,7 +32,7 @@ from studies.comparison.resampling import Resampled
 from studies.comparison.rivals import against_rivals
 from studies.comparison.verdict import MARGIN, verdict_on_all
 from studies.errors import ComparisonError
-from studies.methods import ONCE
+from studies.known_methods import ONCE
 from studies.results.masking import masking_table
 from studies.results.reading import MODELS, Stored, stored_beside
 from studies.results.worst import label_of, own_radius, worst_case

@@ -6,7 +6,7 @@ import pandas as pd
 
 from studies.comparison.answer import Comparison
 from studies.comparison.fronts import front_name
-from studies.methods import ONCE
+from studies.known_methods import ONCE
 
 # Okabe and Ito's colours, told apart by colour-blind readers
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

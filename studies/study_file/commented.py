@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from studies.errors import StudyError
-from studies.methods import ONCE
+from studies.known_methods import ONCE
 from studies.study_file.keys import REQUIRED, Key, keys_of, summary
 from studies.study_file.loading import Source, load_study
 from studies.study_file.plain_yaml import write_yaml

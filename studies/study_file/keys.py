@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, g
 from pydantic import BaseModel
 
 from oat.recipe import TrainConfig
-from studies.methods import METHODS
+from studies.known_methods import METHODS
 from studies.study_file.method_blocks import METHOD_BLOCKS, DedicatedBlock, OwnSettings
 from studies.study_file.tune_block import SWEPT
 

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,24 @@ from studies.study_file.study import Study
 from studies.study_file.tune_block import tune_keys
 
 
-def presets() -> list[str]:
-    """Return the names of the studies that ship."""
+def presets() -> dict[str, str]:
+    """Return the studies that ship, and a line about each: how its file begins."""
+    return {name: _headline(_text_of_preset(name)) for name in _names_of_presets()}
+
+
+def _names_of_presets() -> list[str]:
     folder = files("studies") / "presets"
     return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def _text_of_preset(name: str) -> str:
+    return (files("studies") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _headline(text: str) -> str:
+    """Return the first sentence of the comment at the head of a file."""
+    comment = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return " ".join(line[1:].strip() for line in comment).partition(". ")[0].rstrip(".") + "."
 
 
 MOST_BYTES = 1_000_000
@@ -67,11 +82,11 @@ def _read(source: str) -> dict[str, Any]:
     path = Path(source)
     if path.suffix in {".yaml", ".yml"} or "/" in source:
         text = _text_of(path)
-    elif source in presets():
-        text = (files("studies") / "presets" / f"{source}.yaml").read_text(encoding="utf-8")
+    elif source in _names_of_presets():
+        text = _text_of_preset(source)
     else:
         raise StudyError(
-            unknown("preset", source, presets()) + " A file of your own ends in .yaml."
+            unknown("preset", source, _names_of_presets()) + " A file of your own ends in .yaml."
         )
     try:
         data = read_yaml(text)

@@ -27,7 +27,7 @@ from oat.method import Method, Oat
 from oat.models import ModelConfig
 from oat.models.slimmable import scaled
 from oat.recipe import TrainConfig
-from studies.methods import METHODS, ONCE
+from studies.known_methods import METHODS, ONCE
 from studies.study_file.evaluate_block import Evaluate
 from studies.study_file.method_blocks import AnyMethodBlock, Entry, FileBlock, Resources
 from studies.study_file.sources import check_sources

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from oat.names import unknown
 from oat.recipe import SHARED, TrainConfig
-from studies.methods import METHODS
+from studies.known_methods import METHODS
 from studies.study_file.tune_block import TRAIN, Dimension, as_text, number_type, swept_key
 
 

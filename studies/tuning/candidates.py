@@ -18,7 +18,7 @@ from optuna.distributions import (
 )
 
 from studies.errors import StudyError, TuningError
-from studies.methods import RESULTS_VERSION, VALUES_AND_WIDTH, variant
+from studies.known_methods import RESULTS_VERSION, VALUES_AND_WIDTH, variant
 from studies.planning.costs import training_units
 from studies.study_file.loading import load_study
 from studies.study_file.method_blocks import FileBlock, MethodBlock

@@ -16,7 +16,7 @@ from PIL import Image
 from baselines import Interpolate, Mix, PgdAt, Trades
 from oat.data import load
 from oat.method import Method, Oat, Oats
-from studies.methods import METHODS, RIVALS, describe, method_of
+from studies.known_methods import METHODS, RIVALS, describe, method_of
 from studies.planning.run_keys import trial_config
 from studies.results.points import COLUMNS, DERIVED, frame
 from studies.results.reading import read_trial
