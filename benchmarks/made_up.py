@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from oat.masking import Checks
 from oat.method import Method
-from studies.methods import RESULTS_VERSION, method_of, variant
+from studies.known_methods import RESULTS_VERSION, method_of, variant
 from studies.planning.expand import make_plan
 from studies.planning.plan import PlannedTrial
 from studies.results.points import COLUMNS, DERIVED

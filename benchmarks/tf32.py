@@ -27,7 +27,7 @@ from oat.data import load
 from oat.deploy import OperatingPoint
 from oat.evaluation import evaluate_at
 from studies.driver.places import study_folder
-from studies.methods import method_of
+from studies.known_methods import method_of
 from studies.planning.expand import make_plan
 from studies.study_file.loading import load_study
 from studies.trial.rebuilding import rebuild

@@ -23,12 +23,18 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the 
     from studies.commands.tracking import sync as sync
     from studies.commands.tracking import ui as ui
     from studies.commands.tune import tune as tune
+    from studies.study_file.catalogue import attacks as attacks
+    from studies.study_file.catalogue import methods as methods
     from studies.study_file.commented import init as init
     from studies.study_file.json_schema import schema as schema
     from studies.study_file.loading import load_study as load_study
+    from studies.study_file.loading import presets as presets
     from studies.study_file.loading import validate as validate
 
 HOMES = {
+    "presets": "study_file.loading",
+    "methods": "study_file.catalogue",
+    "attacks": "study_file.catalogue",
     "init": "study_file.commented",
     "schema": "study_file.json_schema",
     "validate": "study_file.loading",

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import NotRequired, TypedDict
 
-from studies.methods import RIVALS
+from studies.known_methods import RIVALS
 
 
 class NamedRow(TypedDict):
@@ -16,7 +16,7 @@ class NamedRow(TypedDict):
         beta: β of TRADES; NaN elsewhere.
         width_mult: Share of the full network's channels.
         seed: Not there for a cell.
-        recipe: See `studies.methods.recipe`; not there if all models have the same.
+        recipe: See `studies.known_methods.recipe`; not there if all models have the same.
     """
 
     variant: str

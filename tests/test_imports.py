@@ -12,7 +12,7 @@ STUDIES_ONLY = {"ray", "mlflow", "optuna", "pandas", "pydantic"}
 NUMERICAL = {"torch", "torchvision", "numpy", "PIL"}  # torchvision brings Pillow
 ROOMS = (
     "errors",
-    "methods",
+    "known_methods",
     "naming",
     "console",
     "knocking",

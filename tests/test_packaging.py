@@ -70,7 +70,7 @@ def test_the_wheel_has_every_module_and_every_file_that_the_code_reads(
 def test_the_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:
     points = configparser.ConfigParser()
     points.read_string(_metadata(wheel, "entry_points.txt"))
-    assert dict(points["console_scripts"]) == {"oat": "studies.cli.app:main"}
+    assert dict(points["console_scripts"]) == {"oat": "studies.cli.entry:main"}
 
 
 def test_every_folder_of_modules_is_listed_by_name(project: dict[str, Any]) -> None:

@@ -1,12 +1,14 @@
 """The `oat` command: results on standard output, everything else on standard error."""
 
 import logging
+import signal
 import sys
 from importlib import metadata
 from typing import Annotated
 
 import typer
 
+from studies.cli.catalogue import attacks, methods, presets
 from studies.cli.compare import compare
 from studies.cli.jobs import job, logs, submit
 from studies.cli.power import power
@@ -20,13 +22,16 @@ from studies.errors import UserError
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-INTERRUPTED = 130
-"""Exit code of typer after Ctrl-C: 128 + SIGINT."""
+
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code of typer after Ctrl-C."""
+GOES_ON = "The same command goes on from the last checkpoints."
+AFTERWARDS = {"run": GOES_ON, "tune": GOES_ON, "logs": "The job goes on."}
+"""What is said after Ctrl-C beyond that a command has stopped."""
 
 
 def _version(asked: bool) -> None:
@@ -46,6 +51,9 @@ def options(
 
 # in the order of `oat --help`
 for command in (
+    presets,
+    methods,
+    attacks,
     init,
     schema,
     validate,
@@ -73,13 +81,11 @@ def main() -> None:
     for name in ("mlflow", "alembic", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        app(standalone_mode=True)
+        app(prog_name="oat", standalone_mode=True)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            if sys.argv[1:2] == ["logs"]:
-                err.print("Stopped. The job goes on.")
-            else:
-                err.print("Stopped. The same command goes on from the last checkpoints.")
+            command = next(iter(sys.argv[1:]), "")
+            err.print(f"Stopped. {AFTERWARDS.get(command, '')}".rstrip())
         raise
     except UserError as error:
         say(err, str(error))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import studies
+from studies.cli import completing
 from studies.cli.options import Json, Overrides, Storage
 from studies.cli.printing import print_comparison, this_command
 from studies.comparison.verdict import MARGIN
@@ -13,13 +14,20 @@ from studies.storage.addresses import DEFAULT_STORAGE
 
 
 def compare(
-    names: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Presets or files.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STUDY...", help="Presets or files.", autocompletion=completing.study
+        ),
+    ],
     storage: Storage = DEFAULT_STORAGE,
     overrides: Overrides = None,
     out: Annotated[
         str | None, typer.Option("--out", help="Folder for the table, figures and page.")
     ] = None,
-    attack: Annotated[str | None, typer.Option(help="RA under this attack.")] = None,
+    attack: Annotated[
+        str | None, typer.Option(help="RA under this attack.", autocompletion=completing.attack)
+    ] = None,
     checkpoint: Annotated[
         str | None,
         typer.Option(help="last, averaged or chosen; else the first of the study's own."),

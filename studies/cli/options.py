@@ -5,11 +5,23 @@ from typing import Annotated
 
 import typer
 
-StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A preset, or a YAML file.")]
+from studies.cli import completing
+
+StudyArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY", help="A preset, or a YAML file.", autocompletion=completing.study
+    ),
+]
 Storage = Annotated[str, typer.Option(help="Folder or URI that holds the results.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override one value, such as train.epochs=30."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override one value, such as train.epochs=30.",
+        autocompletion=completing.setting,
+    ),
 ]
 TrackingUri = Annotated[
     str | None,
@@ -21,13 +33,17 @@ Address = Annotated[
 JobServer = Annotated[
     str, typer.Option("--job-server", help="Job server of a cluster, such as http://HEAD:8265.")
 ]
-Columns = Annotated[str | None, typer.Option(help="Columns, separated by commas.")]
+Columns = Annotated[
+    str | None,
+    typer.Option(help="Columns, separated by commas.", autocompletion=completing.columns),
+]
 HeldOut = Annotated[
     bool,
     typer.Option(
         "--held-out", help="Points on held-out images instead, by which λ and settings are chosen."
     ),
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -9,10 +9,16 @@ from rich.console import Console
 from rich.table import Table
 
 from studies.cli.options import Format
+from studies.console import fitted
 
 out, err = Console(), Console(stderr=True)
 if not out.is_terminal:
     out = Console(width=120)  # a file or a pipe has no width of its own
+
+
+def progress(quiet: bool) -> Console:
+    """Return where progress goes: standard error, or nowhere."""
+    return Console(stderr=True, quiet=True) if quiet else err
 
 
 def this_command() -> str:
@@ -28,17 +34,24 @@ def print_comparison(result: Any) -> None:
         if isinstance(part, str):
             print(part)
         else:
-            out.print(part)
+            print_table(part)
+
+
+def print_table(table: Table) -> None:
+    """Print a table, so that nothing of it is cut off in a narrow terminal."""
+    for column in table.columns:
+        column.overflow = "fold"
+    out.print(fitted(table, out.width))
 
 
 def print_frame(frame: pd.DataFrame) -> None:
     """Print a frame as a table, and the number of its rows."""
     table = Table()
     for name in frame.columns:
-        table.add_column(name, overflow="fold")
+        table.add_column(name)
     for row in frame.itertuples(index=False):
         table.add_row(*("" if pd.isna(v) else str(v) for v in row))
-    out.print(table)
+    print_table(table)
     print(f"{len(frame)} rows")
 
 

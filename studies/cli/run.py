@@ -16,6 +16,7 @@ from studies.cli.options import (
     HeldOut,
     Json,
     Overrides,
+    Quiet,
     Storage,
     StudyArgument,
     TrackingUri,
@@ -23,10 +24,11 @@ from studies.cli.options import (
 from studies.cli.printing import (
     column_names,
     err,
-    out,
     print_comparison,
     print_frame,
     print_points,
+    print_table,
+    progress,
     this_command,
 )
 from studies.console import say
@@ -42,6 +44,7 @@ def plan(
     probe: Annotated[
         bool, typer.Option("--probe", help="Time each kind of trial on its device first.")
     ] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """List every trial with its state and estimated time; starts nothing."""
@@ -55,7 +58,7 @@ def plan(
         overrides=overrides or (),
         probe=probe,
         address=address,
-        console=err,
+        console=progress(quiet),
     )
     if as_json:
         print(json.dumps({"trials": current.records(), "foreign": list(current.foreign)}, indent=1))
@@ -63,7 +66,7 @@ def plan(
     table = Table(title=f"Study {current.study.name}: {len(current.trials)} trials")
     for name in ("trial", "seed", "cpu", "gpu", "state", "training", "basis", "run key"):
         right = name in {"seed", "cpu", "gpu"}
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+        table.add_column(name, justify="right" if right else "left")
     for t in current.trials:
         need, found = t.job["resources"], current.estimate(t)
         gpu = need["gpu"] if isinstance(need["gpu"], str) else f"{need['gpu']:.4g}"
@@ -72,7 +75,7 @@ def plan(
         table.add_row(
             t.label, str(t.seed), f"{need['cpu']:g}", gpu, t.state, time, found.basis, t.run_key,
         )  # fmt: skip
-    out.print(table)
+    print_table(table)
     left = current.to_run()
     hours = (sum(current.seconds_left(t, end) for t in left) / 3600 for end in ENDS)
     spans = (
@@ -107,6 +110,7 @@ def run(
     address: Address = None,
     tracking_uri: TrackingUri = None,
     overrides: Overrides = None,
+    quiet: Quiet = False,
 ) -> None:
     """Run what is missing, judge it, log it to MLflow, compare. Safe to call again."""
     outcome = studies.run(
@@ -115,7 +119,7 @@ def run(
         address=address,
         tracking_uri=tracking_uri,
         overrides=overrides or (),
-        console=err,
+        console=progress(quiet),
         command=this_command(),
     )
     if outcome.worked_on == 0 and outcome.complete:
@@ -153,7 +157,7 @@ def preflight(
     table = Table("check", "state", "what")
     for check in checks:
         table.add_row(check.name, check.state, Text(check.said))  # a name may hold brackets
-    out.print(table)
+    print_table(table)
     if any(check.error is not None for check in checks):
         raise typer.Exit(2)
 
@@ -169,7 +173,7 @@ def status(
     if as_json:
         print(table.to_json(orient="records", indent=1))
     else:
-        print_frame(table.round(4))
+        print_frame(table.dropna(axis="columns", how="all").round(4))
 
 
 def points(

@@ -7,12 +7,19 @@ from typing import Annotated
 import typer
 
 import studies
+from studies.cli import completing
 from studies.cli.options import Overrides, StudyArgument
 
 
 def init(
     preset: Annotated[
-        str, typer.Option("--from", metavar="PRESET", help="What to start from; a file as well.")
+        str,
+        typer.Option(
+            "--from",
+            metavar="PRESET",
+            help="What to start from; a file as well.",
+            autocompletion=completing.study,
+        ),
     ] = "quickstart",
 ) -> None:
     """Write a commented study file to standard output, with every key that there is."""

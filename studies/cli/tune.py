@@ -8,8 +8,8 @@ import typer
 from rich.table import Table
 
 import studies
-from studies.cli.options import Address, Json, Overrides, Storage, StudyArgument, TrackingUri
-from studies.cli.printing import err, out
+from studies.cli.options import Address, Json, Overrides, Quiet, Storage, StudyArgument, TrackingUri
+from studies.cli.printing import err, print_table, progress
 from studies.console import say
 from studies.storage.addresses import DEFAULT_STORAGE
 
@@ -23,6 +23,7 @@ def tune(
         str | None, typer.Option(help="Optuna's database; default <storage>/optuna.db.")
     ] = None,
     overrides: Overrides = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Search the best settings of each method, all on one budget. Safe to call again."""
@@ -37,7 +38,7 @@ def tune(
         tracking_uri=tracking_uri,
         optuna_storage=optuna_storage,
         overrides=overrides or (),
-        console=err,
+        console=progress(quiet),
     )
     if as_json:
         searches = [search.dump() for search in outcome.searches]
@@ -50,7 +51,7 @@ def tune(
             table.add_column(name, justify="left" if name == "method" else "right")
         for row in rows:
             table.add_row(*row.values())
-        out.print(table)
+        print_table(table)
         for search in outcome.searches:
             print(f"{search.method}: {search.ended}.")
         print(f"Winners   {outcome.tuned}")

@@ -7,6 +7,7 @@ import socket
 
 import ray
 
+from studies.cluster.ray_internals import temporary_folder
 from studies.errors import StudyError
 
 log = logging.getLogger("oat.ray")
@@ -47,7 +48,8 @@ def connect(address: str | None) -> bool:
         Whether this call connected, and `ray.shutdown` is therefore ours to call.
 
     Raises:
-        StudyError: No cluster answers at the address, or Ray does not start here.
+        StudyError: No cluster answers at the address, or Ray does not start here, as in a folder
+            for temporary files that is another user's or has a long path.
     """
     _check_address(address)
     if ray.is_initialized():
@@ -64,6 +66,8 @@ def connect(address: str | None) -> bool:
         except (ConnectionError, ValueError, RuntimeError) as error:
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise StudyError(_no_cluster(address, said)) from error
+        except OSError as error:
+            raise StudyError(_no_folder(error)) from error
         except Exception as error:  # what Ray (2.60) raises after 30 s is of no class of its own
             if TOO_SLOW not in str(error):
                 raise
@@ -94,6 +98,14 @@ def _check_address(address: str | None) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except (OSError, OverflowError) as error:
         raise StudyError(_no_cluster(address, str(error))) from error
+
+
+def _no_folder(error: OSError) -> str:
+    said = (error.strerror or str(error)).partition(": /")[0]
+    return (
+        f"Ray cannot use its temporary folder '{temporary_folder()}' ({said}); set RAY_TMPDIR to a "
+        "folder of your own with a short path, such as /tmp/NAME."
+    )
 
 
 def _no_cluster(address: str | None, said: str) -> str:

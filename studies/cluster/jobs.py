@@ -17,12 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from studies.cluster.job_checks import check_installed, checked_address, knock_at_server
 from studies.errors import JobError
+from studies.study_file.plain_yaml import write_yaml
 from studies.study_file.study import Study
 
 for _noisy in (
@@ -146,7 +146,7 @@ class JobServer:
                     f"{job.id} --address {self.address}`."
                 )
         with tempfile.TemporaryDirectory(prefix="oat-job-") as folder:
-            text = yaml.safe_dump(study.dump(), sort_keys=False, allow_unicode=True)
+            text = write_yaml(study.dump())
             (Path(folder) / STUDY_FILE).write_text(text, encoding="utf-8")
             with self._asked():
                 submitted = self._submit(

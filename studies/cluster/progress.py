@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ray.tune import Callback
 from rich.console import Console
@@ -18,8 +18,11 @@ from studies.trial.shapes import TrialReport
 
 LINE_EVERY_SECONDS = 15.0
 FEWEST_ROWS = 8
+NARROW = 72
+"""Columns of a terminal below which the live table shows how far trials are, and no more."""
 ENDS = {"done": "ended", "failed": "failed", "diverged": "diverged"}
 """How a trial may end, and what is said of it."""
+WAITING_FOR_STORAGE = "waiting for storage"
 SOONEST_ESTIMATE = 0.05
 """Share of the work that must be done before the time left is guessed."""
 
@@ -138,7 +141,11 @@ class Progress(Callback):  # type: ignore[misc]
         row = self._row(trial)
         if result["kind"] == "start":
             return
+        if result["kind"] == "waiting":
+            self._wait(row, result["said"])
+            return
         if result["kind"] == "epoch":
+            row.state = "running"
             row.epoch, row.epochs = result["epoch"], result["epochs"]
             row.images_per_second = result["images_per_second"]
             self._tell_once(result["execution"])
@@ -152,6 +159,12 @@ class Progress(Callback):  # type: ignore[misc]
         self._changed(run_key_of(trial))
         if self._live is None and time.monotonic() - self._spoke > LINE_EVERY_SECONDS:
             self._say(f"{row.label} seed {row.seed}: {row.place}{_rates(row)}")
+
+    def _wait(self, row: _Row, said: str) -> None:
+        """Say that storage does not take what a trial writes, once until it does."""
+        if row.state != WAITING_FOR_STORAGE:
+            row.state = WAITING_FOR_STORAGE
+            self._say(f"{row.label} seed {row.seed}: {row.state}: {said.rstrip('.')}")
 
     def _tell_once(self, sentence: str) -> None:
         """Say how trials are executed, once for all that are executed so."""
@@ -213,15 +226,18 @@ class Progress(Callback):  # type: ignore[misc]
         if self._search:
             title = f"Search of {self._search}: {ended} trials have ended"
         table = Table(title=title, title_justify="left")
-        for name in ("trial", "seed", "state", "epoch", "judged", "SA val", "RA val", "images/s"):
-            table.add_column(name, justify="left" if name in {"trial", "state"} else "right")
+        names = ("trial", "seed", "state", "epoch", "judged", "SA val", "RA val", "images/s")
+        shown = names if self._console.width >= NARROW else names[:4]
+        for name in shown:
+            side: Literal["left", "right"] = "left" if name in {"trial", "state"} else "right"
+            table.add_column(name, justify=side, overflow="fold")
         rows = list(self._rows.values())
         most = max(FEWEST_ROWS, self._console.height - 6)
         if len(rows) > most:  # what is at work comes first
             rows.sort(key=lambda row: (row.ended, row.state == "waiting"))
             table.caption = f"and {len(rows) - most} more; `oat status` shows all"
         for row in rows[:most]:
-            table.add_row(
+            texts = (
                 row.label,
                 str(row.seed),
                 row.state,
@@ -231,6 +247,7 @@ class Progress(Callback):  # type: ignore[misc]
                 _percent(row.ra),
                 "" if row.images_per_second is None else f"{row.images_per_second:,.0f}",
             )
+            table.add_row(*texts[: len(shown)])
         return table
 
 

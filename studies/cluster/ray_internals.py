@@ -20,6 +20,13 @@ def token_is_enabled() -> bool:
     return bool(is_token_auth_enabled())
 
 
+def temporary_folder() -> str:
+    """Return the folder of Ray's sockets and logs: below RAY_TMPDIR, else TMPDIR, else /tmp."""
+    from ray._common.utils import get_default_ray_temp_dir
+
+    return str(get_default_ray_temp_dir())
+
+
 def startable_nodes() -> list[dict[str, float]]:
     """Return what the nodes can hold that an autoscaler may add; an idle cluster has none yet."""
     config = ray._private.state.state.get_cluster_config() if ray.is_initialized() else None

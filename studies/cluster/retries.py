@@ -53,7 +53,7 @@ class Retries(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: TrialReport) -> str:
         """Forget earlier losses once the trial has got on, so that it would not come here again."""
-        if result["kind"] != "start" and result.get("saved", True):
+        if result["kind"] not in {"start", "waiting"} and result.get("saved", True):
             trial.run_metadata.num_failures = 0
         if self._stopping is not None and self._stopping(trial, result):
             return str(self.STOP)

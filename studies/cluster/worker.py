@@ -33,7 +33,8 @@ def trainable(config: TrialSpace) -> None:
     if odd := differences(trial["versions"], versions()):
         raise RuntimeError(f"Node {socket.gethostname()} has {odd}; set it up as the driver is.")
     _check_storage(trial["study"], trial["mark"])
-    outcome = run_trial(trial["job"], ClaimedFolder(open_folder(trial["folder"])), _report)
+    folder = ClaimedFolder(open_folder(trial["folder"]), _wait)
+    outcome = run_trial(trial["job"], folder, _report)
     if outcome["status"] == "failed":
         if outcome["kind"] == "out_of_memory" and trial["can_grow"]:
             raise TrialOutOfMemory(outcome["error"])
@@ -45,6 +46,10 @@ def trainable(config: TrialSpace) -> None:
 
 def _report(said: TrialReport) -> None:
     tune.report(said)
+
+
+def _wait(error: OSError) -> None:
+    _report({"kind": "waiting", "said": str(error)})
 
 
 def _check_storage(study: str, mark: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from studies.comparison.power import Power, Rates, power_of
 from studies.comparison.verdict import MARGIN
 from studies.errors import StudyError
-from studies.methods import CONDITIONAL, ONCE
+from studies.known_methods import CONDITIONAL, ONCE
 from studies.planning.costs import test_images
 from studies.study_file.loading import Source, load_study
 from studies.study_file.study import Study

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import yaml
 from rich.console import Console
 
 from oat.adversaries import Transfer
@@ -29,6 +28,7 @@ from studies.results.reading import study_points
 from studies.storage.addresses import DEFAULT_STORAGE
 from studies.storage.folder import Folder
 from studies.study_file.loading import Source, load_study
+from studies.study_file.plain_yaml import write_yaml
 from studies.study_file.study import Study
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _waits_for_others(current: Plan) -> tuple[PlannedTrial, ...]:
 
 
 def _write_study(study: Study, folder: Folder) -> None:
-    text = yaml.safe_dump(study.dump(), sort_keys=False, allow_unicode=True)
+    text = write_yaml(study.dump())
     folder.write("study.yaml", text.encode())
 
 

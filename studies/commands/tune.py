@@ -13,7 +13,6 @@ from pathlib import Path
 
 import optuna
 import pandas as pd
-import yaml
 from rich.console import Console
 
 from studies.commands.searches import Searches
@@ -28,6 +27,7 @@ from studies.storage.addresses import DEFAULT_STORAGE, without_credentials
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError
 from studies.study_file.loading import Source, load_study
+from studies.study_file.plain_yaml import write_yaml
 from studies.study_file.study import Study
 from studies.tuning.candidates import Tunable, tuned_methods
 from studies.tuning.database import check_url, open_database, open_search, optuna_faults
@@ -208,6 +208,6 @@ def _finish(study: Study, folder: Folder, record: TuningRecord | None, url: str)
         f"'{study.tune.select.rule}'\n# on held-out images; {TUNING_FILE} beside this file has "
         "every trial. `oat run` takes this file as it is.\n"
     )
-    text = head + yaml.safe_dump(made, sort_keys=False, allow_unicode=True)
+    text = head + write_yaml(made)
     folder.write(WINNERS_FILE, text.encode())
     return TuneOutcome(searches, folder.sub(WINNERS_FILE).uri, without_credentials(url), notes)

@@ -10,7 +10,7 @@ from studies.comparison.curves import area_remark
 from studies.comparison.fronts import front_remark
 from studies.comparison.rivals import LOSES, rival_remarks
 from studies.comparison.verdict import ONE_SEED
-from studies.methods import RIVALS
+from studies.known_methods import RIVALS
 from studies.naming import in_points, listed, radius_text
 from studies.results.masking import masking_verdict
 from studies.statistics.intervals import LEVEL, Interval
@@ -154,13 +154,13 @@ class Comparison:
     def answer(self) -> str:
         """Say the answer in one sentence, or two."""
         if self.table.empty:
-            said = "Nothing to compare: the study needs OAT and at least one dedicated model."
+            said = "Nothing to compare: it takes points of OAT and of at least one dedicated model."
             if self.reference is None:
                 return said
             return f"No dedicated model to compare with; variants stand beside '{self.reference}'."
         own = self.own_rows
         if own.empty:
-            return "Nothing to compare: the study needs OAT beside its rivals."
+            return "Nothing to compare: it takes points of OAT beside those of its rivals."
         start = f"{VERDICT_SAID[self.verdict]}: of {_of_what(own)}, OAT {_counts(own)}"
         lost = [row for row in self.rivals.to_dict("records") if row["verdict"] == LOSES]
         if lost:

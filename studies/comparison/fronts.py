@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from studies.comparison.resampling import CELL, Resampled
-from studies.methods import CONDITIONAL
+from studies.known_methods import CONDITIONAL
 from studies.naming import in_points
 from studies.statistics.frontier import coverage, hypervolume, largest_gap, pareto_mask
 from studies.statistics.intervals import measured

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from studies.methods import ONCE
+from studies.known_methods import ONCE
 
 
 def with_recipes(points: pd.DataFrame) -> pd.DataFrame:

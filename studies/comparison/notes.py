@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from studies.methods import ONCE, RIVALS
+from studies.known_methods import ONCE, RIVALS
 from studies.naming import NamedRow, listed, name_point, value_text
 from studies.trial.records import Correct
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from studies.methods import CONDITIONAL, ONCE
+from studies.known_methods import CONDITIONAL, ONCE
 from studies.naming import listed, name_point
 from studies.statistics.frontier import hypervolumes
 from studies.statistics.intervals import (

@@ -9,7 +9,7 @@ from oat.evaluation import EVALUATION_SEED
 from oat.lambdas import SAME_LAM
 from oat.masking import HOW as MASKING_HOW
 from oat.method import Method
-from studies.methods import ONCE
+from studies.known_methods import ONCE
 from studies.planning.plan import Split
 from studies.planning.run_keys import entry_key
 from studies.storage.sealed import digest

@@ -9,7 +9,7 @@ from oat.data import DataConfig
 from oat.method import Method
 from oat.paths import local_path
 from oat.recipe import TrainConfig
-from studies.methods import JUDGED_AT, RESULTS_VERSION
+from studies.known_methods import JUDGED_AT, RESULTS_VERSION
 from studies.storage.sealed import digest
 from studies.study_file.method_blocks import Entry
 from studies.study_file.study import Study

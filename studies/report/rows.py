@@ -8,7 +8,7 @@ import pandas as pd
 
 from studies.comparison.answer import BEST, SAME, Comparison
 from studies.comparison.verdict import VERDICTS
-from studies.methods import RIVALS
+from studies.known_methods import RIVALS
 from studies.naming import duration, value_text
 
 HEADINGS = {

@@ -6,7 +6,7 @@ import pandas as pd
 
 from studies.comparison.answer import Comparison
 from studies.comparison.fronts import front_name
-from studies.methods import ONCE
+from studies.known_methods import ONCE
 from studies.naming import radius_text
 
 # Okabe and Ito's colours, told apart by colour-blind readers

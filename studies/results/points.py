@@ -55,7 +55,7 @@ COLUMNS: dict[str, str] = {
 }
 """Columns of a point and their types. SA, RA are fractions with Wilson's 95 % intervals; λ is NaN
 for TRADES, β elsewhere. ``precision`` is that of the training, ``not recorded`` for older ones.
-``recipe``: see `studies.methods.recipe`. ``masking`` and the checks: see
+``recipe``: see `studies.known_methods.recipe`. ``masking`` and the checks: see
 `studies.results.masking`. A stored column is filled in `studies.trial.judging` and typed in
 `studies.trial.evaluated.Point`; a derived one is filled in `studies.results.reading`; one that may
 be missing is named in `studies.tracking.filters.ALWAYS_THERE`."""

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, TypedDict
 
 import pandas as pd
 
-from studies.methods import recipe
+from studies.known_methods import recipe
 from studies.planning.plan import Plan
 from studies.results.masking import MaskingColumns, masking_columns
 from studies.results.points import frame
@@ -51,7 +51,7 @@ class PlannedPointRow(PointRow):
     """A point that a plan's job asks for, with the budget of that plan.
 
     Attributes:
-        recipe: See `studies.methods.recipe`.
+        recipe: See `studies.known_methods.recipe`.
     """
 
     recipe: str

@@ -1,5 +1,6 @@
 """What a storage raises, as one sentence with its cure."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ DENIED = "ACCESS_DENIED"
 """How pyarrow calls an answer of 403."""
 
 REFUSED = (DENIED, "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "EXPIRED_TOKEN")
+FULL = (errno.ENOSPC, errno.EDQUOT)
 CURE = (
     "; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that they may list, read, write and "
     "delete there"
@@ -44,6 +46,8 @@ def failure(verb: str, place: object, error: OSError) -> StorageError:
     said = words_of(error)
     if any(code in said for code in REFUSED):
         said += CURE
+    if error.errno in FULL:
+        said += "; free some room there"
     failure = StorageError(f"'{without_credentials(str(place))}' cannot be {verb}: {said}.")
     failure.errno = error.errno
     return failure

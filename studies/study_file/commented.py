@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from studies.errors import StudyError
-from studies.methods import ONCE
+from studies.known_methods import ONCE
 from studies.naming import GREY_LEVELS
 from studies.study_file.keys import REQUIRED, Key, keys_of, summary
 from studies.study_file.loading import Source, load_study
+from studies.study_file.plain_yaml import write_yaml
 from studies.study_file.study import Study
 
 WIDTH = 100
@@ -212,7 +212,7 @@ def written(value: Any) -> str:
         return "[" + ", ".join(map(written, value)) + "]"
     if isinstance(value, float):
         return _number(value)
-    text = yaml.safe_dump([value], default_flow_style=True, width=10**6, allow_unicode=True)
+    text = write_yaml([value], in_one_line=True)
     inner = text.strip().removeprefix("[").removesuffix("]")
     return inner if "\n" not in inner else json.dumps(value, ensure_ascii=False)
 
@@ -232,7 +232,7 @@ def _number(value: float) -> str:
         for top, bottom in (few, (round(value * GREY_LEVELS), GREY_LEVELS)):
             if top / bottom == value:
                 return f"{top}/{bottom}"
-    return yaml.safe_dump(value).partition("\n")[0]
+    return write_yaml(value).partition("\n")[0]
 
 
 def init(study: Source = "quickstart") -> str:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from oat.names import unknown
 from studies.errors import StudyError
+from studies.study_file.plain_yaml import write_yaml
 
 Path = tuple[str | int, ...]
 MISSING = {"missing", "missing_argument"}
@@ -100,8 +101,44 @@ def _sentence(
     if kind == "value_error":
         said = str(fault["ctx"]["error"])
         return f"In `{where}`: {said}" if where else said
+    came = fault["input"]
     wants = " or ".join(dict.fromkeys(_wants(f) for f in faults))
-    return f"`{where}` must be {wants}, got {fault['input']!r}."
+    single = len(faults) == 1 and isinstance(came, str | int | float)
+    cure = _cure(kind, path, came) if single else ""
+    return f"`{where}` must be {wants}, got {kind_of(came)}{cure}."
+
+
+def _cure(kind: str, path: Path, came: Any) -> str:
+    """Say how to write a single value as what it must be."""
+    if kind == "string_type":
+        return "; put quotes around it"
+    if kind == "tuple_type":
+        entry = {"name": came} if path[-1] in NAMED else came
+        return f"; write a list, such as {write_yaml([entry], in_one_line=True).strip()}"
+    return ""
+
+
+NAMED = ("methods", "attacks")
+"""Lists of blocks that have a name."""
+BLOCK = "a block of keys"
+PLAIN = {
+    "tuple_type": "a list",
+    "string_type": "text",
+    "dict_type": BLOCK,
+    "model_type": BLOCK,
+    "dataclass_type": BLOCK,
+    "model_attributes_type": BLOCK,
+}
+"""What pydantic wants, in words of the study file where its own are Python's."""
+
+
+def kind_of(value: Any) -> str:
+    """Return a value for a sentence; of a list or a mapping that it is one."""
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return "nothing" if value is None else repr(value)
 
 
 def _what(path: Path) -> str:
@@ -111,6 +148,8 @@ def _what(path: Path) -> str:
 
 def _wants(fault: Any) -> str:
     """Return what pydantic says a value should be, without how it failed to parse it."""
+    if fault["type"] in PLAIN:
+        return PLAIN[fault["type"]]
     said: str = fault["msg"]
     wanted = said.removeprefix("Input should be ").split(", unable")[0].split(", got")[0]
     return wanted.replace("valid tuple", "list")

@@ -11,11 +11,11 @@ from studies.study_file.study import Study
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 ID = "urn:oat-studies:study"
 NUMBER = r"^\s*[+-]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][+-]?[\d_]+)?(\s*/\s*\d+(\.\d+)?)?\s*$"
-"""A number as text: a fraction, or one such as 5e-4, which YAML 1.1 does not take for a number."""
+"""A number as text: a fraction, one such as 1_000, or one in quotes."""
 
 WORDS = ("yes", "no", "on", "off", "true", "false", "y", "n", "t", "f")
 BOOLEAN = f"^({'|'.join(''.join(f'[{c}{c.upper()}]' for c in word) for word in WORDS)}|[01])$"
-"""A truth value as text: YAML 1.2, which editors read, takes ``yes`` for text, and 1.1 ``y``."""
+"""A truth value as text, which ``yes`` and ``on`` are for YAML 1.2."""
 
 
 def schema() -> dict[str, Any]:

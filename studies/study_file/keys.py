@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from oat.adversaries import ATTACKS
 from oat.recipe import TrainConfig
-from studies.methods import METHODS
+from studies.known_methods import METHODS
 from studies.study_file.attack_blocks import ATTACK_BLOCKS, RADIUS, AttackBlock
 from studies.study_file.method_blocks import METHOD_BLOCKS, DedicatedBlock, OwnSettings
 from studies.study_file.tune_block import SWEPT

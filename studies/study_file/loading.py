@@ -4,6 +4,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,35 @@ from oat.names import unknown
 from oat.recipe import TrainConfig
 from studies.errors import StudyError
 from studies.study_file.evaluate_block import PLAIN_ATTACK, Evaluate
-from studies.study_file.faults import explain
+from studies.study_file.faults import explain, kind_of
 from studies.study_file.method_blocks import METHOD_BLOCKS, Resources, Settings, Start
 from studies.study_file.plain_yaml import read_yaml
 from studies.study_file.study import Study
 from studies.study_file.tune_block import tune_keys
 
 
-def presets() -> list[str]:
-    """Return the names of the studies that ship."""
+def presets() -> dict[str, str]:
+    """Return the studies that ship, and a line about each: how its file begins."""
+    return {name: _headline(_text_of_preset(name)) for name in _names_of_presets()}
+
+
+def _names_of_presets() -> list[str]:
     folder = files("studies") / "presets"
     return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".yaml"))
 
+
+def _text_of_preset(name: str) -> str:
+    return (files("studies") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _headline(text: str) -> str:
+    """Return the first sentence of the comment at the head of a file."""
+    comment = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return " ".join(line[1:].strip() for line in comment).partition(". ")[0].rstrip(".") + "."
+
+
+MOST_BYTES = 1_000_000
+"""Size of a study file, at most: reading YAML takes seconds for each megabyte."""
 
 Source = str | Path | Mapping[str, Any] | Study
 
@@ -51,33 +69,57 @@ def load_study(source: Source, overrides: Sequence[str] = ()) -> Study:
     elif isinstance(source, Mapping):
         data = copy.deepcopy(dict(source))
     else:
-        data = _read_yaml(str(source))
-    if not isinstance(data, dict):
-        came = "nothing" if data is None else type(data).__name__
-        raise StudyError(f"A study must be a mapping of keys to values, got {came}.")
+        data = _read(str(source))
     for override in overrides:
         _override(data, override)
-    return explain(Study, data, _known_keys)
+    try:
+        return explain(Study, data, _known_keys)
+    except RecursionError as error:
+        raise StudyError("The study is nested too deeply.") from error
 
 
-def _read_yaml(source: str) -> Any:
+def _read(source: str) -> dict[str, Any]:
     path = Path(source)
     if path.suffix in {".yaml", ".yml"} or "/" in source:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise StudyError(f"The study file '{source}' cannot be read: {error}.") from error
-    elif source in presets():
-        text = (files("studies") / "presets" / f"{source}.yaml").read_text(encoding="utf-8")
+        text = _text_of(path)
+    elif source in _names_of_presets():
+        text = _text_of_preset(source)
     else:
         raise StudyError(
-            unknown("preset", source, presets()) + " A file of your own ends in .yaml."
+            unknown("preset", source, _names_of_presets()) + " A file of your own ends in .yaml."
         )
     try:
-        return read_yaml(text)
+        data = read_yaml(text)
     except yaml.YAMLError as error:
-        said = " ".join(str(error).split())
-        raise StudyError(f"The study file '{source}' is not valid YAML: {said}.") from error
+        raise StudyError(f"The study file '{source}' is not valid YAML: {error}.") from error
+    if not isinstance(data, dict):
+        raise StudyError(
+            f"The study file '{source}' must be a mapping of keys to values, got "
+            f"{kind_of(data)}; `oat init` writes one to start from."
+        )
+    return data
+
+
+def _text_of(path: Path) -> str:
+    """Read a file of text in UTF-8, whatever ends its lines."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise StudyError(f"The study file '{path}' cannot be read: {error.strerror}.") from error
+    if len(data) > MOST_BYTES:
+        raise StudyError(
+            f"The study file '{path}' must hold at most {MOST_BYTES:,} bytes; it holds more, so "
+            "name the file of a study instead."
+        )
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise StudyError(
+            f"The study file '{path}' must be text in UTF-8, and line {line} is not; save it as "
+            "UTF-8."
+        ) from error
 
 
 def _override(data: dict[str, Any], override: str) -> None:
@@ -87,7 +129,7 @@ def _override(data: dict[str, Any], override: str) -> None:
     try:
         value = read_yaml(text)
     except yaml.YAMLError as error:
-        raise StudyError(f"`--set {path}` needs a YAML value, got '{text}'.") from error
+        raise StudyError(f"`--set {path}` needs a YAML value, got '{text}': {error}.") from error
     *parents, last = path.split(".")
     target: Any = data
     try:

@@ -23,7 +23,7 @@ from pydantic import (
 from baselines import Pairing
 from oat.method import Method
 from oat.recipe import SHARED, TrainConfig
-from studies.methods import METHODS, begins_in_words, describe
+from studies.known_methods import METHODS, begins_in_words, describe
 from studies.study_file.tune_block import STRICT, SWEPT
 
 SMALLEST_SHARE = 1e-4

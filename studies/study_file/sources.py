@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from baselines import Pairing
 from oat.names import unknown
-from studies.methods import ONCE
+from studies.known_methods import ONCE
 from studies.study_file.method_blocks import Entry
 
 

@@ -27,7 +27,7 @@ from oat.method import Method, Oat
 from oat.models import ModelConfig
 from oat.models.slimmable import scaled
 from oat.recipe import TrainConfig
-from studies.methods import METHODS, ONCE
+from studies.known_methods import METHODS, ONCE
 from studies.study_file.evaluate_block import Evaluate
 from studies.study_file.method_blocks import AnyMethodBlock, Entry, FileBlock, Resources
 from studies.study_file.sources import check_sources
@@ -142,8 +142,8 @@ class Study(BaseModel):
         """Refuse to judge candidates at different λ: of more points, a front has more area."""
         if self.evaluate.lams is not None:
             return
-        for name, dimensions in tune.space.items():
-            if "lambda_choices" in dimensions:
+        for name in dict.fromkeys(block.name for block in self.methods):
+            if "lambda_choices" in tune.space.get(name, {}):
                 raise ValueError(
                     f"`tune.space.{name}.lambda_choices` needs `evaluate.lams`, so that all "
                     "candidates are judged at the same λ."

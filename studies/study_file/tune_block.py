@@ -21,7 +21,6 @@ STRICT = ConfigDict(extra="forbid", frozen=True)
 # pydantic's own attribute for the settings of a standard dataclass
 setattr(Pgd, "__pydantic_config__", STRICT)  # noqa: B010 -- mypy has no such attribute
 DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|min|m|h|d)\s*")
-NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 TRAIN = "train"
 """Key of the space that holds training settings, for every method."""
@@ -43,14 +42,6 @@ class Dimension(BaseModel):
     log: bool = False
     choices: tuple[Any, ...] | None = None
 
-    @field_validator("choices", mode="before")
-    @classmethod
-    def _numbers(cls, choices: Any) -> Any:
-        """Take 1e-5 for a number, which YAML reads as a text."""
-        if not isinstance(choices, list | tuple):
-            return choices
-        return tuple(_number(choice) for choice in choices)
-
     @model_validator(mode="after")
     def _check(self) -> "Dimension":
         if self.choices is not None:
@@ -58,7 +49,7 @@ class Dimension(BaseModel):
                 raise ValueError("give either `choices` or `low` and `high`, not both.")
             if not self.choices:
                 raise ValueError("`choices` must name at least one value, got an empty list.")
-            if len(set(map(_text, self.choices))) < len(self.choices):
+            if len(set(map(as_text, self.choices))) < len(self.choices):
                 raise ValueError("`choices` must not repeat a value.")
             return self
         if self.low is None or self.high is None:
@@ -78,21 +69,17 @@ class Dimension(BaseModel):
     def holds(self, value: Any) -> bool:
         """Tell whether a value is one of those that are searched."""
         if self.choices is not None:
-            return _text(value) in set(map(_text, self.choices))
+            return as_text(value) in set(map(as_text, self.choices))
         assert self.low is not None
         assert self.high is not None
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return number and self.low <= value <= self.high
 
 
-def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
-
-
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """Write a value so that equal ones are written alike: 1 and 1.0, a list and a tuple."""
     if isinstance(value, list | tuple):
-        return json.dumps([_text(item) for item in value])
+        return json.dumps([as_text(item) for item in value])
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return repr(float(value)) if number else json.dumps(value)
 

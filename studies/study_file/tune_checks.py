@@ -1,6 +1,7 @@
 """Check a search space against the methods and the settings of the study."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,8 @@ from pydantic import ValidationError
 
 from oat.names import unknown
 from oat.recipe import SHARED, TrainConfig
-from studies.study_file.tune_block import TRAIN, Dimension, number_type, swept_key
+from studies.known_methods import METHODS
+from studies.study_file.tune_block import TRAIN, Dimension, as_text, number_type, swept_key
 
 
 def check_space(
@@ -18,26 +20,39 @@ def check_space(
 ) -> None:
     """Check a search space against the methods and the settings of the study.
 
+    What is searched for a method that the study lacks is left alone; `check_searched` asks for it.
+
     Args:
         space: By method or `TRAIN`, then by option.
         blocks: The entries under ``methods``, as `studies.study_file.method_blocks.MethodBlock`.
         train: The settings of the study.
 
     Raises:
-        ValueError: A method does not have what is searched, or not such values, or the values of
-            the study itself are not among them.
+        ValueError: Nobody knows a method, a method does not have what is searched, or not such
+            values, or the values of the study itself are not among them.
     """
-    names = list(dict.fromkeys((TRAIN, *(block.name for block in blocks))))
     for group, dimensions in space.items():
-        if group not in names:
-            raise ValueError(
-                f"`tune.space.{group}`: the study has no method of this name; the space may hold "
-                f"{', '.join(names)}."
-            )
+        if group not in (TRAIN, *METHODS):
+            raise ValueError("`tune.space`: " + unknown("method", group, (TRAIN, *METHODS)))
         for block in blocks:
             if group in (TRAIN, block.name):
                 for key, dimension in dimensions.items():
                     _check_dimension(group, key, dimension, block, train)
+
+
+def check_searched(space: Mapping[str, Mapping[str, Dimension]], methods: Sequence[str]) -> None:
+    """Check that the study has each method for which something is searched.
+
+    Raises:
+        ValueError: It lacks one.
+    """
+    names = [TRAIN, *dict.fromkeys(methods)]
+    for group in space:
+        if group not in names:
+            raise ValueError(
+                f"`tune.space.{group}`: the study has no method of this name; take it out of the "
+                f"space, which may hold {', '.join(names)}, or add the method."
+            )
 
 
 def _check_dimension(
@@ -69,6 +84,9 @@ def _check_dimension(
             checked = type(block).model_validate({**block.model_dump(), **candidate})
             if group == TRAIN:
                 dataclasses.replace(train, **checked.train.given())
+            _check_plain(
+                value, getattr(checked.train if group == TRAIN else checked, swept_key(block, key))
+            )
         except ValueError as error:  # pydantic's is one
             raise ValueError(f"`{where}` may not be {value!r}: {_first_fault(error)}") from error
     starts = (
@@ -83,6 +101,16 @@ def _check_dimension(
                 f"`{where}` must hold the study's own value {shown!r}: tuning starts from the "
                 "study as it is, so that what it gains is known."
             )
+
+
+def _check_plain(value: Any, taken: Any) -> None:
+    """Refuse text for what it stands for: a search compares values as they are written.
+
+    Raises:
+        ValueError: It is another value than the one that a method would have.
+    """
+    if as_text(value) != as_text(taken):
+        raise ValueError(f"it would be taken for {json.dumps(taken)}; write that.")
 
 
 def _first_fault(error: ValueError) -> str:

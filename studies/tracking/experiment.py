@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from studies.errors import UserError
-from studies.methods import RESULTS_VERSION
+from studies.known_methods import RESULTS_VERSION
 from studies.results.points import COLUMNS, TAGS, attack_column, frame
 from studies.storage.sqlite import is_missing_file
 from studies.tracking.reaching import DATABASES, check_server, refusal_of, words_of

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
-from studies.methods import RIVALS
+from studies.known_methods import RIVALS
 from studies.planning.plan import PlannedTrial
 from studies.results.points import COLUMNS, TAGS, frame, with_attack_columns
 from studies.results.reading import PlannedPointRow, Which, read_planned, stored_keys

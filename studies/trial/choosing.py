@@ -15,7 +15,7 @@ from oat.method import training_cost
 from oat.models import ModelConfig, forward_flops
 from oat.recipe import TrainConfig, images_seen, steps_per_epoch
 from oat.training import Training
-from studies.methods import method_of, tuples
+from studies.known_methods import method_of, tuples
 from studies.storage.folder import Folder
 from studies.storage.opening import open_folder
 from studies.storage.sealed import ResultError, digest, unseal, write_sealed

@@ -26,13 +26,17 @@ class ClaimedFolder:
 
     Args:
         folder: The trial's folder.
+        refused: Called with what storage said, whenever it did not take a write that will be tried
+            again.
 
     Raises:
         OSError: The claim cannot be written, after all tries.
     """
 
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Folder, refused: Callable[[OSError], None] = lambda error: None
+    ) -> None:
+        self._folder, self._refused = folder, refused
         self.uri = folder.uri
         self._claim = json.dumps({"worker": uuid.uuid4().hex}).encode()
         self._write(CLAIM, self._claim, lambda: None)
@@ -82,7 +86,8 @@ class ClaimedFolder:
             try:
                 check()
                 return self._folder.write(name, data)
-            except OSError:
+            except OSError as error:
+                self._refused(error)
                 time.sleep(pause)  # another worker may claim the folder meanwhile
         check()
         return self._folder.write(name, data)

@@ -18,7 +18,7 @@ from oat.models import (
     Pair,
     in_situ_cost,
 )
-from studies.methods import method_of, variant_of
+from studies.known_methods import method_of, variant_of
 from studies.storage.folder import Folder
 from studies.storage.opening import open_folder
 from studies.storage.sealed import digest

@@ -6,7 +6,7 @@ from dataclasses import replace
 from oat.attacks import Attack
 from oat.method import training_gradients
 from oat.recipe import TrainConfig, images_seen
-from studies.methods import method_of, tuples
+from studies.known_methods import method_of, tuples
 from studies.trial.shapes import TrialConfig
 from studies.trial.sources import SourceModel
 from studies.trial.stored import Price, Trained

@@ -225,13 +225,16 @@ def read_weights(folder: Folder, trained: Trained, rule: str) -> bytes:
 
 
 def read_failure(folder: Folder) -> str | None:
-    """Read why the last try of a trial failed, None if it did not."""
+    """Read why the last try of a trial failed, and where more of it stands; None if it did not."""
     try:
-        return str(unseal(folder.read("failure.json"))["error"])
+        record = unseal(folder.read("failure.json"))
     except FileNotFoundError:
         return None
     except ResultError:
         return "its failure.json is damaged"
+    ours = record.get("kind") == "error"  # the other kinds say what to mend
+    where = f" (traceback in {folder.sub('failure.json').uri})" if ours else ""
+    return f"{record['error']}{where}"
 
 
 def read_epochs(folder: Folder) -> list[Epoch]:

@@ -5,7 +5,7 @@ What a trial leaves in its folder: see `studies.trial.stored` and `studies.trial
 
 from typing import Any, Literal, NotRequired, TypedDict
 
-from studies.methods import Start
+from studies.known_methods import Start
 from studies.trial.stored import Epoch
 
 Fields = dict[str, Any]
@@ -30,7 +30,7 @@ class TrialConfig(TypedDict):
     """All that decides a trial's weights.
 
     Attributes:
-        results_version: See `studies.methods.RESULTS_VERSION`.
+        results_version: See `studies.known_methods.RESULTS_VERSION`.
         seed: Of initialisation and of every random draw.
         data: Fields of `oat.data.DataConfig`, without where the data lie.
         model: Fields of `oat.models.ModelConfig`.
@@ -191,6 +191,18 @@ class PointReport(TypedDict):
     ra: float
 
 
+class WaitingReport(TypedDict):
+    """Storage did not take a write, which is tried again.
+
+    Attributes:
+        kind: ``waiting``.
+        said: Why, in one sentence.
+    """
+
+    kind: Literal["waiting"]
+    said: str
+
+
 class EndReport(TypedDict):
     """A trial has come to its end.
 
@@ -205,5 +217,5 @@ class EndReport(TypedDict):
     error: str | None
 
 
-TrialReport = StartReport | EpochReport | PointReport | EndReport
+TrialReport = StartReport | EpochReport | PointReport | WaitingReport | EndReport
 """What a worker reports of a trial; `studies.trial.run.run_trial` reports epochs and points."""

@@ -18,12 +18,13 @@ from optuna.distributions import (
 )
 
 from studies.errors import StudyError, TuningError
-from studies.methods import RESULTS_VERSION, VALUES_AND_WIDTH, variant
+from studies.known_methods import RESULTS_VERSION, VALUES_AND_WIDTH, variant
 from studies.planning.costs import training_units
 from studies.study_file.loading import load_study
 from studies.study_file.method_blocks import FileBlock, MethodBlock
 from studies.study_file.study import Study
 from studies.study_file.tune_block import SWEPT, TRAIN, Dimension, Tune, number_type, swept_key
+from studies.study_file.tune_checks import check_searched
 
 DIGITS = 4
 """Significant digits of a value from a range, so that a study file reads well."""
@@ -211,8 +212,9 @@ def tuned_methods(study: Study) -> list[Tunable]:
     """Return what tuning has to do for a study, an item for each entry under ``methods``.
 
     Raises:
-        TuningError: The study does not say how it is tuned, has two entries of one variant, which
-            would have twice the budget, or one that is made from another model.
+        TuningError: The study does not say how it is tuned, lacks a method for which something is
+            searched, has two entries of one variant, which would have twice the budget, or one
+            that is made from another model.
     """
     if study.tune is None:
         raise TuningError(
@@ -225,6 +227,10 @@ def tuned_methods(study: Study) -> list[Tunable]:
             f"`methods` must hold models that are trained from scratch to be tuned, got {made[0]}; "
             "tune a study without it, and add it to `tuned.yaml`."
         )
+    try:
+        check_searched(study.tune.space, [block.name for block in study.methods])
+    except ValueError as error:
+        raise TuningError(str(error)) from error
     found: dict[str, Tunable] = {}
     for block in study.methods:
         methods = block.expand()

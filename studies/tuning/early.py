@@ -7,7 +7,7 @@ import optuna
 from optuna.trial import TrialState
 
 from oat.recipe import TrainConfig
-from studies.methods import tuples
+from studies.known_methods import tuples
 from studies.statistics.frontier import hypervolume
 from studies.trial.shapes import TrialReport
 

@@ -10,7 +10,7 @@ import pandas as pd
 from studies.comparison.answer import Comparison, Gains
 from studies.comparison.resampling import CELL, Resampled
 from studies.errors import StudyError
-from studies.methods import variant_of
+from studies.known_methods import variant_of
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan, PlannedTrial
 from studies.results.reading import correctness, study_points

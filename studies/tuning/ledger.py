@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from studies.methods import ONCE
+from studies.known_methods import ONCE
 from studies.planning.plan import PlannedTrial
 from studies.results.reading import read_planned
 from studies.storage.folder import Folder

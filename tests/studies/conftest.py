@@ -16,7 +16,7 @@ import yaml
 import studies
 from benchmarks.servers import S3, s3_server
 from studies.comparison.answer import Comparison
-from studies.methods import ONCE, RESULTS_VERSION, method_of, variant_of
+from studies.known_methods import ONCE, RESULTS_VERSION, method_of, variant_of
 from studies.planning.expand import make_plan
 from studies.planning.plan import PlannedTrial
 from studies.report.origin import Origin, gather

@@ -60,8 +60,8 @@ def test_type_checkers_see_the_functions_of_the_table() -> None:
 
 ONLY_IN_PYTHON = {"load_study"}
 """It returns the object that other functions take, and a shell has none."""
-SAID_BY_THE_SHELL = {"as_json", "as_format"}
-"""How results are printed."""
+SAID_BY_THE_SHELL = {"as_json", "as_format", "quiet"}
+"""How results are printed, and whether progress is."""
 SAID_BY_PYTHON = {"console", "command", "stop", "held_out_points"}
 """Where progress goes, what a report names as its command, who ends a page: a shell knows these.
 Points beside a frame of points: a shell has no frames."""

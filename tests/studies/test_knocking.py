@@ -1,3 +1,4 @@
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -6,8 +7,9 @@ from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+import requests
 
-from studies.knocking import http_answer
+from studies.knocking import http_answer, spare_this_machine
 
 
 @contextmanager
@@ -46,15 +48,54 @@ def test_a_refusal_is_an_answer(code: int) -> None:
     assert refusal.code == code
 
 
-def test_a_proxy_is_gone_past_where_the_server_is_on_this_machine(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.fixture
+def behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that nobody answers at."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")  # so that they are put back
+    monkeypatch.setenv("http_proxy", "http://me:secret@127.0.0.1:1")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_server_on_this_machine_is_asked_past_a_proxy_by_every_client(
+    host: str, behind_a_proxy: None
 ) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    monkeypatch.delenv("no_proxy", raising=False)
     with _server(200) as url:
-        assert http_answer(url, 5, direct=True) is None
-        with pytest.raises(OSError, match="refused"):
-            http_answer(url, 5)
+        url = url.replace("127.0.0.1", host)
+        with pytest.raises(requests.ConnectionError):
+            requests.get(url, timeout=5)
+        assert http_answer(url, 5) is None
+        assert requests.get(url, timeout=5).ok  # as MLflow's client and Ray's do
+
+
+def test_hosts_that_go_past_the_proxy_already_are_kept(
+    behind_a_proxy: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "storage, .site")
+    spare_this_machine()
+    assert os.environ["no_proxy"] == "storage,.site,localhost,127.0.0.1,::1"
+    spare_this_machine()
+    assert os.environ["no_proxy"] == "storage,.site,localhost,127.0.0.1,::1"
+    monkeypatch.setenv("no_proxy", "*")
+    spare_this_machine()
+    assert os.environ["no_proxy"] == "*"
+
+
+def test_nothing_is_set_where_there_is_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    spare_this_machine()
+    assert "no_proxy" not in os.environ
+
+
+def test_a_proxy_that_does_not_answer_is_named_without_its_password(behind_a_proxy: None) -> None:
+    with pytest.raises(OSError, match="refused, asked through the proxy") as caught:
+        http_answer("http://server.invalid:5000/health", 5)
+    assert "no_proxy=server.invalid" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(OSError, match=r"not known|resolution") as caught:
+        http_answer("http://server.invalid:5000/health", 5, direct=True)
+    assert "proxy" not in str(caught.value)
 
 
 def test_silence_and_noise_are_errors() -> None:

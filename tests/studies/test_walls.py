@@ -19,8 +19,8 @@ FIELDS = "the fields of a config, which its dataclass in `oat` or `baselines` na
 FILE = "what a user writes into a study file, which pydantic checks key by key"
 
 ALLOWED = {
-    "studies.methods.WithMethod.method": FIELDS,
-    "studies.methods.tuples": FIELDS,
+    "studies.known_methods.WithMethod.method": FIELDS,
+    "studies.known_methods.tuples": FIELDS,
     "studies.trial.shapes.Fields": FIELDS,
     "studies.study_file.loading.Source": FILE,
     "studies.study_file.method_blocks.FileBlock": FILE,

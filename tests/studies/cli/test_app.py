@@ -198,6 +198,8 @@ def test_a_finished_study_is_run_without_training(oat: Oat, study: Path, storage
             assert path.stat().st_size > 0
             assert str(path) in said.text
     assert {p: p.read_bytes() for p in storage.rglob("model.safetensors")} == weights
+    quiet = oat("run", study, "--storage", storage, "--quiet")
+    assert (quiet.code, quiet.err, quiet.text) == (0, "", said.text)
 
 
 @pytest.mark.mlflow
@@ -324,10 +326,14 @@ def test_ctrl_c_says_how_to_go_on(oat: Oat, study: Path, monkeypatch: pytest.Mon
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(studies, "plan", interrupted)
-    said = oat("plan", study)
-    assert said.code == 130
-    assert "Stopped. The same command goes on from the last checkpoints." in said.err
+    for command in ("run", "tune", "plan"):
+        monkeypatch.setattr(studies, command, interrupted)
+        said = oat(command, study)
+        assert said.code == 130
+        goes_on = (
+            "" if command == "plan" else " The same command goes on from the last checkpoints."
+        )
+        assert said.err.strip() == f"Stopped.{goes_on}"
     assert "Traceback" not in said.err
 
 
@@ -394,6 +400,7 @@ def test_a_study_that_does_not_say_how_it_is_tuned_is_refused(
         ("tune.budget=soon", "`budget` must be a time of training above 0"),
         ("tune.space.train.lr.low=0", "a log scale needs `low` above 0, got 0"),
         ("tune.space.oats={lr: {low: 1, high: 2}}", "`tune.space.oats`: the study has no method"),
+        ("tune.space.ots={lr: {low: 1, high: 2}}", "`tune.space`: Unknown method 'ots'; did you"),
     ],
 )
 def test_what_cannot_be_tuned_is_one_sentence_and_starts_nothing(

@@ -84,13 +84,17 @@ def test_validate_says_every_fault_on_a_line_of_its_own(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", ("mapping", "got nothing")),
+        (b"", ("my.yaml", "mapping", "got nothing; `oat init`")),
         (b"# nothing but a comment\n", ("mapping", "got nothing")),
-        (b"- a\n", ("mapping", "got list")),
+        (b"- a\n", ("my.yaml", "mapping", "got a list")),
         (b"name: [", ("not valid YAML", "line 1")),
         (b"name: a\n\tdata: b\n", ("not valid YAML", "line 2")),
         (b"name: a\nseeds: [0]\nname: b\n", ("'name'", "line 1", "line 3")),
-        (b"\xff\xfe\x00name", ("cannot be read", "utf-8")),
+        ("name: a\n".encode("utf-16"), ("my.yaml", "UTF-8", "line 1")),
+        ("name: a\n".encode("utf-16-le"), ("line 1", "U+0000", "UTF-8")),
+        ("name: a\ndata: é\n".encode("latin-1"), ("line 2", "save it as UTF-8")),
+        (b"#" * 1_000_001, ("my.yaml", "at most 1,000,000 bytes")),
+        (b"a: " + b"[" * 2000, ("nested too deeply",)),
         (b"name: a\n---\nname: b\n", ("not valid YAML", "single document")),
     ],
 )
@@ -100,6 +104,25 @@ def test_validate_refuses_what_is_no_study_file(
     path = tmp_path / "my.yaml"
     path.write_bytes(content)
     is_a_sentence(oat("validate", path), *words)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_a_file_may_end_its_lines_as_it_likes(
+    encoding: str, newline: str, tmp_path: Path, nothing_runs: Path
+) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(studies.init(), encoding=encoding, newline=newline)
+    assert load_study(path) == load_study("quickstart")
+
+
+def test_a_file_without_end_is_refused(oat: Oat, nothing_runs: Path) -> None:
+    is_a_sentence(oat("validate", "/dev/zero"), "'/dev/zero'", "at most 1,000,000 bytes")
+
+
+def test_an_override_that_is_nested_too_deeply_is_refused(oat: Oat, nothing_runs: Path) -> None:
+    path = ".".join(["data"] + ["a"] * 5000)
+    is_a_sentence(oat("validate", "quickstart", "--set", f"{path}=1"), "nested too deeply")
 
 
 def test_validate_refuses_a_folder_and_what_is_not_there(

@@ -1,5 +1,8 @@
 """A Ray of our own on a machine that is too busy for Ray's own patience of 30 seconds."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,39 @@ def test_an_error_of_another_kind_is_not_tried_again(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(connection.ray, "init", init)
     with pytest.raises(KeyError, match="odd"):
         connect(None)
+
+
+@pytest.mark.parametrize("how", ["long", "a file", "closed"])
+def test_a_temporary_folder_that_ray_cannot_use_is_one_sentence(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / ("x" * 100 if how == "long" else "place")
+    if how == "a file":
+        place.touch()
+    if how == "closed":
+        if os.geteuid() == 0:
+            pytest.skip("no folder is closed to root")
+        place.mkdir(mode=0o500)
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(place))
+    with pytest.raises(StudyError) as caught:
+        connect(None)
+    said = str(caught.value)
+    assert said.startswith(f"Ray cannot use its temporary folder '{place}/ray' (")
+    assert "; set RAY_TMPDIR to a folder of your own with a short path" in said
+    assert "session_" not in said
+    assert not ray.is_initialized()
+
+
+def test_uv_does_not_pack_the_working_folder() -> None:
+    program = """
+import studies.cluster
+from ray._private.ray_constants import RAY_ENABLE_UV_RUN_RUNTIME_ENV
+assert RAY_ENABLE_UV_RUN_RUNTIME_ENV is False
+"""
+    environment = {**os.environ}
+    environment.pop("RAY_ENABLE_UV_RUN_RUNTIME_ENV")  # which this process has set
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
 
 
 def test_the_words_are_rays_own() -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ def _opened(name: str, call: Callable[[], Any]) -> Any:
 @pytest.mark.slow
 def test_the_doors_to_rays_state_open(small_ray: None) -> None:
     assert _opened("token_is_enabled", ray_internals.token_is_enabled) in (True, False)
+    assert Path(_opened("temporary_folder", ray_internals.temporary_folder)).is_dir()
     assert _opened("startable_nodes", ray_internals.startable_nodes) == []
 
     @ray.remote(num_cpus=2)

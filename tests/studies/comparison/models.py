@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from studies.comparison.answer import Comparison
-from studies.methods import ONCE
+from studies.known_methods import ONCE
 from studies.results.points import frame
 from studies.storage.sealed import digest, seal
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from studies.methods import RIVALS
+from studies.known_methods import RIVALS
 from studies.planning.plan import Plan, PlannedTrial
 from studies.storage.local import LocalFolder
 from studies.storage.sealed import unseal, write_sealed

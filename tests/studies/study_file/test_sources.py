@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from baselines import PgdAt
-from studies.methods import RIVALS
+from studies.known_methods import RIVALS
 from studies.study_file.loading import load_study
 from tests.studies.planning.plans import plan_of
 from tests.studies.study_file.faulty import fault_of, good_study, says, through_yaml_of

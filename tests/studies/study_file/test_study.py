@@ -107,8 +107,8 @@ WRONG_TYPE = [
     ("methods.0.encoding=fourier", ("`methods.0.encoding`", "dct", "'fourier'")),
     ("name=5", ("`name`", "5")),
     ("train.epochs=true", ("`train.epochs`", "a number", "True")),
-    ("methods.1.lam=[0, yes]", ("`methods.1.lam.1`", "a number", "True")),
-    ("seeds=[off]", ("`seeds.0`", "a number", "False")),
+    ("methods.1.lam=[0, true]", ("`methods.1.lam.1`", "a number", "True")),
+    ("seeds=[false]", ("`seeds.0`", "a number", "False")),
     ("resources.gpu=true", ("`resources.gpu`", "a number", "True")),
 ]
 

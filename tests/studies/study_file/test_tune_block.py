@@ -3,14 +3,15 @@
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from oat.recipe import SHARED
-from studies.errors import StudyError
+from studies.errors import StudyError, TuningError
 from studies.study_file.loading import load_study
+from studies.study_file.plain_yaml import read_yaml
 from studies.study_file.tune_block import SECONDS, Dimension, Select, Tune
+from studies.tuning.candidates import tuned_methods
 
 LR = {"low": 0.05, "high": 0.5}
 
@@ -61,7 +62,7 @@ def test_the_budget_is_required(tunable: dict[str, Any]) -> None:
 
 
 FAULTS: list[tuple[dict[str, Any], list[str]]] = [
-    ({"oats": {"lr": LR}}, ["`tune.space.oats`", "train, oat, pgd_at, trades"]),
+    ({"pgd": {"lr": LR}}, ["`tune.space`", "method 'pgd'", "did you mean 'pgd_at'?", "train"]),
     ({"train": {"lrr": LR}}, ["`tune.space.train.lrr`", "'lrr'; did you mean 'lr'?"]),
     ({"oat": {"beta": LR}}, ["`tune.space.oat.beta`", "Unknown option of oat 'beta'"]),
     ({"pgd_at": {"beta": LR}}, ["`tune.space.pgd_at.beta`", "Known: lam, width_mult"]),
@@ -155,10 +156,9 @@ def test_a_fault_elsewhere_in_the_block_is_one_sentence(
         assert word in said
 
 
-def test_fractions_and_numbers_that_yaml_takes_for_texts_are_numbers(
+def test_fractions_and_numbers_with_an_exponent_are_numbers(
     tunable: dict[str, Any],
 ) -> None:
-    # YAML 1.1 reads 1e-5 as a text
     text = """
     train:
       lr: {low: 1/20, high: 1/2, log: true}
@@ -167,7 +167,7 @@ def test_fractions_and_numbers_that_yaml_takes_for_texts_are_numbers(
       gamma: {choices: [0.1, 1e-2]}
     trades: {beta: {choices: [1/2, 1]}}
     """
-    tunable["tune"]["space"] = yaml.safe_load(text)
+    tunable["tune"]["space"] = read_yaml(text)
     tune = load_study(tunable).tune
     assert tune is not None
     assert (tune.space["train"]["lr"].low, tune.space["train"]["lr"].high) == (0.05, 0.5)
@@ -175,6 +175,29 @@ def test_fractions_and_numbers_that_yaml_takes_for_texts_are_numbers(
     assert tune.space["train"]["clip_norm"].choices == (None, 10.0)
     assert tune.space["train"]["gamma"].choices == (0.1, 0.01)
     assert tune.space["trades"]["beta"].choices == (0.5, 1)
+
+
+def test_a_choice_in_the_clothes_of_text_is_refused(tunable: dict[str, Any]) -> None:
+    for choices, value in ((["no", "yes"], "'no'"), ([True, "1_0"], "'1_0'")):
+        tunable["tune"]["space"] = {"oat": {"dual_bn": {"choices": choices}}}
+        assert f"`tune.space.oat.dual_bn` may not be {value}" in _refused(tunable)
+    tunable["tune"]["space"] = {"oat": {"dual_bn": {"choices": ["yes", False]}}}
+    assert "it would be taken for true; write that." in _refused(tunable)
+
+
+def test_what_is_searched_for_a_method_that_is_left_out_matters_to_tuning_alone(
+    tunable: dict[str, Any],
+) -> None:
+    tunable["tune"]["space"] = {
+        "trades": {"beta": LR},
+        "oat": {"lambda_choices": {"choices": [[0, 1]]}},
+    }
+    study = load_study(tunable, ["methods=[{name: pgd_at, lam: [0, 1]}]"])
+    assert [method.name for method in study.all_methods()] == ["pgd_at", "pgd_at"]
+    with pytest.raises(TuningError) as caught:
+        tuned_methods(study)
+    assert "`tune.space.trades`: the study has no method of this name" in str(caught.value)
+    assert "train, pgd_at, or add the method." in str(caught.value)
 
 
 def test_a_searched_set_of_lams_needs_the_lams_that_all_are_judged_at(

@@ -55,9 +55,11 @@ class Refusing(LocalFolder):
 @pytest.mark.parametrize("error", [OSError(28, "full"), StorageError("S3 does not answer.")])
 def test_a_write_that_storage_refuses_is_tried_again(error: Exception, tmp_path: Path) -> None:
     folder = Refusing(tmp_path)
-    own = ClaimedFolder(folder)
+    said: list[OSError] = []
+    own = ClaimedFolder(folder, said.append)
     folder.left, folder.error = 3, error
     own.write("points", b"1")
+    assert said == [error] * 3
     assert own.read("points") == b"1"
 
 

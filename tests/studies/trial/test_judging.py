@@ -16,7 +16,7 @@ from oat.deploy import fold
 from oat.evaluation import Judged, evaluate, evaluate_at
 from oat.models import Network
 from oat.models.slimmable import HeadPerWidth, SlimmableLinear
-from studies.methods import method_of
+from studies.known_methods import method_of
 from studies.planning.plan import PlannedTrial
 from studies.results.reading import read_trial
 from studies.storage.local import LocalFolder

@@ -16,7 +16,7 @@ from PIL import Image
 from baselines import Interpolate, Mix, PgdAt, Trades
 from oat.data import load
 from oat.method import Method, Oat, Oats
-from studies.methods import METHODS, RIVALS, describe, method_of
+from studies.known_methods import METHODS, RIVALS, describe, method_of
 from studies.planning.run_keys import trial_config
 from studies.results.points import COLUMNS, DERIVED, frame
 from studies.results.reading import read_trial
@@ -360,6 +360,21 @@ def test_missing_data_fail_the_trial_until_they_are_there(
     assert run_trial(trial.job, folder, ignore)["status"] == "done"
     assert folder.size("failure.json") is None
     assert states_of(own, tmp_path) == {"pgd_at λ=1": "done"}
+
+
+def test_an_error_in_the_code_says_where_its_traceback_is(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    def broken(record: object) -> None:
+        raise KeyError("weights")
+
+    trial = trial_of(tiny, "pgd_at λ=1", tmp_path)
+    folder = place_of(trial, tmp_path)
+    assert run_trial(trial.job, folder, broken)["status"] == "failed"
+    reason = str(trial_of(tiny, "pgd_at λ=1", tmp_path).reason)
+    error, path = reason.removesuffix(")").split(" (traceback in ")
+    assert error == "KeyError: 'weights'"
+    assert 'raise KeyError("weights")' in json.loads(Path(path).read_text())["traceback"]
 
 
 def test_a_failure_never_replaces_a_finished_result(own: dict[str, Any], tmp_path: Path) -> None:

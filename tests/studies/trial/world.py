@@ -17,7 +17,7 @@ from oat.checkpoint import CheckpointError, loads
 from oat.evaluation import Correctness, Judged
 from oat.masking import Checks
 from oat.training import DivergenceError, EpochRecord, Kept
-from studies.methods import describe
+from studies.known_methods import describe
 from studies.planning.plan import Plan
 from studies.storage.local import LocalFolder
 from studies.storage.sealed import ResultError, digest
