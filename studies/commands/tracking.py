@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.console import Console
 
-from studies.driver.lease import only_driver
+from studies.driver.lease import LEASE, only_driver
 from studies.driver.places import study_folder, tracking_place
 from studies.errors import QueryError, TuningError
 from studies.planning.expand import make_plan
@@ -126,7 +126,8 @@ def sync(
     resolved = load_study(study, overrides)
     folder = study_folder(resolved, storage)
     uri, _ = tracking_place(storage, tracking_uri, make=False)
-    if not folder.sub("trials").names() and experiment_id(uri, resolved.name) is None:
+    has_begun = folder.sub("trials").names() or folder.size(LEASE) is not None
+    if not has_begun and experiment_id(uri, resolved.name) is None:
         raise QueryError(
             f"There are no results of study '{resolved.name}' in '{storage}' yet; `oat run` makes "
             "them, or name another place by `--storage`."

@@ -29,7 +29,7 @@ def check_url(url: str) -> None:
     hidden = without_credentials(url)
     if not is_uri(url):
         raise TuningError(
-            f"`--optuna-storage` must be the URL of a database, such as "
+            "Optuna's storage (`--optuna-storage`) must be the URL of a database, such as "
             f"'sqlite:////path/optuna.db', got '{hidden}'."
         )
     if (why := why_no_file(url)) is not None:
