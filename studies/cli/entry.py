@@ -17,6 +17,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # λ is in names and files, whatever the locale
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as `kill` and Slurm stop a run
     try:
         from studies.cli.app import main as run
 

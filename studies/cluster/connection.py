@@ -3,7 +3,11 @@
 import io
 import logging
 import re
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
 
@@ -56,12 +60,13 @@ def connect(address: str | None) -> bool:
         return False
     for left in reversed(range(STARTS)):
         try:
-            ray.init(
-                address=address or "local",
-                include_dashboard=False if address is None else None,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
+            with _own_end():
+                ray.init(
+                    address=address or "local",
+                    include_dashboard=False if address is None else None,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                )
             break
         except (ConnectionError, ValueError, RuntimeError) as error:
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -78,6 +83,20 @@ def connect(address: str | None) -> bool:
                 ) from error
             log.warning("Ray did not start within 30 seconds; it is started again")
     return True
+
+
+@contextmanager
+def _own_end() -> Iterator[None]:
+    """Keep this process's own answer to SIGTERM; Ray's is a page of addresses in its memory."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if handler is not None:  # as it is where no Python code has set it
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _check_address(address: str | None) -> None:
