@@ -114,9 +114,15 @@ def test_nodes_get_the_source_with_its_history_and_none_of_its_results(path: Pat
     config = _yaml(path)
     assert "." in config["file_mounts"].values()
     # without .git no result could name the revision it came from
-    assert config["rsync_exclude"] == [".venv", "outputs", "data"]
+    assert config["rsync_exclude"] == [".venv", "outputs", "/data"]
     ignored = (ROOT / ".gitignore").read_text().split()
     assert {f"{name}/" for name in config["rsync_exclude"]} <= set(ignored)
+    # rsync leaves out a name at every depth, unless a slash before it ties it to the top
+    for package in ("oat", "baselines", "studies"):
+        parts = {part for file in (ROOT / package).rglob("*.py") for part in file.parts}
+        left_out = {name for name in config["rsync_exclude"] if not name.startswith("/")}
+        assert not (parts - set(ROOT.parts)) & left_out
+        assert f"/{package}" not in config["rsync_exclude"]
 
 
 @pytest.mark.parametrize("path", RAY_FILES, ids=_name)

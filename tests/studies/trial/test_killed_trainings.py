@@ -15,6 +15,7 @@ from tests.studies.trial.world import World
 
 REAL = (
     "methods=[{name: pgd_at, lam: 1}]",
+    "data.train_images=32",
     "train.val_images=4",
     "evaluate.attacks=[{name: pgd, steps: 1}, {name: pgd, steps: 2}]",
 )
