@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the table
+    from studies.commands.clean import clean as clean
     from studies.commands.compare import compare as compare
     from studies.commands.jobs import job as job
     from studies.commands.jobs import logs as logs
@@ -53,6 +54,7 @@ HOMES = {
     "runs": "commands.tracking",
     "sync": "commands.tracking",
     "ui": "commands.tracking",
+    "clean": "commands.clean",
 }
 """The module below `studies` that defines each function."""
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from studies.cli.catalogue import attacks, methods, presets
+from studies.cli.clean import clean
 from studies.cli.compare import compare
 from studies.cli.jobs import job, logs, submit
 from studies.cli.power import power
@@ -71,6 +72,7 @@ for command in (
     runs,
     sync,
     ui,
+    clean,
 ):
     app.command()(command)
 
