@@ -9,6 +9,7 @@ import typer
 import studies
 from studies.cli.options import JobServer, Json, Overrides, Storage, StudyArgument, TrackingUri
 from studies.cli.printing import err
+from studies.cli.trial_log import print_trial_log
 from studies.console import say
 from studies.storage.addresses import DEFAULT_STORAGE
 
@@ -76,20 +77,46 @@ def job(
 
 def logs(
     study: StudyArgument,
-    job_server: JobServer,
+    job_server: Annotated[
+        str | None,
+        typer.Option("--job-server", help="Job server of a cluster, such as http://HEAD:8265."),
+    ] = None,
+    trial: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="Instead what storage has of one trial: its run key, how that begins, or its "
+            "label, with 'seed N' where there are several.",
+        ),
+    ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="Until the job ends; exit code 1 if it failed.")
     ] = False,
-    storage: OnlyStorage = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Only a job with this storage, default any; of a trial where the results are, "
+            f"default {DEFAULT_STORAGE}."
+        ),
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Print what the newest job of a study says."""
+    """Print what the newest job of a study says, or with --trial what one trial said."""
+    chosen = overrides or ()
+    if trial is not None:
+        print_trial_log(
+            studies.logs(
+                study,
+                job_server=job_server,
+                trial=trial,
+                storage=storage,
+                follow=follow,
+                overrides=chosen,
+            )
+        )
+        return
     log = studies.logs(
-        study,
-        job_server=job_server,
-        storage=storage,
-        follow=follow,
-        overrides=overrides or (),
+        study, job_server=job_server, storage=storage, follow=follow, overrides=chosen
     )
     say(err, _job_line(log.job))
     lived = log.job.live

@@ -2,8 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
+from studies.driver.places import study_folder
+from studies.errors import QueryError
+from studies.planning.expand import make_plan
+from studies.results.trial_log import TrialLog, read_trial_log
+from studies.storage.addresses import DEFAULT_STORAGE
 from studies.study_file.loading import Source, load_study
 
 if TYPE_CHECKING:
@@ -67,29 +72,73 @@ def job(
     return JobServer(job_server).newest(name, None if storage is None else str(storage))
 
 
+@overload
 def logs(
     study: Source,
     *,
-    job_server: str,
+    job_server: str | None = None,
+    trial: None = None,
     storage: str | Path | None = None,
     follow: bool = False,
     overrides: Sequence[str] = (),
-) -> "Log":
-    """Find the newest job of a study on a cluster to read what its driver says.
+) -> "Log": ...
+
+
+@overload
+def logs(
+    study: Source,
+    *,
+    job_server: str | None = None,
+    trial: str,
+    storage: str | Path | None = None,
+    follow: bool = False,
+    overrides: Sequence[str] = (),
+) -> TrialLog: ...
+
+
+def logs(
+    study: Source,
+    *,
+    job_server: str | None = None,
+    trial: str | None = None,
+    storage: str | Path | None = None,
+    follow: bool = False,
+    overrides: Sequence[str] = (),
+) -> "Log | TrialLog":
+    """Find the newest job of a study on a cluster to read what its driver says; or one trial's log.
 
     Args:
         study: The study.
-        job_server: URL of the cluster's job server.
-        storage: Only jobs with this storage; None is any.
-        follow: Whether the log ends with the job, not with what there is now.
+        job_server: URL of the cluster's job server; for a trial no server is asked.
+        trial: Run key of a trial, its beginning, or its label, with ``seed N`` where there are
+            several: read what storage has of that trial instead, while it runs or after.
+        storage: Only jobs with this storage; None is any. Of a trial the folder or URI of all
+            studies' results; None is the default.
+        follow: Whether the log of a job ends with the job, not with what there is now.
         overrides: ``path.to.key=value`` each.
 
     Returns:
         The log, to be iterated over; its ``job`` says how the job stands, at last how it ended.
+        Or what is stored of the trial.
 
     Raises:
         JobError: The server does not answer, refuses the token, or knows no job of the study.
+        QueryError: There is no such trial, or there are several; or neither or both are named.
     """
+    if trial is not None:
+        if job_server is not None or follow:
+            raise QueryError(
+                "`--trial` reads what storage has now; leave out `--job-server` and `--follow`, "
+                "which are for the log of a job."
+            )
+        resolved = load_study(study, overrides)
+        folder = study_folder(resolved, DEFAULT_STORAGE if storage is None else storage)
+        return read_trial_log(make_plan(resolved, folder), folder, trial)
+    if job_server is None:
+        raise QueryError(
+            "`--job-server` must name the job server of a cluster, such as http://HEAD:8265, for "
+            "the log of a job; or `--trial` a trial, for what that said."
+        )
     from studies.cluster.jobs import JobServer
 
     name = load_study(study, overrides).name

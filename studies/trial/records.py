@@ -16,7 +16,7 @@ from oat.training import EpochRecord
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError, seal, unseal, write_lines, write_sealed
 from studies.trial.evaluated import MaskingCheck, Point
-from studies.trial.stored import Epoch, Trained, TrialResult, Weights
+from studies.trial.stored import Epoch, Failed, Trained, TrialResult, Weights
 
 CHECKS = "checks.jsonl"
 
@@ -227,14 +227,26 @@ def read_weights(folder: Folder, trained: Trained, rule: str) -> bytes:
 def read_failure(folder: Folder) -> str | None:
     """Read why the last try of a trial failed, and where more of it stands; None if it did not."""
     try:
-        record = unseal(folder.read("failure.json"))
-    except FileNotFoundError:
-        return None
+        record = read_failed(folder)
     except ResultError:
         return "its failure.json is damaged"
+    if record is None:
+        return None
     ours = record.get("kind") == "error"  # the other kinds say what to mend
     where = f" (traceback in {folder.sub('failure.json').uri})" if ours else ""
     return f"{record['error']}{where}"
+
+
+def read_failed(folder: Folder) -> Failed | None:
+    """Read how the last try of a trial failed; None if it did not.
+
+    Raises:
+        ResultError: The record is damaged.
+    """
+    try:
+        return cast(Failed, unseal(folder.read("failure.json")))
+    except FileNotFoundError:
+        return None
 
 
 def read_epochs(folder: Folder) -> list[Epoch]:
