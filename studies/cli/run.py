@@ -110,6 +110,13 @@ def run(
     address: Address = None,
     tracking_uri: TrackingUri = None,
     overrides: Overrides = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="Run the trials alone for which it holds, such as \"method == 'trades'\".",
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Run what is missing, judge it, log it to MLflow, compare. Safe to call again."""
@@ -119,11 +126,15 @@ def run(
         address=address,
         tracking_uri=tracking_uri,
         overrides=overrides or (),
+        only=only,
         console=progress(quiet),
         command=this_command(),
     )
-    if outcome.worked_on == 0 and outcome.complete:
-        print(f"Nothing to train: all {len(outcome.plan.trials)} trials are finished.")
+    asked = [t for t in outcome.plan.trials if t.run_key not in outcome.left_out]
+    bad = [t for t in asked if t.state != "done"]
+    if outcome.worked_on == 0 and not bad:
+        which = "chosen trials" if outcome.left_out else "trials"
+        print(f"Nothing to train: all {len(asked)} {which} are finished.")
     if outcome.comparison is not None:
         print_comparison(outcome.comparison)
     for name in ("index.html", "front.png", "front.svg"):
@@ -131,10 +142,13 @@ def run(
             print(f"{name:10} {outcome.report[name]}")
     for note in outcome.notes:
         say(err, note)
-    bad = [t for t in outcome.plan.trials if t.state != "done"]
     for t in bad:
         reason = t.reason or "Run again to continue."
         say(err, f"{t.label} seed {t.seed} ({t.run_key}): {t.state}. {reason}")
+    if count := len(outcome.left_out):
+        trials = "trial that is" if count == 1 else "trials that are"
+        say(err, f"`--only` left out {count} {trials} not finished, on purpose; the same command "
+            "without it runs them.")  # fmt: skip
     if bad:
         raise typer.Exit(1)
 

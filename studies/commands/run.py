@@ -18,10 +18,12 @@ from oat.adversaries import Transfer
 from studies.commands.compare import compare_and_report
 from studies.comparison.answer import Comparison
 from studies.console import say
+from studies.driver.choosing import Choice, choose
 from studies.driver.following import join_cluster, open_tracker, run_followed, try_mlflow
 from studies.driver.lease import only_driver
 from studies.driver.places import study_folder, tracking_place
 from studies.driver.same_data import data_of_plan
+from studies.naming import listed
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan, PlannedTrial, asking_as
 from studies.results.reading import study_points
@@ -46,6 +48,7 @@ class RunOutcome:
         report: URIs of what was written, by file name.
         worked_on: How many trials this run worked on.
         notes: What the user must know.
+        left_out: Run keys of the trials that ``only`` did not choose and that are not done.
     """
 
     plan: Plan
@@ -54,6 +57,7 @@ class RunOutcome:
     report: dict[str, str]
     worked_on: int
     notes: list[str] = field(default_factory=list)
+    left_out: frozenset[str] = frozenset()
 
     @property
     def complete(self) -> bool:
@@ -68,6 +72,7 @@ def run(
     address: str | None = None,
     tracking_uri: str | None = None,
     overrides: Sequence[str] = (),
+    only: str | None = None,
     console: Console | None = None,
     command: str = "",
 ) -> RunOutcome:
@@ -79,11 +84,14 @@ def run(
         address: Ray cluster to use; None starts a Ray on this machine.
         tracking_uri: MLflow; see `tracking_place`.
         overrides: ``path.to.key=value`` each.
+        only: Condition such as ``method == 'trades'`` over `studies.driver.choosing.COLUMNS`: run
+            the trials for which it holds, and what these start from. The others stay planned.
         console: Where progress goes; None is standard error.
         command: What the report names as the command that made it; empty is "from Python".
 
     Raises:
         StudyError: The study is faulty, or cannot run here; nothing was started.
+        QueryError: ``only`` is faulty, or chooses no trial; nothing was started.
         StorageError: The storage cannot be written; nothing was started.
         TrackingError: MLflow does not answer; nothing was started.
     """
@@ -91,14 +99,19 @@ def run(
 
     resolved = load_study(study, overrides)
     folder = study_folder(resolved, storage)
+    if only is not None:  # before anything is written
+        choose(make_plan(resolved, folder), only)
     console = console or Console(stderr=True)
     uri, artifacts = tracking_place(storage, tracking_uri)
     demand(check_here(resolved, folder, uri))
     with only_driver(resolved, folder, console):
         before = make_plan(resolved, folder)
+        choice = choose(before, only)
+        chosen = choice.plan
         _announce(before, console)
+        _announce_choice(choice, console)
         known = data_of_plan(before, folder)
-        if before.ready() and address is None:
+        if chosen.ready() and address is None:
             checks = check_evaluation(resolved, known)
             demand(checks)
             tell(checks, console)
@@ -106,14 +119,14 @@ def run(
             # MLflow takes seconds to import and to create its database, and so does Ray to start
             with ThreadPoolExecutor(1) as pool:
                 opening = pool.submit(open_tracker, uri, resolved.name, artifacts)
-                if before.ready():
+                if chosen.ready():
                     join_cluster(resolved, folder, address, stack, console, known)
                 tracker = opening.result()
-            packed = before
-            if before.ready():
+            packed = chosen
+            if chosen.ready():
                 from studies.measuring.packing import choose_share, with_share
 
-                packed = with_share(before, choose_share(before.to_run(), folder, console))
+                packed = with_share(chosen, choose_share(chosen.to_run(), folder, console))
             gave_up = _train_and_judge(packed, folder, tracker, console, address is None)
             after = _with_reasons(make_plan(resolved, folder), gave_up)
         table = study_points(after, folder)
@@ -122,8 +135,13 @@ def run(
         comparison, report, notes = compare_and_report(after, table, folder, command)
         refused = refused or _keep_report(tracker, after, folder, table, report)
         waiting = {trial.run_key for trial in after.trials if trial.state == "waiting"}
-        worked_on = sum(trial.run_key not in waiting for trial in before.to_run())
-        return RunOutcome(after, table, comparison, report, worked_on, notes + refused)
+        worked_on = sum(trial.run_key not in waiting for trial in chosen.to_run())
+        left_out = frozenset(
+            trial.run_key
+            for trial in after.trials
+            if trial.run_key in choice.left_out and trial.state != "done"
+        )
+        return RunOutcome(after, table, comparison, report, worked_on, notes + refused, left_out)
 
 
 def _train_and_judge(
@@ -193,6 +211,16 @@ def _keep_report(
             (Path(scratch) / name).write_bytes(folder.read(f"report/{name}"))
         artifacts = scratch if report else None
         return try_mlflow(lambda: tracker.close(current, folder, table, artifacts))
+
+
+def _announce_choice(choice: Choice, console: Console) -> None:
+    if choice.left_out:
+        count = len(choice.plan.trials) - len(choice.added)
+        total = len(choice.plan.trials) + len(choice.left_out)
+        say(console, f"`--only` chooses {count} of {total} trials; the others stay planned.")
+    if choice.added:
+        names = listed(choice.added)
+        say(console, f"Trained as well, as chosen trials are made from them: {names}.")
 
 
 def _announce(current: Plan, console: Console) -> None:

@@ -185,10 +185,11 @@ class Plan:
 
 
 def asking_as(current: Plan, other: Plan) -> Plan:
-    """Return a plan whose trials ask of a node what those of another plan ask."""
+    """Return the trials that another plan has as well; they ask of a node what they ask there."""
     asked = {trial.run_key: trial.job["resources"] for trial in other.trials}
     trials = (
         replace(trial, job={**trial.job, "resources": asked[trial.run_key]})
         for trial in current.trials
+        if trial.run_key in asked
     )
     return replace(current, trials=tuple(trials))

@@ -1,4 +1,4 @@
-"""Conditions over the columns of points, as `oat runs --where` takes them.
+"""Conditions over the columns of points or trials, as `oat runs --where` takes them.
 
 MLflow's filters know AND, comparisons with a constant, and no missing value. So the whole
 condition is applied in pandas, and what MLflow can say of it only narrows what comes back before.
@@ -11,7 +11,7 @@ import io
 import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pandas as pd
 
@@ -20,6 +20,7 @@ from studies.errors import QueryError
 from studies.tracking.filters import MOST_CLAUSES, OPERATORS, clauses_of, constant
 from studies.tracking.reach import RADII, largest, names_in
 
+WHERE = "--where"
 EXAMPLE = "method == 'oat' and ra > 0.4"
 
 WORDS = {"&": "and", "|": "or"}
@@ -47,10 +48,12 @@ class Condition:
     Attributes:
         expression: The whole of it, for pandas.
         clauses: Filters of MLflow, each of which holds wherever the condition does.
+        option: Who was told it, for errors.
     """
 
     expression: str
     clauses: tuple[str, ...]
+    option: str = WHERE
 
     def apply(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of a frame for which the condition holds.
@@ -62,12 +65,15 @@ class Condition:
             found = table.query(self.expression, engine="python")
         except Exception as error:  # pandas raises whatever its parts meet
             said = " ".join(str(error).split())
-            raise _refusal(f"cannot be applied ({said})", self.expression) from error
+            words = _Words(self.expression, self.option)
+            raise words.refuse(f"cannot be applied ({said})") from error
         assert isinstance(found, pd.DataFrame)
         return found.reset_index(drop=True)
 
 
-def parse_condition(text: str, columns: Mapping[str, str]) -> Condition:
+def parse_condition(
+    text: str, columns: Mapping[str, str], option: str = WHERE, example: str = EXAMPLE
+) -> Condition:
     """Read and check a condition.
 
     It may hold ``and``, ``or``, ``not``, parentheses, comparisons (also ``0.1 <= lam <= 0.3``),
@@ -77,32 +83,42 @@ def parse_condition(text: str, columns: Mapping[str, str]) -> Condition:
     Args:
         text: The condition.
         columns: Types of the columns, as in `studies.results.points.COLUMNS`.
+        option: Who is told it, for errors.
+        example: Of a condition over these columns, likewise.
 
     Raises:
         QueryError: It is not a condition over these columns; one sentence says why.
     """
+    words = _Words(text, option)
     try:
-        tree = _parse(text)
-        kind = _Check(text, columns).kind(tree)
+        tree = _parse(words, example)
+        kind = _Check(words, columns).kind(tree)
         expression = ast.unparse(tree)
     except (RecursionError, MemoryError) as error:
-        raise _refusal("is nested too deeply", text) from error
+        raise words.refuse("is nested too deeply") from error
     if kind != "a condition":
-        raise _refusal(f'must be a condition such as "{EXAMPLE}", not {kind}', text)
+        raise words.refuse(f'must be a condition such as "{example}", not {kind}')
     clauses = list(dict.fromkeys(clauses_of(tree, columns)))
-    return Condition(expression, tuple(clauses[:MOST_CLAUSES]))
+    return Condition(expression, tuple(clauses[:MOST_CLAUSES]), option)
 
 
-def _refusal(why: str, text: str) -> QueryError:
-    return QueryError(f'`--where` {why}, got "{" ".join(text.split())}".')
+class _Words(NamedTuple):
+    """A condition as it came, and the option that it came by."""
+
+    text: str
+    option: str
+
+    def refuse(self, why: str) -> QueryError:
+        return QueryError(f'`{self.option}` {why}, got "{" ".join(self.text.split())}".')
 
 
-def _parse(text: str) -> ast.expr:
+def _parse(said: _Words, example: str) -> ast.expr:
     """Read a condition as Python reads an expression, with ``&`` and ``|`` as words."""
+    text = said.text
     if not text.strip():
-        raise _refusal(f'must be a condition such as "{EXAMPLE}"', text)
+        raise said.refuse(f'must be a condition such as "{example}"')
     if "`" in text:
-        raise _refusal("needs no backticks, as no column has a space in its name", text)
+        raise said.refuse("needs no backticks, as no column has a space in its name")
     marks: set[str] = set()
     try:
         words = []
@@ -112,24 +128,22 @@ def _parse(text: str) -> ast.expr:
             if token.type not in BETWEEN_WORDS:
                 words.append(WORDS.get(token.string, token.string))
         if "@" in marks:
-            raise _refusal("must spell its values out, as there are no variables for `@`", text)
+            raise said.refuse("must spell its values out, as there are no variables for `@`")
         return ast.parse(" ".join(words), mode="eval").body
     except (SyntaxError, ValueError, tokenize.TokenError) as error:
         if "=" in marks:
-            raise _refusal("must compare with `==`, not with `=`", text) from error
-        why = f'must be a condition such as "{EXAMPLE}" (this cannot be read: {error.args[0]})'
-        raise _refusal(why, text) from error
+            raise said.refuse("must compare with `==`, not with `=`") from error
+        why = f'must be a condition such as "{example}" (this cannot be read: {error.args[0]})'
+        raise said.refuse(why) from error
 
 
 class _Check:
     """What each part of a condition stands for; everything that is not listed is refused."""
 
-    def __init__(self, text: str, columns: Mapping[str, str]) -> None:
-        self.text = text
+    def __init__(self, words: _Words, columns: Mapping[str, str]) -> None:
+        self.option = words.option
+        self.refuse = words.refuse
         self.columns = columns
-
-    def refuse(self, why: str) -> QueryError:
-        return _refusal(why, self.text)
 
     def kind(self, node: ast.expr) -> Kind:
         """Return what an expression stands for, after checking all of it."""
@@ -168,7 +182,7 @@ class _Check:
 
     def column(self, name: str) -> Kind:
         if name not in self.columns:
-            raise QueryError(f"`--where`: {unknown('column', name, self.columns)}")
+            raise QueryError(f"`{self.option}`: {unknown('column', name, self.columns)}")
         return "text" if self.columns[name] == "str" else "a number"
 
     def comparison(self, node: ast.Compare) -> Kind:
