@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 
 import studies
 from benchmarks.servers import postgres_programs, postgres_server
-from studies.errors import TuningError
+from studies.errors import QueryError, TuningError
 from studies.planning.expand import make_plan
 from studies.statistics.frontier import pareto_mask
 from studies.storage.local import LocalFolder
@@ -249,7 +249,8 @@ def test_the_front_of_optuna_is_that_of_mlflow(tuned_home: tuple[Home, Ended]) -
             points = t.user_attrs["points"]
             assert t.values == [np.mean([p[name] for p in points]) for name in ("sa", "ra")]
     # they are no points of the study
-    assert studies.runs(str(home.folder / "tuned.yaml"), storage=home.storage).empty
+    with pytest.raises(QueryError, match="no points of study 'tuned' yet"):
+        studies.runs(str(home.folder / "tuned.yaml"), storage=home.storage)
 
 
 @_marked
