@@ -1,17 +1,21 @@
 """What `oat logs --trial` prints: a trial's state, its last epochs, its error."""
 
+from typing import TYPE_CHECKING
+
 from rich.table import Table
 
 from studies.cli.printing import print_table
 from studies.naming import duration
-from studies.results.trial_log import TrialLog
 from studies.trial.stored import Epoch
+
+if TYPE_CHECKING:
+    from studies.results.trial_log import TrialLog
 
 LAST_EPOCHS = 10
 """Epochs that are printed; the file has all."""
 
 
-def print_trial_log(log: TrialLog) -> None:
+def print_trial_log(log: "TrialLog") -> None:
     """Print what is stored of a trial."""
     print(f"{log.name} ({log.run_key}): {log.state}.{f' {log.reason}' if log.reason else ''}")
     print(f"Folder: {log.folder}")

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, overload
 
 from studies.driver.places import study_folder
 from studies.errors import QueryError
-from studies.planning.expand import make_plan
-from studies.results.trial_log import TrialLog, read_trial_log
 from studies.storage.addresses import DEFAULT_STORAGE
 from studies.study_file.loading import Source, load_study
 
 if TYPE_CHECKING:
     from studies.cluster.jobs import Job, Log
+    from studies.results.trial_log import TrialLog
 
 
 def submit(
@@ -93,7 +92,7 @@ def logs(
     storage: str | Path | None = None,
     follow: bool = False,
     overrides: Sequence[str] = (),
-) -> TrialLog: ...
+) -> "TrialLog": ...
 
 
 def logs(
@@ -131,6 +130,9 @@ def logs(
                 "`--trial` reads what storage has now; leave out `--job-server` and `--follow`, "
                 "which are for the log of a job."
             )
+        from studies.planning.expand import make_plan
+        from studies.results.trial_log import read_trial_log
+
         resolved = load_study(study, overrides)
         folder = study_folder(resolved, DEFAULT_STORAGE if storage is None else storage)
         return read_trial_log(make_plan(resolved, folder), folder, trial)
