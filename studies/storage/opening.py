@@ -69,7 +69,7 @@ def check_writable(folder: Folder) -> None:
     """
     probe = f".writable-{uuid.uuid4().hex[:8]}"  # nodes ask at the same time
     try:
-        folder.write(probe, b"")
+        folder.write(probe, b"oat")  # a full disk takes an empty file
         folder.remove(probe)
     except StorageError as error:
         raise StorageError(

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -370,3 +371,19 @@ def bucket(s3: S3) -> str:
     s3.make_bucket(name)
     s3.requests.clear()
     return f"s3://{name}"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own that is soon full."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", place],
+        capture_output=True,
+        check=False,
+    )
+    if made.returncode:
+        pytest.skip("this user cannot mount a disk of a size of its own")
+    yield place
+    subprocess.run(["umount", place], check=True)

@@ -3,7 +3,6 @@
 import io
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,29 +52,14 @@ def test_waiting_for_storage_is_no_progress() -> None:
     assert trial.run_metadata.num_failures == 0
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own that is soon full."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", place],
-        capture_output=True,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip("this user cannot mount a disk of a size of its own")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
 @NOLOAD
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.mlflow
 def test_a_full_disk_is_told_and_the_study_goes_on_once_there_is_room(
-    small_disk: Path, tiny_file: Path, tmp_path: Path
+    small_disk: Path, tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where MLflow puts the artifacts of a database of one's own
     told, full = io.StringIO(), threading.Event()
 
     class Listening(io.StringIO):

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -443,3 +443,13 @@ def test_of_many_who_remove_a_file_none_fails(objects: Folder) -> None:
         objects.write("file", b"x")
         with ThreadPoolExecutor(8) as nodes:
             assert list(nodes.map(lambda _: objects.remove("file"), range(16))) == [None] * 16
+
+
+def test_a_disk_that_is_full_cannot_be_written(small_disk: Path) -> None:
+    folder = LocalFolder(small_disk / "out")
+    check_writable(folder)
+    with suppress(OSError), (small_disk / "rest").open("wb") as rest:
+        while True:
+            rest.write(bytes(4096))
+    with pytest.raises(StorageError, match="No space left on device; free some room there"):
+        check_writable(folder)
