@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import zlib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,10 +35,18 @@ TORCHVISION = {
 def read_digits(config: "DataConfig") -> Source:
     """Scikit-learn's 1,797 digits; a quarter, by a fixed permutation, is the test set."""
     package = find_spec("sklearn")
-    assert package is not None
-    assert package.origin is not None
+    if package is None or package.origin is None:
+        raise DataError(
+            "The digits come with scikit-learn; install it: `pip install scikit-learn`."
+        )
     # `sklearn.datasets.load_digits` reads the same file, and imports 2 s of scikit-learn and SciPy
-    table = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", delimiter=",")
+    file = Path(package.origin).parent / "datasets/data/digits.csv.gz"
+    try:
+        table = np.loadtxt(file, delimiter=",")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(
+            f"'{file}' cannot be read ({_reason(error)}); install scikit-learn anew."
+        ) from error
     images = torch.from_numpy(table[:, :-1]).float().reshape(-1, 1, 8, 8) / 16
     labels = torch.from_numpy(table[:, -1]).long()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED + 1))

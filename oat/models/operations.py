@@ -66,7 +66,7 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _shape_of_one(value: Any) -> Any:
     """Replace a tensor of no rows by one of one row, which only its shape is asked of."""
-    if not isinstance(value, torch.Tensor):
+    if not isinstance(value, torch.Tensor) or not value.ndim:
         return value
     rows, *rest = value.shape
     return torch.empty(rows or 1, *rest, device="meta")

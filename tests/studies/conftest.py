@@ -16,6 +16,7 @@ import yaml
 
 import studies
 from benchmarks.servers import S3, s3_server
+from oat.data import load
 from studies.comparison.answer import Comparison
 from studies.known_methods import ONCE, RESULTS_VERSION, method_of, variant_of
 from studies.planning.expand import make_plan
@@ -30,6 +31,7 @@ from studies.study_file.loading import load_study
 from studies.study_file.study import Study
 from studies.trial.records import weights_file, write_points
 from studies.trial.run import run_trial
+from tests.studies.pictures import draw
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -212,6 +214,21 @@ def make_row() -> MakeRow:
 @pytest.fixture(autouse=True)
 def _no_server_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def _forget_data() -> Iterator[None]:
+    """Let no test read data that another one has read, or put in their place."""
+    load.cache_clear()
+    yield
+    load.cache_clear()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A small data set of images in folders, yours to change."""
+    draw(tmp_path / "pictures")
+    return tmp_path / "pictures"
 
 
 @pytest.fixture

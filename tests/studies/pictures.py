@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from oat.data import DataConfig, load
+
 COUNTS = {"train": 24, "test": 8}
 
 
@@ -23,6 +25,12 @@ def _draw(place: Path, count: int, seed: int) -> None:
     for i in range(count):
         pixels = noise.integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(place / f"{i:02}.png")
+
+
+def fingerprint_of(root: Path) -> str:
+    """Return the fingerprint of what a folder holds now."""
+    load.cache_clear()
+    return load(DataConfig("imagefolder", root=str(root))).fingerprint
 
 
 def reorder(root: Path) -> None:

@@ -2,7 +2,9 @@
 
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -204,3 +206,43 @@ def _sentence(name: str) -> str:
     with pytest.raises(DataError) as caught:
         load(DataConfig(name, root="~/data"))
     return str(caught.value)
+
+
+DIGITS = Path("sklearn/datasets/data/digits.csv.gz")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda whole: None, "not found"),
+        (lambda whole: whole[: len(whole) // 2], "end-of-stream marker"),
+        (lambda whole: b"<html>Moved</html>", "Not a gzipped file"),
+    ],
+    ids=["missing", "cut off", "another file"],
+)
+def test_digits_that_cannot_be_read_are_a_sentence(
+    damage: Callable[[bytes], bytes | None],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    installed = find_spec("sklearn")
+    assert installed is not None
+    assert installed.origin is not None
+    content = damage((Path(installed.origin).parents[1] / DIGITS).read_bytes())
+    (tmp_path / DIGITS).parent.mkdir(parents=True)
+    (tmp_path / "sklearn/__init__.py").touch()
+    if content is not None:
+        (tmp_path / DIGITS).write_bytes(content)
+    monkeypatch.delitem(sys.modules, "sklearn", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DataError, match=said) as caught:
+        load(DataConfig("digits"))
+    assert str(tmp_path / DIGITS) in str(caught.value)
+    assert str(caught.value).endswith("install scikit-learn anew.")
+
+
+def test_digits_without_scikit_learn_are_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)  # as if it were not installed
+    with pytest.raises(DataError, match="install it: `pip install scikit-learn`"):
+        load(DataConfig("digits"))

@@ -1,32 +1,19 @@
 """Commands on a study whose data have changed since its models were trained."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from oat.data import DataConfig, load
+from oat.data import load
 from studies.study_file.loading import load_study
 from tests.studies.cli.shell import NOLOAD, Oat, Said, is_a_sentence
 from tests.studies.conftest import TINY, TUNE
-from tests.studies.pictures import CHANGES, draw
+from tests.studies.pictures import CHANGES, draw, fingerprint_of
 
-pytestmark = NOLOAD
-
-
-@pytest.fixture(autouse=True)
-def _nothing_in_memory() -> Iterator[None]:
-    load.cache_clear()
-    yield
-    load.cache_clear()
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    draw(tmp_path / "pictures")
-    return tmp_path / "pictures"
+pytestmark = [NOLOAD, pytest.mark.usefixtures("_forget_data")]
 
 
 @pytest.fixture
@@ -43,11 +30,6 @@ def study(root: Path, tmp_path: Path) -> Path:
     return path
 
 
-def _fingerprint(root: Path) -> str:
-    load.cache_clear()
-    return load(DataConfig("imagefolder", root=str(root))).fingerprint
-
-
 def _files(storage: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in storage.rglob("*") if path.is_file()}
 
@@ -58,7 +40,7 @@ MORE = "evaluate.attacks=[{name: pgd, steps: 1}, {name: fgsm}]"
 def test_one_more_attack_on_changed_data_is_refused_and_nothing_starts(
     oat: Oat, study: Path, root: Path, tmp_path: Path, train_all: Callable[..., None]
 ) -> None:
-    then, storage = _fingerprint(root), tmp_path / "storage"
+    then, storage = fingerprint_of(root), tmp_path / "storage"
     train_all(load_study(study), storage)
     before = _files(storage)
     CHANGES["only the test images"](root)
@@ -66,7 +48,7 @@ def test_one_more_attack_on_changed_data_is_refused_and_nothing_starts(
         said = oat("run", study, "--storage", storage, "--set", override)
         announced, _, refusal = said.err.partition("\n")
         assert announced.startswith("Study tiny: ")
-        words = ("pgd_at λ=1 seed 0", then, _fingerprint(root), str(root), "`name`")
+        words = ("pgd_at λ=1 seed 0", then, fingerprint_of(root), str(root), "`name`")
         is_a_sentence(Said(said.code, said.out, refusal), *words)
         assert _files(storage) == before
     draw(root)
@@ -77,26 +59,26 @@ def test_one_more_attack_on_changed_data_is_refused_and_nothing_starts(
 def test_a_candidate_of_tuning_on_other_data_is_refused_though_no_plan_has_it(
     oat: Oat, study: Path, root: Path, tmp_path: Path, train_all: Callable[..., None]
 ) -> None:
-    then, storage = _fingerprint(root), tmp_path / "storage"
+    then, storage = fingerprint_of(root), tmp_path / "storage"
     train_all(load_study(study, ["train.lr=0.05"]), storage)
     before = _files(storage)
     CHANGES["only one class"](root)
     said = oat("tune", study, "--storage", storage)
-    is_a_sentence(said, then, _fingerprint(root), "put the old data back")
+    is_a_sentence(said, then, fingerprint_of(root), "put the old data back")
     assert _files(storage) == before
 
 
 def test_two_studies_with_the_same_trials_on_other_data_are_not_compared_as_one(
     oat: Oat, study: Path, root: Path, tmp_path: Path, train_all: Callable[..., None]
 ) -> None:
-    files, told = [], [_fingerprint(root)]
+    files, told = [], [fingerprint_of(root)]
     for name in ("ours", "theirs"):
         files.append(tmp_path / f"{name}.yaml")
         files[-1].write_text(yaml.safe_dump({**yaml.safe_load(study.read_text()), "name": name}))
         train_all(load_study(files[-1]), tmp_path)
         CHANGES["all images"](root)
         load.cache_clear()
-    told.append(_fingerprint(root))
+    told.append(fingerprint_of(root))
     for options in ((), ("--force",)):
         said = oat("compare", *files, "--storage", tmp_path, *options)
         is_a_sentence(said, "in common", *told)

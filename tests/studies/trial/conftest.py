@@ -1,10 +1,9 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oat.data import load
 from studies.planning.plan import PlannedTrial
 from studies.study_file.loading import load_study
 from studies.trial.run import run_trial
@@ -25,13 +24,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory, train_all: TrainAll) -> P
     storage = tmp_path_factory.mktemp("finished")
     train_all(load_study(TINY, ["evaluate.held_out_images=0"]), storage)
     return storage
-
-
-@pytest.fixture
-def _forget_data() -> Iterator[None]:
-    """Let no test read what another one has put in place of the data."""
-    yield
-    load.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -2,37 +2,25 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oat.data import DataConfig, load
+from oat.data import load
 from studies.planning.plan import PlannedTrial
 from studies.storage.sealed import seal, unseal
 from studies.trial.records import read_points
 from studies.trial.run import run_trial
 from tests.studies.conftest import TINY
-from tests.studies.pictures import CHANGES, draw
+from tests.studies.pictures import CHANGES, fingerprint_of
 from tests.studies.planning.plans import plan_of
 from tests.studies.trial.trials import Interrupt, ignore, place_of
 
+pytestmark = pytest.mark.usefixtures("_forget_data")
+
 MORE = "evaluate.attacks=[{name: pgd, steps: 1}, {name: fgsm}]"
 BACK = "put the old data back"
-
-
-@pytest.fixture(autouse=True)
-def _nothing_in_memory() -> Iterator[None]:
-    load.cache_clear()
-    yield
-    load.cache_clear()
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    draw(tmp_path / "pictures")
-    return tmp_path / "pictures"
 
 
 @pytest.fixture
@@ -52,11 +40,6 @@ def _run(trial: PlannedTrial, storage: Path, report: Any = ignore) -> dict[str, 
     return dict(run_trial(json.loads(json.dumps(trial.job)), place_of(trial, storage), report))
 
 
-def _fingerprint(root: Path) -> str:
-    load.cache_clear()
-    return load(DataConfig("imagefolder", root=str(root))).fingerprint
-
-
 def _files(trial: PlannedTrial, storage: Path) -> dict[str, bytes]:
     place = place_of(trial, storage)
     return {name: place.read(name) for name in place.names() if name != "failure.json"}
@@ -64,7 +47,7 @@ def _files(trial: PlannedTrial, storage: Path) -> dict[str, bytes]:
 
 def _is_refused(outcome: dict[str, Any], root: Path, then: str, *words: str) -> None:
     assert (outcome["status"], outcome["kind"]) == ("failed", "data")
-    for word in (then, _fingerprint(root), BACK, "`name`", *words):
+    for word in (then, fingerprint_of(root), BACK, "`name`", *words):
         assert word in outcome["error"]
     assert "\n" not in outcome["error"]
 
@@ -73,7 +56,7 @@ def _is_refused(outcome: dict[str, Any], root: Path, then: str, *words: str) -> 
 def test_a_finished_model_is_not_judged_on_other_images_than_its_own(
     change: str, study: dict[str, Any], root: Path, tmp_path: Path
 ) -> None:
-    trial, then = _trial(study, tmp_path), _fingerprint(root)
+    trial, then = _trial(study, tmp_path), fingerprint_of(root)
     trained = _run(trial, tmp_path)["trained"]
     assert trained["data_fingerprint"] == then
     more, before = _trial(study, tmp_path, MORE), _files(trial, tmp_path)
@@ -95,7 +78,7 @@ def test_a_finished_model_is_not_judged_on_other_images_than_its_own(
 def test_nor_on_held_out_images_nor_checked_for_masked_gradients(
     override: str, study: dict[str, Any], root: Path, tmp_path: Path
 ) -> None:
-    trial, then = _trial(study, tmp_path), _fingerprint(root)
+    trial, then = _trial(study, tmp_path), fingerprint_of(root)
     _run(trial, tmp_path)
     CHANGES["all images"](root)
     _is_refused(_run(_trial(study, tmp_path, override), tmp_path), root, then, trial.run_key)
@@ -111,7 +94,7 @@ def _forget(record: bytes) -> bytes:
 def test_an_older_record_is_told_by_its_provenance(
     study: dict[str, Any], root: Path, tmp_path: Path
 ) -> None:
-    trial, then = _trial(study, tmp_path), _fingerprint(root)
+    trial, then = _trial(study, tmp_path), fingerprint_of(root)
     _run(trial, tmp_path)
     place = place_of(trial, tmp_path)
     place.write("result.json", _forget(place.read("result.json")))
@@ -125,7 +108,7 @@ def test_an_older_record_is_told_by_its_provenance(
 def test_a_checkpoint_goes_on_with_its_own_data_alone(
     study: dict[str, Any], root: Path, tmp_path: Path
 ) -> None:
-    trial, then = _trial(study, tmp_path, "train.epochs=2"), _fingerprint(root)
+    trial, then = _trial(study, tmp_path, "train.epochs=2"), fingerprint_of(root)
     with pytest.raises(KeyboardInterrupt):
         _run(trial, tmp_path, Interrupt("epoch", 1))
     shutil.copytree(root, tmp_path / "kept")
@@ -160,7 +143,7 @@ def test_a_model_is_not_made_from_or_judged_by_models_of_other_data(
     overrides: tuple[str, ...], source: str, study: dict[str, Any], root: Path, tmp_path: Path
 ) -> None:
     *others, trial = plan_of(study, tmp_path, *overrides).trials
-    then = _fingerprint(root)
+    then = fingerprint_of(root)
     for other in others:
         _run(other, tmp_path)
     CHANGES["only the test images"](root)
@@ -176,4 +159,4 @@ def test_what_is_made_anew_takes_the_data_as_they_are(
     CHANGES["all images"](root)
     place_of(trial, tmp_path).write("model.safetensors", b"damaged")
     outcome = _run(trial, tmp_path)
-    assert outcome["trained"]["data_fingerprint"] == _fingerprint(root)
+    assert outcome["trained"]["data_fingerprint"] == fingerprint_of(root)
