@@ -211,7 +211,8 @@ def area_remark(areas: pd.DataFrame, largest: float) -> str:
     )
     return (
         f"Area under RA by radius, from 0 to ε={radius_text(largest)} and divided by it (the mean "
-        f"accuracy over these radii), where it is largest for each method: {listed(said)}."
+        f"accuracy over these radii), where it is largest for each method: {listed(said)}. These "
+        "points are the best on the same images, which flatters a method with more points."
     )
 
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from studies.comparison.comparing import compare
-from studies.comparison.curves import area_weights
+from studies.comparison.curves import area_remark, area_weights
 from studies.statistics.intervals import Z, mean_interval, wilson
 from tests.studies.comparison.models import Bools, Model, bare_points, first_of, stored_points
 
@@ -214,3 +215,19 @@ def test_the_interval_of_an_area_holds_the_truth_as_often_as_it_says() -> None:
             found = mean_interval(weights @ [draw < rate for rate in rates])
             held += found.low <= truth <= found.high
         assert 0.93 < held / 1000 < 0.99, rates
+
+
+def test_the_best_area_of_each_method_is_told_and_that_it_was_picked_on_the_same_images() -> None:
+    areas = pd.DataFrame(
+        {
+            "point": ["oat λ=0", "oat λ=1", "pgd_at λ=1"],
+            "variant": ["oat", "oat", "pgd_at"],
+            "area": [0.2, 0.6, 0.5],
+            "area_low": [0.1, 0.5, 0.4],
+            "area_high": [0.3, 0.7, 0.6],
+        }
+    )
+    said = area_remark(areas, 0.2)
+    assert "oat λ=1 0.600 [0.500, 0.700] and pgd_at λ=1 0.500 [0.400, 0.600]" in said
+    assert "oat λ=0" not in said
+    assert "the best on the same images, which flatters a method with more points" in said
