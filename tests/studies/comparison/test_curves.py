@@ -228,6 +228,6 @@ def test_the_best_area_of_each_method_is_told_and_that_it_was_picked_on_the_same
         }
     )
     said = area_remark(areas, 0.2)
-    assert "oat λ=1 0.600 [0.500, 0.700] and pgd_at λ=1 0.500 [0.400, 0.600]" in said
+    assert "oat λ=1 0.600 [0.500, 0.700], pgd_at λ=1 0.500 [0.400, 0.600]" in said
     assert "oat λ=0" not in said
     assert "the best on the same images, which flatters a method with more points" in said
