@@ -3,6 +3,7 @@
 import pickle
 import shutil
 import sys
+import urllib.request
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,6 +50,8 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
+    # urllib keeps what it has read of these since its first request in this process
+    monkeypatch.setattr(urllib.request, "_opener", None)
 
 
 def test_each_missing_file_is_named_with_the_cure(there: tuple[str, Path]) -> None:
