@@ -44,6 +44,12 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=128 if cuda else 32)
     parser.add_argument("--steps", type=int, default=10 if cuda else 1, help="of a round")
     parser.add_argument("--precision", default="auto,float32,bfloat16" if cuda else "auto,float32")
+    parser.add_argument(
+        "--earlier",
+        default="auto,float32" if cuda else "auto",
+        metavar="PRECISION",
+        help="of earlier code; at ebd788f auto was the slower one on a GPU",
+    )
     parser.add_argument("--no-plain", action="store_true", help="leave the plain way out")
     parser.add_argument("--profile", action="store_true", help="list what takes most of a step")
     found = parser.parse_args(argv)
@@ -56,13 +62,8 @@ def sides_of(asked: argparse.Namespace) -> list[Side]:
     """Return the sides, the slowest first."""
     sides = [] if asked.no_plain else [Side(PLAIN)]
     if asked.against is not None:
-        sides += [Side(earlier(kind), asked.against) for kind in earlier_precisions()]
+        sides += [Side(earlier(kind), asked.against) for kind in asked.earlier.split(",")]
     return sides + [Side(ours(kind)) for kind in asked.precision.split(",")]
-
-
-def earlier_precisions() -> list[str]:
-    """Return the precisions of earlier code: at ebd788f ``auto`` was the slower one on a GPU."""
-    return ["auto", "float32"] if torch.cuda.is_available() else ["auto"]
 
 
 def earlier(precision: str) -> str:
@@ -87,7 +88,7 @@ def cases_of(asked: argparse.Namespace, network: str, method: str) -> dict[str, 
     }
     training = {**case, "kind": "training"}
     cases = {PLAIN: {**case, "kind": "plain"}}
-    cases |= {earlier(kind): {**training, "precision": kind} for kind in earlier_precisions()}
+    cases |= {earlier(kind): {**training, "precision": kind} for kind in asked.earlier.split(",")}
     return cases | {
         ours(kind): {**training, "precision": kind} for kind in asked.precision.split(",")
     }
@@ -112,7 +113,7 @@ def measure(sides: Sequence[Side], asked: argparse.Namespace, network: str, meth
             }
             for side in able
         },
-        "speedup": timing.speedups(times, [PLAIN, *map(earlier, earlier_precisions())]),
+        "speedup": timing.speedups(times, [PLAIN, *map(earlier, asked.earlier.split(","))]),
         "failed": failed | broken,
     }
     for side in able if asked.profile else ():

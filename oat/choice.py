@@ -9,13 +9,18 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from oat.execution import Execution, Precision, as_asked
+from oat.data import unit
+from oat.deploy import condition
+from oat.execution import Execution, Precision, as_asked, has_kernels
+from oat.models.norm import gpu_kernels
+from oat.models.self_test import fault, shapes_of
 from oat.probe import seconds_per_step
 from oat.recipe import TrainConfig
 from oat.training import Training
@@ -25,16 +30,17 @@ WORTH = 1.2
 LEAST_CPU_FLOPS = 1e14
 """Operations of a training below which a CPU computes in float32 without asking: minutes of work,
 as a measurement would take its share of them."""
-COMPILE_SECONDS, COMPILED_GAIN = 60.0, 0.25
+COMPILE_SECONDS, COMPILED_GAIN = 15.0, 0.25
 """What compiling may take, and the share of the time that it may save, on a GPU: it is tried where
 the training is long enough for that."""
 WORTH_COMPILING = 1.05
 """How many times faster a compiled step must be to be kept."""
 CHECKED_STEPS = 3
 """Steps by which two ways to execute are held against each other: the third is the second replay of
-a captured one."""
+a captured one. The weights stay where they are: at a high learning rate, steps that differ by
+rounding alone have parted after two."""
 TOLERANCE = {"float32": 0.1, "bfloat16": 0.5}
-"""How far the weights may part in these steps, as a share of their way. Steps of the attack go by
+"""How far gradients and statistics may differ, as a share of their norm. Steps of the attack go by
 the signs of gradients, so that roundings grow; a step that does something else is off by 1."""
 
 
@@ -142,22 +148,37 @@ def disagreement(one: Training, other: Training) -> str | None:
 
     Both are compared by their first steps, and are then spent. They must have the same precision.
     """
-    return _parting(_way(one), _way(other), one.execution.precision)
+    return _parting(_steps_of(one), _steps_of(other), one.execution.precision)
 
 
-def _way(training: Training) -> Tensor:
-    """Take a few steps; return how far the weights went, in one row, (P,)."""
-    start = _weights(training)
-    for _ in islice(training.endless_steps(), CHECKED_STEPS):
-        pass
-    return _weights(training) - start
+def _steps_of(training: Training) -> dict[str, Tensor]:
+    """Take a few steps without moving the weights; return what they did, each in one row.
+
+    The attack takes one of its steps only: seven turn a rounding into other images.
+
+    Returns:
+        ``gradients`` of all steps, and ``statistics`` of the batch norms after them.
+    """
+    gradients = []
+    for group in training.optimizer.param_groups:
+        group["lr"] = 0.0
+    attack = replace(training.attack, steps=1, step_size=training.attack.step)
+    steps = training.endless_steps(attack)
+    for _ in islice(steps, CHECKED_STEPS):
+        gradients += [p.grad.flatten().clone() for p in training.model.parameters()
+                      if p.grad is not None]  # fmt: skip
+    steps.close()
+    statistics = [b.flatten() for b in training.model.buffers() if b.is_floating_point()]
+    rows = {"gradients": gradients, "statistics": statistics}
+    return {name: torch.cat(row) for name, row in rows.items() if row}
 
 
-def _parting(one: Tensor, other: Tensor, precision: Precision) -> str | None:
-    parted = (one - other).norm() / one.norm().clamp(min=1e-30)
-    if parted <= TOLERANCE[precision]:
-        return None  # what is no number is not
-    return f"its weights part by {parted:.2g} of their way in {CHECKED_STEPS} steps"
+def _parting(one: dict[str, Tensor], other: dict[str, Tensor], precision: Precision) -> str | None:
+    for name, mine in one.items():
+        parted = (mine - other[name]).norm() / mine.norm().clamp(min=1e-30)
+        if not parted <= TOLERANCE[precision]:  # what is no number is not
+            return f"its {name} part by {parted:.2g} of their size in {CHECKED_STEPS} steps"
+    return None
 
 
 def _captured(probe: Probe, chosen: Execution) -> tuple[Execution, str]:
@@ -174,15 +195,15 @@ def _compiled(probe: Probe, chosen: Execution) -> tuple[Execution, str]:
     asked = probe.train.compile
     if asked is False:
         return chosen, "not compiled, as asked"
-    if asked == "auto" and probe.device.type == "cpu":
-        return chosen, "not compiled: on a CPU it does not pay"
+    if not has_kernels(probe.device):
+        return chosen, "not compiled: the kernels are for a GPU"
     if asked == "auto":
         before = seconds_per_step(probe.make(chosen))
         if before * probe.steps * COMPILED_GAIN < COMPILE_SECONDS:
             return chosen, "not compiled: the training is too short to pay for it"
     compiled = replace(chosen, compiled=True)
     with one_at_a_time():
-        why = _fails(probe, chosen, compiled)
+        why = _kernels_fail(probe, compiled)
     if why is not None:
         return chosen, f"not compiled: {why}"
     if asked is True:
@@ -192,19 +213,54 @@ def _compiled(probe: Probe, chosen: Execution) -> tuple[Execution, str]:
     return (compiled if before >= WORTH_COMPILING * after else chosen), times
 
 
+def _kernels_fail(probe: Probe, compiled: Execution) -> str | None:
+    """Say why kernels cannot be had or are wrong; None if they are sound.
+
+    In bfloat16, steps by sound kernels part as widely as steps by wrong ones, as the attack makes
+    much of a rounding. So the kernels are tried one by one in the precision of the training, and
+    the steps that they make up in float32.
+
+    Raises:
+        torch.AcceleratorError: The process has lost its device.
+    """
+
+    def by_themselves() -> str | None:
+        training = probe.make(replace(compiled, compiled=False, captured=False))
+        model, images = training.model.eval(), unit(training.dataset.train.head(1).images)
+        points = training.method.operating_points(training.val_lams[:1])
+        passes = [partial(model.logits, images, condition(model, *point)) for point in points]
+        with torch.no_grad():
+            shapes = shapes_of(model, passes)
+        dtype = compiled.compute.dtype or torch.float32
+        return fault(gpu_kernels(), shapes, training.step.size, dtype, probe.device)
+
+    exact = replace(compiled, precision="float32")
+    return _tried(by_themselves) or _fails(probe, replace(exact, compiled=False), exact)
+
+
 def _fails(probe: Probe, plain: Execution, other: Execution) -> str | None:
     """Say why a way to execute cannot be had or is wrong; None if it is sound.
 
     Raises:
         torch.AcceleratorError: The process has lost its device.
     """
-    try:
+
+    def side_by_side() -> str | None:
         # one after the other: a GPU that is shared may have no room for both
-        way, way_of_other = (_way(probe.make(how)) for how in (plain, other))
-        return _parting(way, way_of_other, plain.precision)
+        done, done_otherwise = (_steps_of(probe.make(how)) for how in (plain, other))
+        return _parting(done, done_otherwise, plain.precision)
+
+    return _tried(side_by_side)
+
+
+def _tried(check: Callable[[], str | None]) -> str | None:
+    """Return what a check says, or the first line of its error."""
+    try:
+        return check()
     except torch.AcceleratorError:
         raise
-    except RuntimeError as error:  # those of compilers and of captures are of this class
+    except (RuntimeError, ImportError) as error:
+        # captures and compilers raise the one; without Triton there are no kernels
         return _first_line(error)
 
 
@@ -218,11 +274,6 @@ def one_at_a_time() -> Iterator[None]:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _weights(training: Training) -> Tensor:
-    """Return all parameters in one row, (P,)."""
-    return torch.cat([p.detach().flatten() for p in training.model.parameters()])
 
 
 def _first_line(error: Exception) -> str:

@@ -21,7 +21,7 @@ class Execution:
 
     Attributes:
         precision: Type of features and convolutions; see `oat.models.compute.Compute`.
-        compiled: Whether elementwise work is compiled.
+        compiled: Whether compiled kernels do the elementwise work; see `oat.models.kernels`.
         captured: Whether a step is recorded once as a CUDA graph and then replayed.
         reasons: Why it is so, a sentence each.
     """
@@ -49,7 +49,7 @@ def as_asked(train: TrainConfig, device: torch.device, fixed_shapes: bool = True
     """Return what the settings ask for, with ``auto`` decided without any measurement.
 
     Then precision is bfloat16 on a GPU that has it, nothing is compiled, and a step is captured on
-    a GPU.
+    a GPU. What a device cannot do is left out.
 
     Args:
         train: The settings.
@@ -61,7 +61,12 @@ def as_asked(train: TrainConfig, device: torch.device, fixed_shapes: bool = True
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bfloat16" if fast else "float32"
     captured = device.type == "cuda" and train.capture is not False and fixed_shapes
-    return Execution(precision, train.compile is True, captured)
+    return Execution(precision, train.compile is True and has_kernels(device), captured)
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Tell whether `oat.models.kernels` runs on a device."""
+    return device.type == "cuda"
 
 
 @contextmanager

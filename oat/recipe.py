@@ -59,8 +59,8 @@ class TrainConfig:
         tf32: Whether a GPU may round the inputs of float32 products to TF32. Faster, less exact.
         deterministic: Whether two equal trainings on a GPU are equal bit for bit, at some cost in
             speed; on a CPU they always are.
-        compile: Whether elementwise work is compiled; ``auto`` does so on a GPU where the training
-            is long enough to pay for it.
+        compile: Whether a GPU does the elementwise work by compiled kernels; ``auto`` does so where
+            the training is long enough to pay for it.
         capture: Whether a GPU records a step once and replays it; ``auto`` does so where that can
             be done and gives the same numbers.
         val_every: Epochs between validations; the last epoch is always validated.

@@ -19,7 +19,6 @@ from oat.evaluation import validate
 from oat.execution import Execution, as_asked, numerics
 from oat.method import Method
 from oat.models import ModelConfig, Network, build
-from oat.models.compute import Compute
 from oat.optimizer import Sgd
 from oat.recipe import STATISTICS_BATCHES, CheckpointRule, TrainConfig, steps_per_epoch
 from oat.sharing import DeviceShare
@@ -285,15 +284,18 @@ class Training:
         order = torch.randperm(count, generator=generator, device=self.device)
         yield from torch.split(order[: self.steps * size], size)
 
-    def endless_steps(self) -> Generator[int, None, None]:
-        """Take steps for ever, each when it is asked for, at the full radius: for measurements.
+    def endless_steps(self, attack: Attack | None = None) -> Generator[int, None, None]:
+        """Take steps for ever, each when it is asked for: for measurements.
 
         The training is then spent. Close the generator before another one begins.
+
+        Args:
+            attack: Inner maximisation; None is the training's own, at its full radius.
 
         Yields:
             The images of the step. On a GPU the step may still be under way.
         """
-        attack = self.config.attack_at(self.config.epochs, self.attack)
+        attack = attack or self.attack
         self.model.train()
         with self._own_rng(), self._numerics():
             while True:
@@ -348,7 +350,6 @@ class Training:
         """
         for own, raw in zip(model.buffers(), self.model.buffers(), strict=True):
             own.copy_(raw)  # they serve the attack of the first batch, which then replaces them
-        model.compute = Compute(self.model.compute.dtype)  # each batch has a momentum of its own
         generator = torch.Generator(self.device).manual_seed(self.seed)
 
         def batches() -> Iterator[Batch]:

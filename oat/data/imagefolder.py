@@ -63,9 +63,17 @@ class _Reading:
         self.warned: list[tuple[Path, str]] = []
 
     def split(self, half: Half) -> Split:
-        """Read all images of a half; their labels are the places of the classes' names."""
-        paths = [path for found in half.files.values() for path in found]
-        numbers = [i for i, found in enumerate(half.files.values()) for _ in found]
+        """Read all images of a half; their labels are the places of the classes' names.
+
+        Classes take turns, so that the first so many images have all of them, in their shares.
+        """
+        turns = [
+            ((place + 0.5) / len(found), number, path)
+            for number, found in enumerate(half.files.values())
+            for place, path in enumerate(found)
+        ]
+        turns.sort(key=lambda turn: turn[:2])
+        paths, numbers = [path for *_, path in turns], [number for _, number, _ in turns]
         images: Tensor | None = None
         for i, path in enumerate(paths):
             picture = read_picture(path, self.size)

@@ -1,14 +1,12 @@
-"""How a network computes: the type of its features, and what follows a convolution, as one kernel.
+"""How a network computes: the type of its features, and what follows a convolution.
 
-The functions here are all the elementwise work of a network. They are plain functions of tensors,
-so that they can run as they are or compiled: each then reads and writes its features once. One
-compiled function serves all layers of a shape; a whole network would take minutes to compile.
+`finish` and `normalise` are all the elementwise work of a network. `oat.models.kernels` has both
+as kernels for a GPU, which read and write the features once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +21,7 @@ class Compute:
         dtype: Type of the features, and of the weights of a convolution while it runs. Norms,
             FiLM, the pooled features, logits and losses stay in float32. None leaves each tensor
             in its own type.
-        compiled: Whether the functions of this module are compiled.
+        compiled: Whether `oat.models.kernels` does what follows a convolution; on a GPU alone.
     """
 
     dtype: torch.dtype | None = None
@@ -62,23 +60,42 @@ class BatchNorm(NamedTuple):
         )
 
 
-def finish(
-    x: Tensor, scale: Tensor | None, shift: Tensor | None, add: Tensor | None, relu: bool
-) -> Tensor:
+class Film(NamedTuple):
+    """A scale and a shift of each channel, by image, in float32 or wider.
+
+    Attributes:
+        scale: Shape (K, C).
+        shift: Shape (K, C).
+        code: Row of both for each image, (N,); None if K is N, or 1 for all.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    code: Tensor | None = None
+
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Return both so that they broadcast with features: (N, C, 1, 1) or (1, C, 1, 1)."""
+        scale, shift = self.scale, self.shift
+        if self.code is not None and len(scale) > 1:
+            scale, shift = scale[self.code], shift[self.code]
+        return scale[:, :, None, None], shift[:, :, None, None]
+
+
+def finish(x: Tensor, film: Film | None, add: Tensor | None, relu: bool) -> Tensor:
     """Scale and shift features, add others to them, cut them at 0; each step where it is asked for.
 
     Args:
         x: Features, shape (N, C, H, W).
-        scale: Factors that broadcast with the features, in float32 or wider; None for none.
-        shift: Summands likewise; given exactly if ``scale`` is.
+        film: Scale and shift; None for none.
         add: Features of the shape and type of ``x``; None for none.
         relu: Whether negative values become 0.
 
     Returns:
-        Features of the type of ``x``; the arithmetic is that of ``scale``.
+        Features of the type of ``x``; the arithmetic is that of ``film``.
     """
     out = x
-    if scale is not None and shift is not None:
+    if film is not None:
+        scale, shift = film.rows()
         out = torch.addcmul(shift, x.to(scale.dtype), scale)
     if add is not None:
         out = out + add
@@ -91,8 +108,7 @@ def normalise(
     x: Tensor,
     norms: Sequence[BatchNorm],
     num_zero: int,
-    scale: Tensor | None,
-    shift: Tensor | None,
+    film: Film | None,
     add: Tensor | None,
     relu: bool,
 ) -> Tensor:
@@ -102,8 +118,7 @@ def normalise(
         x: Features, shape (N, C, H, W).
         norms: One batch norm for all rows; or two, for the first ``num_zero`` rows and the rest.
         num_zero: How many rows the first of two norms takes.
-        scale: See `finish`.
-        shift: See `finish`.
+        film: See `finish`.
         add: See `finish`.
         relu: See `finish`.
     """
@@ -111,7 +126,7 @@ def normalise(
         out = norms[0](x)
     else:
         out = torch.cat([norms[0](x[:num_zero]), norms[1](x[num_zero:])])
-    return finish(out, scale, shift, add, relu)
+    return finish(out, film, add, relu)
 
 
 def conv2d(
@@ -124,8 +139,8 @@ def conv2d(
     """Convolve in the type of the features.
 
     A 1x1 convolution with a stride is one without, on every so many-th pixel: the same numbers. So
-    it is computed, as oneDNN (torch 2.15) corrupts the heap in some strided 1x1 convolutions when
-    it runs on several threads.
+    a CPU computes it, as oneDNN (torch 2.15) corrupts the heap in some strided 1x1 convolutions
+    when it runs on several threads. A GPU would copy the pixels first.
 
     Args:
         x: Features, shape (N, I, H, W).
@@ -134,30 +149,7 @@ def conv2d(
         stride: Of rows and of columns.
         padding: Of rows and of columns.
     """
-    if weight.shape[-1] == 1 and weight.shape[-2] == 1 and max(stride) > 1:
+    if x.device.type == "cpu" and weight.shape[-1] == weight.shape[-2] == 1 and max(stride) > 1:
         x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
     bias = None if bias is None else bias.to(x.dtype)
     return functional.conv2d(x, weight.to(x.dtype), bias, stride, padding)
-
-
-def chosen(function: Callable[..., Tensor], compute: Compute) -> Callable[..., Tensor]:
-    """Return one of this module's functions, compiled if that is how the network computes."""
-    return compiled(function) if compute.compiled else function
-
-
-@cache
-def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return a function compiled without breaks in its graph, as it is first called.
-
-    `finish` moves features and no more, so that one kernel serves all shapes. `normalise` sums over
-    them, and how that is best done depends on the shape: it is compiled for each. Kernels are kept
-    on disk for other processes of the machine (torch's own cache).
-    """
-    # one code object serves every layer: ResNet-18 meets 22 shapes, OATS three times as many
-    config: Any = torch._dynamo.config
-    config.recompile_limit = max(config.recompile_limit, 1024)
-    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 4096)
-    made: Callable[..., Tensor] = torch.compile(
-        function, dynamic=function is finish, fullgraph=True
-    )
-    return made

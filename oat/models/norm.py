@@ -6,14 +6,15 @@ a convolution and its norm is a convolution (`ConvNorm.freeze`). The attack of t
 evaluation and the deployed network all run on that.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from oat.models.compute import AS_IT_IS, BatchNorm, Compute, chosen, conv2d, finish, normalise
+from oat.models.compute import AS_IT_IS, BatchNorm, Compute, Film, conv2d, finish, normalise
 from oat.models.film import FiLM
 from oat.models.slimmable import SlimmableConv2d, scaled
 
@@ -37,7 +38,7 @@ class Condition:
             them.
         width_mult: Share of the channels in use.
         frozen: What replaces each conv-norm pair and each lone norm when the network is frozen.
-        compute: In which type, and whether elementwise work is compiled.
+        compute: In which type, and whether compiled kernels do the elementwise work.
     """
 
     lam_code: Tensor | None = None
@@ -46,6 +47,27 @@ class Condition:
     width_mult: float = 1.0
     frozen: Mapping[nn.Module, FrozenOp] | None = None
     compute: Compute = AS_IT_IS
+
+
+def finish_by(compute: Compute) -> Callable[..., Tensor]:
+    """Return `finish` as a network computes it."""
+    return gpu_kernels().finish if compute.compiled else finish
+
+
+def normalise_by(compute: Compute) -> Callable[..., Tensor]:
+    """Return `normalise` as a network computes it."""
+    return gpu_kernels().normalise if compute.compiled else normalise
+
+
+def gpu_kernels() -> ModuleType:
+    """Return `oat.models.kernels`.
+
+    Raises:
+        ImportError: There is no Triton, which not every torch comes with.
+    """
+    from oat.models import kernels
+
+    return kernels
 
 
 class DualBatchNorm2d(nn.Module):
@@ -70,7 +92,7 @@ class DualBatchNorm2d(nn.Module):
     def forward(self, x: Tensor, num_zero_lam: int | None = None) -> Tensor:
         """Normalise features (N, C, H, W), each row by its branch."""
         norms = [tensors_of(norm) for norm in self.branches(x.shape[0], num_zero_lam)]
-        return normalise(x, norms, num_zero_lam or 0, None, None, None, False)
+        return normalise(x, norms, num_zero_lam or 0, None, None, False)
 
 
 def tensors_of(bn: nn.BatchNorm2d) -> BatchNorm:
@@ -148,13 +170,13 @@ class Norm2d(nn.Module):
         else:
             assert isinstance(bn, nn.BatchNorm2d)
             norms = [bn]
-        scale = shift = None
+        film = None
         if self.film is not None:
             assert cond.lam_code is not None
-            film = self.film(cond.lam_code, x.shape[1])
-            scale, shift = (_rows(per_code, cond) for per_code in film)
-        run = chosen(normalise, cond.compute)
-        return run(x, [tensors_of(norm) for norm in norms], zeros, scale, shift, add, relu)
+            scale, shift = self.film(cond.lam_code, x.shape[1])
+            film = Film(scale, shift, cond.lam_index)
+        run = normalise_by(cond.compute)
+        return run(x, [tensors_of(norm) for norm in norms], zeros, film, add, relu)
 
     def affine(self, cond: Condition) -> tuple[Tensor, Tensor]:
         """Merge the frozen batch norm and FiLM.
@@ -183,16 +205,14 @@ class Norm2d(nn.Module):
 
     def freeze(self, cond: Condition) -> FrozenOp:
         """Return the affine map that this norm is at the given condition."""
-        scale, shift = (_rows(t.detach(), cond) for t in self.affine(cond))
-        run = chosen(finish, cond.compute)
-        return lambda x, add=None, relu=False: run(x, scale, shift, add, relu)
+        film = self.frozen_film(cond)
+        run = finish_by(cond.compute)
+        return lambda x, add=None, relu=False: run(x, film, add, relu)
 
-
-def _rows(per_code: Tensor, cond: Condition) -> Tensor:
-    """Spread (K, C) over the rows of the batch: (N, C, 1, 1), or (1, C, 1, 1) if K is 1."""
-    if cond.lam_index is not None and per_code.shape[0] > 1:
-        per_code = per_code[cond.lam_index]
-    return per_code[:, :, None, None]
+    def frozen_film(self, cond: Condition) -> Film:
+        """Return the affine map that this norm is at the given condition, without gradients."""
+        scale, shift = (t.detach() for t in self.affine(cond))
+        return Film(scale, shift, cond.lam_index)
 
 
 class Affine2d(nn.Module):
@@ -207,8 +227,7 @@ class Affine2d(nn.Module):
         self, x: Tensor, cond: Condition, add: Tensor | None = None, relu: bool = False
     ) -> Tensor:
         """Scale and shift features of shape (N, C, H, W), add others, cut at 0."""
-        scale, shift = self.scale[:, None, None], self.shift[:, None, None]
-        return chosen(finish, cond.compute)(x, scale, shift, add, relu)
+        return finish_by(cond.compute)(x, Film(*self.affine(cond)), add, relu)
 
     def affine(self, cond: Condition) -> tuple[Tensor, Tensor]:
         """Return scale and shift, each (1, C)."""
@@ -266,7 +285,7 @@ class ConvNorm(nn.Module):
             return self.norm(x, cond, add, relu)  # type: ignore[no-any-return]
         if add is None and not relu:
             return x
-        return chosen(finish, cond.compute)(x, None, None, add, relu)
+        return finish_by(cond.compute)(x, None, add, relu)
 
     def folded(self, cond: Condition) -> tuple[Tensor, Tensor | None]:
         """Return weight and bias of the convolution that the pair is at one λ and width.
@@ -283,22 +302,20 @@ class ConvNorm(nn.Module):
         return weight * scale[0, :, None, None, None], shift[0]
 
     def freeze(self, cond: Condition) -> FrozenOp:
-        """Return the frozen pair: one convolution, or one and an affine map for each row.
+        """Return the frozen pair: one convolution, or one and an affine map.
 
         Its weights are cast to the type of the features here, once, not at each pass.
         """
         conv, dtype = self.conv, cond.compute.dtype
-        run = chosen(finish, cond.compute)
-        several = (
-            self.norm is not None
-            and self.norm.film is not None
-            and (cond.lam_code is not None and cond.lam_code.shape[0] > 1)
-        )
-        scale = shift = None
-        if several:
-            assert self.norm is not None
+        run = finish_by(cond.compute)
+        codes = 1
+        if self.norm is not None and self.norm.film is not None and cond.lam_code is not None:
+            codes = len(cond.lam_code)
+        film = None
+        # where kernels run, a bias would be one more pass over the features
+        if self.norm is not None and (codes > 1 or cond.compute.compiled):
             weight, bias = conv.sliced(cond.width_mult), None
-            scale, shift = (_rows(t.detach(), cond) for t in self.norm.affine(cond))
+            film = self.norm.frozen_film(cond)
         else:
             weight, bias = self.folded(cond)
         weight = weight.detach().to(dtype)
@@ -306,8 +323,8 @@ class ConvNorm(nn.Module):
 
         def frozen(x: Tensor, add: Tensor | None = None, relu: bool = False) -> Tensor:
             x = conv2d(x, weight, bias, conv.stride, conv.padding)
-            if scale is None and add is None and not relu:
+            if film is None and add is None and not relu:
                 return x
-            return run(x, scale, shift, add, relu)
+            return run(x, film, add, relu)
 
         return frozen

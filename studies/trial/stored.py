@@ -13,7 +13,7 @@ class ExecutionRecord(TypedDict):
 
     Attributes:
         precision: Of features and convolutions.
-        compiled: Whether elementwise work was compiled.
+        compiled: Whether compiled kernels did the elementwise work.
         captured: Whether a step was recorded once and then replayed.
         reasons: Why, a sentence each.
     """

@@ -135,15 +135,27 @@ def test_a_training_repeats_and_resumes_bit_for_bit(method: Method, precision: A
     _assert_equal(_train(resumed), wanted)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("method", [Oat(), PgdAt(1.0), Trades(6.0)], ids=str)
-def test_a_compiled_step_is_the_eager_one_within_rounding(method: Method, precision: Any) -> None:
-    eager, compiled = (
-        _training(method, NETWORKS[0], Execution(precision, compiled=how, captured=how))
+@pytest.mark.parametrize(
+    "method", [Oat(), Oats(width_mults=(0.5, 1.0)), PgdAt(1.0), Trades(6.0)], ids=str
+)
+def test_a_step_by_kernels_is_the_plain_one_within_rounding(method: Method) -> None:
+    plain, kernels = (
+        _training(method, NETWORKS[0], Execution(compiled=how, captured=how), precision="float32")
         for how in (False, True)
     )
-    assert disagreement(eager, compiled) is None
+    assert disagreement(plain, kernels) is None
+
+
+@pytest.mark.parametrize("lr", [0.01, 0.5])
+@pytest.mark.parametrize("method", [Oat(), PgdAt(1.0), Trades(6.0)], ids=str)
+def test_kernels_are_chosen_at_any_learning_rate(method: Method, lr: float) -> None:
+    def make(execution: Execution) -> Training:
+        return _training(method, NETWORKS[0], execution, lr=lr)
+
+    train = TrainConfig(epochs=2, batch_size=64, precision="bfloat16", compile=True)
+    chosen = choose(Probe(make, train, GPU, True, steps=10**6, units=1.0, flops=1e20))
+    assert chosen.compiled, chosen.sentence()
+    assert chosen.captured, chosen.sentence()
 
 
 def test_a_replayed_step_is_another_each_time() -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from oat.data import DataConfig, Dataset, Split
 from oat.execution import Execution, as_asked, numerics
 from oat.method import Oat
 from oat.models import ModelConfig
+from oat.models.compute import finish, normalise
 from oat.recipe import TrainConfig
 from oat.training import Training
 
@@ -105,38 +107,97 @@ def test_on_a_cpu_nothing_is_compiled_or_captured_unless_asked() -> None:
     chosen = choose(_probe(capture=True))
     assert not chosen.compiled
     assert not chosen.captured
-    assert "not compiled: on a CPU it does not pay" in chosen.sentence()
+    assert "not compiled: the kernels are for a GPU" in chosen.sentence()
 
 
-def test_no_compiler_costs_a_sentence_and_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(function: Any, compute: Any) -> Any:
-        if compute.compiled:
-            raise RuntimeError("No working C++ compiler found.\nmore")
-        return function
+@pytest.fixture
+def as_if_kernels_ran_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Take a CPU for a device that has kernels, and a namespace for the kernels."""
 
-    monkeypatch.setattr(norm, "chosen", none)
+    def install(kernels: Callable[[], Any]) -> None:
+        monkeypatch.setattr(probing, "has_kernels", lambda device: True)
+        for user in (norm, probing):
+            monkeypatch.setattr(user, "gpu_kernels", kernels)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("No working C compiler found.\nmore"), "RuntimeError: No working C compiler"),
+        (ModuleNotFoundError("No module named 'triton'"), "ModuleNotFoundError: No module named"),
+    ],
+)
+def test_no_compiler_costs_a_sentence_and_no_training(
+    as_if_kernels_ran_here: Callable[[Any], None], error: Exception, said: str
+) -> None:
+    def none() -> Any:
+        raise error
+
+    as_if_kernels_ran_here(none)
     chosen = choose(_probe(compile=True))
     assert not chosen.compiled
-    assert "not compiled: RuntimeError: No working C++ compiler found;" not in chosen.sentence()
-    assert "not compiled: RuntimeError: No working C++ compiler found" in chosen.sentence()
+    assert f"not compiled: {said}" in chosen.sentence()
+    assert "more" not in chosen.sentence()
 
 
 def test_a_compiled_step_that_does_something_else_is_not_taken(
-    monkeypatch: pytest.MonkeyPatch,
+    as_if_kernels_ran_here: Callable[[Any], None],
 ) -> None:
-    def wrong(function: Any, compute: Any) -> Any:
-        if not compute.compiled:
-            return function
-        return lambda x, *rest: 1.3 * function(x, *rest)
-
-    monkeypatch.setattr(norm, "chosen", wrong)
+    wrong = SimpleNamespace(
+        finish=lambda x, *rest: 1.3 * finish(x, *rest),
+        normalise=lambda x, *rest: 1.3 * normalise(x, *rest),
+    )
+    as_if_kernels_ran_here(lambda: wrong)
     chosen = choose(_probe(compile=True))
     assert not chosen.compiled
-    assert "its weights part by" in chosen.sentence()
+    assert "not compiled: a kernel's finish of 16x4x8x8 is off by 0.3" in chosen.sentence()
 
 
-def test_a_compiled_step_that_agrees_is_taken_if_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(norm, "chosen", lambda function, compute: function)
+def test_kernels_that_are_right_but_wrongly_put_together_are_not_taken(
+    as_if_kernels_ran_here: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_if_kernels_ran_here(lambda: SimpleNamespace(finish=finish, normalise=normalise))
+    plain = norm.normalise_by
+
+    def astray(compute: Any) -> Any:
+        def without_film(x: Any, norms: Any, zeros: Any, film: Any, *rest: Any) -> Any:
+            return normalise(x, norms[::-1], zeros, film, *rest)
+
+        return without_film if compute.compiled else plain(compute)
+
+    monkeypatch.setattr(norm, "normalise_by", astray)
+    chosen = choose(_probe(compile=True))
+    assert not chosen.compiled
+    assert "not compiled: its" in chosen.sentence()
+    assert "part by" in chosen.sentence()
+
+
+@pytest.mark.parametrize("lr", [0.01, 0.5])
+def test_what_differs_by_rounding_alone_is_taken_at_any_learning_rate(
+    as_if_kernels_ran_here: Callable[[Any], None], lr: float
+) -> None:
+    def rounded_once(function: Any) -> Any:
+        # as kernels do it: all in float32, and one rounding at the end
+        def run(x: Any, *rest: Any) -> Any:
+            *middle, add, relu = rest
+            return function(x.float(), *middle, None if add is None else add.float(), relu).to(
+                x.dtype
+            )
+
+        return run
+
+    kernels = SimpleNamespace(finish=rounded_once(finish), normalise=rounded_once(normalise))
+    as_if_kernels_ran_here(lambda: kernels)
+    chosen = choose(_probe(compile=True, lr=lr, precision="bfloat16"))
+    assert chosen.compiled, chosen.sentence()
+
+
+def test_a_compiled_step_that_agrees_is_taken_if_asked(
+    as_if_kernels_ran_here: Callable[[Any], None],
+) -> None:
+    as_if_kernels_ran_here(lambda: SimpleNamespace(finish=finish, normalise=normalise))
     chosen = choose(_probe(compile=True))
     assert chosen.compiled
     assert "compiled as asked" in chosen.sentence()
@@ -168,7 +229,8 @@ def test_weights_that_are_no_numbers_agree_with_nothing() -> None:
 @pytest.mark.parametrize("compile_", [True, False, "auto"])
 def test_without_a_measurement_settings_mean_what_they_say(compile_: Any) -> None:
     train = TrainConfig(compile=compile_, precision="bfloat16")
-    assert as_asked(train, CPU) == Execution("bfloat16", compiled=compile_ is True)
+    assert as_asked(train, CPU) == Execution("bfloat16")
+    assert as_asked(train, torch.device("cuda")).compiled == (compile_ is True)
 
 
 def test_numerics_are_put_back() -> None:

@@ -12,7 +12,7 @@ from oat.adversaries import EvaluationAttack, Pgd
 from oat.attacks import ball, start_point
 from oat.data import Split
 from oat.deploy import OperatingPoint, fold
-from oat.evaluation import EVALUATION_SEED, Correctness, evaluate, evaluate_at, validate
+from oat.evaluation import EVALUATION_SEED, Correctness, evaluate, evaluate_at, looks, validate
 from oat.method import Oat, Oats
 from oat.models import ModelConfig, Network, build, flops, stored_bytes
 from tests.oat.judged import RowByRow, split_of
@@ -94,15 +94,21 @@ def test_dropping_broken_images_changes_nothing(eps: float, steps: int) -> None:
     assert 0 < result.ra < result.sa < 1
 
 
-@pytest.mark.parametrize("every", [2, 3, 100])
+def test_a_cpu_looks_after_each_step_and_a_gpu_seldom() -> None:
+    steps = range(1, 21)
+    assert all(looks(torch.device("cpu"), done) for done in steps)
+    assert [n for n in steps if looks(torch.device("cuda"), n)] == [1, 2, 4, 8, 16]
+
+
+@pytest.mark.parametrize("at", [{2, 4, 6}, {1, 2, 4}, set()])
 @pytest.mark.parametrize("momentum", [0.0, 1.0])
 def test_looking_seldom_at_what_is_broken_changes_nothing(
-    every: int, momentum: float, monkeypatch: pytest.MonkeyPatch
+    at: set[int], momentum: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = RowByRow()
     split, attack = split_of(network), Pgd(steps=7, eps=0.15, restarts=2, momentum=momentum)
     often = evaluate(network, split, attack, batch_size=25)
-    monkeypatch.setitem(evaluation.LOOK_EVERY_STEPS, "cpu", every)
+    monkeypatch.setattr(evaluation, "looks", lambda device, done: done in at)
     seldom = evaluate(network, split, attack, batch_size=25)
     assert 0 < often.ra < often.sa
     assert torch.equal(seldom.robust, often.robust)

@@ -14,6 +14,7 @@ from torchvision.datasets import ImageFolder
 
 from oat.data import DataConfig, DataError, Dataset, count_images, load, repeated_images
 from oat.data.folders import find_images
+from oat.data.imagefolder import read_imagefolder
 from tests.oat.data.files import as_nobody, folder_of, noise, save
 
 
@@ -44,6 +45,22 @@ def test_images_and_classes_are_in_the_order_of_torchvision(tmp_path: Path) -> N
     assert list(found) == known.classes
     numbered = [(str(path), i) for i, paths in enumerate(found.values()) for path in paths]
     assert numbered == known.samples
+
+
+@pytest.mark.parametrize("half", ["train", "test"])
+def test_the_first_so_many_images_have_all_classes_in_their_shares(
+    half: str, tmp_path: Path
+) -> None:
+    root = folder_of(tmp_path, ("ant", "bee", "cow"))
+    for i in range(50):
+        save(root / half / "bee" / f"more-{i}.png", 20_000 + i)
+    source = read_imagefolder(DataConfig("imagefolder", root=str(root)))
+    labels = (source.train if half == "train" else source.test).labels
+    share = labels.bincount() / len(labels)
+    for count in range(1, len(labels)):
+        found = labels[:count].bincount(minlength=3)
+        assert (found - count * share).abs().max() < 1.5
+    assert (labels == 1).sum() > 50
 
 
 def _same_without(root: Path, *more: Callable[[Path], object]) -> Dataset:
