@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studies.comparison import resampling
+from studies.comparison.assumed import MARGIN
 from studies.comparison.pairs import pair_table, same_knob
 from studies.comparison.resampling import Resampled
-from studies.comparison.verdict import MARGIN, verdict_on_all
+from studies.comparison.verdict import verdict_on_all
 from studies.results.points import COLUMNS, frame
 from studies.trial.records import Correct
 

@@ -14,10 +14,10 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the 
     from studies.commands.jobs import job as job
     from studies.commands.jobs import logs as logs
     from studies.commands.jobs import submit as submit
+    from studies.commands.plan import plan as plan
     from studies.commands.power import power as power
     from studies.commands.preflight import preflight as preflight
     from studies.commands.run import run as run
-    from studies.commands.status import plan as plan
     from studies.commands.status import points as points
     from studies.commands.status import status as status
     from studies.commands.tracking import runs as runs
@@ -42,7 +42,7 @@ HOMES = {
     "load_study": "study_file.loading",
     "power": "commands.power",
     "preflight": "commands.preflight",
-    "plan": "commands.status",
+    "plan": "commands.plan",
     "run": "commands.run",
     "tune": "commands.tune",
     "submit": "commands.jobs",

@@ -4,8 +4,6 @@ import math
 from collections.abc import Iterable
 from typing import NotRequired, TypedDict
 
-from studies.known_methods import RIVALS
-
 
 class NamedRow(TypedDict):
     """What names a point, or a cell of points of several seeds: a row of their frame.
@@ -31,6 +29,8 @@ def knob_text(row: NamedRow) -> str:
     """Write the trade-off value of a point or cell: ``λ=0.2``, ``β=6``, of a pair ``α=0.5``."""
     if math.isnan(row["lam"]):
         return f"β={row['beta']:g}"
+    from studies.known_methods import RIVALS  # needs torch, and durations do not
+
     sign = "α" if row.get("variant", "").partition(" ")[0] in RIVALS else "λ"
     return f"{sign}={row['lam']:g}"
 

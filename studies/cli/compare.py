@@ -9,7 +9,7 @@ import studies
 from studies.cli import completing
 from studies.cli.options import Json, Overrides, Storage
 from studies.cli.printing import print_comparison, this_command
-from studies.comparison.verdict import MARGIN
+from studies.comparison.assumed import MARGIN
 from studies.storage.addresses import DEFAULT_STORAGE
 
 

@@ -8,8 +8,7 @@ import typer
 
 import studies
 from studies.cli.options import Json, Overrides, StudyArgument
-from studies.comparison.power import Rates
-from studies.comparison.verdict import MARGIN
+from studies.comparison.assumed import MARGIN, Rates
 
 
 def power(

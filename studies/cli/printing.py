@@ -2,14 +2,16 @@
 
 import shlex
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from studies.cli.options import Format
 from studies.console import fitted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 out, err = Console(), Console(stderr=True)
 if not out.is_terminal:
@@ -44,8 +46,10 @@ def print_table(table: Table) -> None:
     out.print(fitted(table, out.width))
 
 
-def print_frame(frame: pd.DataFrame) -> None:
+def print_frame(frame: "pd.DataFrame") -> None:
     """Print a frame as a table, and the number of its rows."""
+    import pandas as pd
+
     table = Table()
     for name in frame.columns:
         table.add_column(name)
@@ -60,7 +64,7 @@ def column_names(columns: str | None) -> list[str] | None:
     return [name.strip() for name in columns.split(",")] if columns else None
 
 
-def print_points(table: pd.DataFrame, columns: str | None, as_format: Format) -> None:
+def print_points(table: "pd.DataFrame", columns: str | None, as_format: Format) -> None:
     """Print points in a format; without columns a table shows those that tell points apart."""
     match as_format:
         case Format.csv:
@@ -73,7 +77,7 @@ def print_points(table: pd.DataFrame, columns: str | None, as_format: Format) ->
             print_frame((table if columns else _brief(table)).round(4))
 
 
-def _brief(table: pd.DataFrame) -> pd.DataFrame:
+def _brief(table: "pd.DataFrame") -> "pd.DataFrame":
     """Choose the columns that tell points apart, and RA under attacks beyond a row's own."""
     from studies.results.points import COLUMNS, attack_column
 

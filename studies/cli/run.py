@@ -117,6 +117,13 @@ def run(
             help="Run the trials alone for which it holds, such as \"method == 'trades'\".",
         ),
     ] = None,
+    fail_fast: Annotated[
+        bool,
+        typer.Option(
+            "--fail-fast",
+            help="End the run at the first trial that fails; others go on to a checkpoint.",
+        ),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Run what is missing, judge it, log it to MLflow, compare. Safe to call again."""
@@ -127,6 +134,7 @@ def run(
         tracking_uri=tracking_uri,
         overrides=overrides or (),
         only=only,
+        fail_fast=fail_fast,
         console=progress(quiet),
         command=this_command(),
     )

@@ -20,7 +20,14 @@ from ray.tune.search import Searcher
 from studies.cluster.capacity import Request, node_sizes, request_of
 from studies.cluster.configs import LaunchConfig, WorkerConfig
 from studies.cluster.evictions import evictions_survived
-from studies.cluster.retries import LOST_WORKER_RETRIES, GaveUp, Retries, run_key_of, with_room
+from studies.cluster.retries import (
+    LOST_WORKER_RETRIES,
+    FirstFailure,
+    GaveUp,
+    Retries,
+    run_key_of,
+    with_room,
+)
 from studies.cluster.stalls import StartWatch
 from studies.cluster.worker import MARK, resources_of, trainable
 from studies.planning.plan import Plan, PlannedTrial
@@ -32,7 +39,12 @@ log = logging.getLogger("oat.ray")
 
 
 def launch(
-    plan: Plan, folder: Folder, callbacks: Sequence[Callback], *, reuse_workers: bool
+    plan: Plan,
+    folder: Folder,
+    callbacks: Sequence[Callback],
+    *,
+    reuse_workers: bool,
+    first_failure: FirstFailure | None = None,
 ) -> dict[str, str]:
     """Run the trials that are left and need no other first, the longest first; wait for them.
 
@@ -46,6 +58,8 @@ def launch(
         reuse_workers: Whether a worker takes one trial after another, which spares seconds each.
             Tune counts the death of one that waits as two, and gives its next trial up: not for
             clusters whose nodes come and go.
+        first_failure: What ends the launch at the first failure; None goes on. A worker that is
+            stopped is not used again.
 
     Returns:
         What was said last of trials that were given up, by run key: their workers were lost
@@ -54,7 +68,9 @@ def launch(
     sizes = node_sizes(ray.nodes())
     config = _config_maker(folder, sizes)
     trials = tune.grid_search([config(trial) for trial in plan.ready()])
-    return _fit(plan.study.name, Retries(sizes), callbacks, reuse_workers, {"trial": trials}, None)
+    scheduler = Retries(sizes, first_failure=first_failure)
+    reuse = reuse_workers and first_failure is None
+    return _fit(plan.study.name, scheduler, callbacks, reuse, {"trial": trials}, None)
 
 
 MakeConfig = Callable[[PlannedTrial], WorkerConfig]

@@ -20,8 +20,10 @@ LINE_EVERY_SECONDS = 15.0
 FEWEST_ROWS = 8
 NARROW = 72
 """Columns of a terminal below which the live table shows how far trials are, and no more."""
-ENDS = {"done": "ended", "failed": "failed", "diverged": "diverged"}
-"""How a trial may end, and what is said of it."""
+STOPPED = "stopped"
+ENDS = {"done": "ended", "failed": "failed", "diverged": "diverged", STOPPED: "stopped"}
+"""How a trial may end, and what is said of it; one that is stopped has not come to its end."""
+NOT_STARTED = "not started"
 WAITING_FOR_STORAGE = "waiting for storage"
 SOONEST_ESTIMATE = 0.05
 """Share of the work that must be done before the time left is guessed."""
@@ -42,7 +44,7 @@ class _Row:
     ra: float | None = None
     images_per_second: float | None = None
     started: float = 0.0
-    outcome: str = "done"
+    outcome: str = STOPPED
     error: str | None = None
 
     @property
@@ -175,6 +177,9 @@ class Progress(Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Take the end of a trial, good or bad."""
         row = self._row(trial)
+        if row.state == "waiting":
+            row.state = NOT_STARTED
+            return
         row.state = row.outcome
         self._changed(run_key_of(trial))
         if self._live is None:

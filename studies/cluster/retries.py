@@ -1,6 +1,7 @@
 """How a trial that has lost its worker is tried again: the scheduler, and what it is told by."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,32 @@ class TrialOutOfMemory(Exception):
     """A trial has run out of memory, and may have more room."""
 
 
+@dataclass
+class FirstFailure:
+    """Ends a run at its first failure: what runs goes on to its next checkpoint, no more starts.
+
+    Attributes:
+        said: Which trial failed, and why; None as long as none has.
+    """
+
+    said: str | None = None
+
+    def take(self, trial: Any, result: TrialReport) -> bool:
+        """Take a report of a trial; return whether the trial stops here."""
+        if self.said is not None:
+            return result["kind"] == "point" or (result["kind"] == "epoch" and result["saved"])
+        if result["kind"] == "end" and result["status"] == "failed":
+            self.said = f"{run_key_of(trial)}: {result['error']}"
+        return False
+
+    def hold_back(self, tune_controller: Any) -> None:
+        """Keep trials from starting, once one has failed."""
+        if self.said is not None:
+            for trial in tune_controller.get_trials():
+                if trial.status == Trial.PENDING:
+                    tune_controller.stop_trial(trial)
+
+
 class Retries(FIFOScheduler):  # type: ignore[misc]
     """Runs trials first in, first out, and decides how a lost one is tried again.
 
@@ -41,20 +68,30 @@ class Retries(FIFOScheduler):  # type: ignore[misc]
     Args:
         sizes: See `studies.cluster.capacity.node_sizes`.
         stopping: Told of each report of a trial; whether to stop the trial. None never does.
+        first_failure: What ends the run at its first failure; None goes on.
     """
 
     def __init__(
         self,
         sizes: Sequence[Request],
         stopping: Callable[[Any, TrialReport], bool] | None = None,
+        first_failure: FirstFailure | None = None,
     ) -> None:
         super().__init__()
-        self._sizes, self._stopping = sizes, stopping
+        self._sizes, self._stopping, self._first = sizes, stopping, first_failure
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Return the next trial; Tune asks at each step, and adds trials while others run."""
+        if self._first is not None:
+            self._first.hold_back(tune_controller)
+        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: TrialReport) -> str:
         """Forget earlier losses once the trial has got on, so that it would not come here again."""
         if result["kind"] not in {"start", "waiting"} and result.get("saved", True):
             trial.run_metadata.num_failures = 0
+        if self._first is not None and self._first.take(trial, result):
+            return str(self.STOP)
         if self._stopping is not None and self._stopping(trial, result):
             return str(self.STOP)
         return str(super().on_trial_result(tune_controller, trial, result))

@@ -10,8 +10,8 @@ import pandas as pd
 from studies.commands.status import points as points_of
 from studies.comparison import comparing
 from studies.comparison.answer import Comparison
+from studies.comparison.assumed import MARGIN
 from studies.comparison.comparing import compare_all
-from studies.comparison.verdict import MARGIN
 from studies.driver.places import study_folder
 from studies.errors import ComparisonError
 from studies.naming import listed

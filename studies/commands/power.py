@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from studies.comparison.power import Power, Rates, power_of
-from studies.comparison.verdict import MARGIN
+from studies.comparison.assumed import MARGIN, Rates
+from studies.comparison.power import Power, power_of
 from studies.errors import StudyError
 from studies.known_methods import CONDITIONAL, ONCE
 from studies.planning.costs import test_images

@@ -34,6 +34,7 @@ from studies.study_file.plain_yaml import write_yaml
 from studies.study_file.study import Study
 
 if TYPE_CHECKING:
+    from studies.cluster.retries import FirstFailure
     from studies.tracking.tracker import Tracker
 
 
@@ -73,6 +74,7 @@ def run(
     tracking_uri: str | None = None,
     overrides: Sequence[str] = (),
     only: str | None = None,
+    fail_fast: bool = False,
     console: Console | None = None,
     command: str = "",
 ) -> RunOutcome:
@@ -86,6 +88,8 @@ def run(
         overrides: ``path.to.key=value`` each.
         only: Condition such as ``method == 'trades'`` over `studies.driver.choosing.COLUMNS`: run
             the trials for which it holds, and what these start from. The others stay planned.
+        fail_fast: Whether the first trial that fails ends the run. Those that run go on to their
+            next checkpoint, and the others stay planned.
         console: Where progress goes; None is standard error.
         command: What the report names as the command that made it; empty is "from Python".
 
@@ -127,7 +131,8 @@ def run(
                 from studies.measuring.packing import choose_share, with_share
 
                 packed = with_share(chosen, choose_share(chosen.to_run(), folder, console))
-            gave_up = _train_and_judge(packed, folder, tracker, console, address is None)
+            first = _first_failure() if fail_fast else None
+            gave_up = _train_and_judge(packed, folder, tracker, console, address is None, first)
             after = _with_reasons(make_plan(resolved, folder), gave_up)
         table = study_points(after, folder)
         # MLflow comes first: the report links to its runs
@@ -141,26 +146,56 @@ def run(
             for trial in after.trials
             if trial.run_key in choice.left_out and trial.state != "done"
         )
-        return RunOutcome(after, table, comparison, report, worked_on, notes + refused, left_out)
+        notes = [*notes, *refused, *_ended_early(first, after)]
+        return RunOutcome(after, table, comparison, report, worked_on, notes, left_out)
+
+
+def _first_failure() -> "FirstFailure":
+    from studies.cluster.retries import FirstFailure
+
+    return FirstFailure()
+
+
+def _ended_early(first: "FirstFailure | None", after: Plan) -> list[str]:
+    """Say that the first failure has ended the run, and what is left."""
+    if first is None or first.said is None:
+        return []
+    left = sum(trial.state != "done" for trial in after.trials)
+    trials = "trial is" if left == 1 else "trials are"
+    return [
+        f"`--fail-fast` ended the run at its first failure; {left} {trials} not finished. The same "
+        "command goes on, from checkpoints where there are any."
+    ]
 
 
 def _train_and_judge(
-    before: Plan, folder: Folder, tracker: "Tracker", console: Console, reuse: bool
+    before: Plan,
+    folder: Folder,
+    tracker: "Tracker",
+    console: Console,
+    reuse: bool,
+    first: "FirstFailure | None" = None,
 ) -> dict[str, str]:
     """Run what is left, Ray being connected if anything is; return what was given up, and why."""
     if not before.ready():
         return {}
     _write_study(before.study, folder)
     current, gave_up, tried = before, dict[str, str](), set[str]()
+
+    def run_now(some: Plan) -> None:
+        gave_up.update(run_followed(some, folder, tracker, console, reuse, first))
+
     while left := _untried(current, tried):
         if tried:
             say(console, "Now the models that start from others; their sources are trained.")
         tried |= {trial.run_key for trial in left.ready()}
-        gave_up |= run_followed(left, folder, tracker, console, reuse)
+        run_now(left)
+        if first is not None and first.said is not None:
+            return gave_up
         current = asking_as(make_plan(before.study, folder), before)
     if waiting := _waits_for_others(current):
         console.print("The models are trained; now they are judged by transfer.")
-        gave_up |= run_followed(replace(current, trials=waiting), folder, tracker, console, reuse)
+        run_now(replace(current, trials=waiting))
     return gave_up
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from studies.comparison.answer import BEST, SAME, Comparison
+from studies.comparison.assumed import MARGIN
 from studies.comparison.by_radius import others_by_radius, with_radii
 from studies.comparison.choosing import choose_points, held_out_values
 from studies.comparison.curves import Judged
@@ -35,7 +36,7 @@ from studies.comparison.pairs import (
 )
 from studies.comparison.resampling import Resampled
 from studies.comparison.rivals import against_rivals
-from studies.comparison.verdict import MARGIN, verdict_on_all
+from studies.comparison.verdict import verdict_on_all
 from studies.errors import ComparisonError
 from studies.results.masking import masking_table
 from studies.results.reading import MODELS, Stored, stored_beside

@@ -3,40 +3,12 @@
 import math
 from dataclasses import dataclass
 
-from studies.comparison.verdict import MARGIN
+from studies.comparison.assumed import MARGIN, Rates
 from studies.naming import in_points
 from studies.statistics.intervals import LEVEL, t_below, t_quantile
 
 SURE = 0.8
 """Chance with which a loss of the size that is named is found."""
-
-
-@dataclass(frozen=True)
-class Rates:
-    """How far two models differ: what decides the width of an interval beside its sizes.
-
-    The defaults are assumed. They are round numbers near those of small networks on digits and
-    Fashion-MNIST; a study of one's own tells better ones.
-
-    Attributes:
-        sa_discordance: Share of the test images that exactly one of two models has right.
-        ra_discordance: The same under attack.
-        sa_spread: Standard deviation of SA between trainings of one setting, as a fraction.
-        ra_spread: The same of RA.
-
-    Raises:
-        ValueError: A value is not from 0 to 1.
-    """
-
-    sa_discordance: float = 0.05
-    ra_discordance: float = 0.15
-    sa_spread: float = 0.005
-    ra_spread: float = 0.009
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"`{name}` must be from 0 to 1, got {value:g}.")
 
 
 @dataclass(frozen=True)

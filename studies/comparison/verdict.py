@@ -1,4 +1,4 @@
-"""The verdict on OAT beside dedicated models: its margin, its words, and how it is given."""
+"""The verdict on OAT beside dedicated models: its words, and how it is given."""
 
 import math
 from collections.abc import Sequence
@@ -9,10 +9,7 @@ import numpy as np
 from studies.statistics.intervals import LEVEL, Difference, holm, t_quantile
 
 if TYPE_CHECKING:
-    import pandas as pd  # not at run time: every command reads the margin when it starts
-
-MARGIN = 0.01
-"""How much worse in SA and in RA still counts as free, as a fraction, unless another is given."""
+    import pandas as pd
 
 VERDICTS = ("better", "free", "undecided", "not free")
 """From the best to the worst."""

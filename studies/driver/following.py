@@ -13,6 +13,7 @@ from studies.study_file.study import Study
 
 if TYPE_CHECKING:
     from studies.cluster.progress import Progress
+    from studies.cluster.retries import FirstFailure
     from studies.driver.same_data import KnownData
     from studies.tracking.tracker import Tracker
 
@@ -100,13 +101,20 @@ def followed(
 
 
 def run_followed(
-    current: Plan, folder: Folder, tracker: "Tracker", console: Console, reuse: bool
+    current: Plan,
+    folder: Folder,
+    tracker: "Tracker",
+    console: Console,
+    reuse: bool,
+    first_failure: "FirstFailure | None" = None,
 ) -> dict[str, str]:
     """Run what is left under Ray while MLflow follows; return what was given up, and why."""
     from studies.cluster.launching import launch
 
     with followed(current, folder, tracker, console) as (progress, _):
-        return launch(current, folder, [progress], reuse_workers=reuse)
+        return launch(
+            current, folder, [progress], reuse_workers=reuse, first_failure=first_failure
+        )
 
 
 def try_mlflow(call: Callable[[], None]) -> list[str]:

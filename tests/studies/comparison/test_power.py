@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import studies
-from studies.comparison.power import Rates, power_of
+from studies.comparison.assumed import Rates
+from studies.comparison.power import power_of
 from studies.errors import StudyError
 from studies.statistics.intervals import paired_difference
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t
 
+from studies.comparison.assumed import MARGIN
 from studies.comparison.comparing import compare
-from studies.comparison.verdict import MARGIN, to_decide, verdicts_of
+from studies.comparison.verdict import to_decide, verdicts_of
 from studies.statistics.intervals import Difference, difference_of
 from tests.studies.comparison.models import (
     Model,
