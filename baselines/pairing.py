@@ -1,18 +1,23 @@
 """What methods share that train nothing, but pair two trained dedicated models."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from oat.attacks import Attack
-from oat.deploy import OperatingPoint
 from oat.lambdas import check_choices
 from oat.method import Work
-from oat.models import Conditioning, Network
-from oat.models.pairs import check_alpha
-from oat.models.slimmable import check_width
+from oat.models.config import Conditioning
+from oat.operating import OperatingPoint, check_alpha
+from oat.widths import check_width
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from oat.models import Network
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,23 @@
 """Adversarial training by PGD at one fixed λ (Madry et al., ICLR 2018)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
-
-from oat.attacks import Attack, perturb
-from oat.deploy import OperatingPoint, specialize
+from oat.attacks import Attack
 from oat.lambdas import check_lam
-from oat.method import Work, cross_entropy_of
-from oat.models import Conditioning, Network
-from oat.models.norm import Condition
-from oat.models.slimmable import check_width
+from oat.method import Work
+from oat.models.config import Conditioning
+from oat.operating import OperatingPoint
+from oat.widths import check_width
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from oat.models import Network
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,11 @@ def pgd_at_loss(
 
     Source: Madry et al., ICLR 2018; the mixture as in Wang et al., NeurIPS 2020.
     """
+    from oat.ascent import perturb
+    from oat.deploy import specialize
+    from oat.losses import cross_entropy_of
+    from oat.models.norm import Condition
+
     row_loss = cross_entropy_of(labels, label_smoothing)
     clean = row_loss(model(images)) if lam < 1 else None
     if lam == 0:

@@ -1,19 +1,22 @@
 """TRADES at one fixed β (Zhang et al., ICML 2019)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from oat.attacks import Attack
+from oat.method import Work
+from oat.models.config import Conditioning
+from oat.operating import OperatingPoint
+from oat.widths import check_width
 
-from oat.attacks import Attack, perturb
-from oat.deploy import OperatingPoint, specialize
-from oat.method import Work, cross_entropy_of
-from oat.models import Conditioning, Network
-from oat.models.norm import Condition
-from oat.models.slimmable import check_width
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from oat.models import Network
 
 InnerAttack = Literal["own", "study"]
 """Whose start and step size the inner attack has."""
@@ -103,6 +106,8 @@ def trades_attack(attack: Attack) -> Attack:
 
 def kl_rows(log_p: Tensor, log_q: Tensor) -> Tensor:
     """Compute ``KL(p || q)`` of each row, shape (N,), from log-probabilities (N, K)."""
+    from torch.nn import functional
+
     return functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
 
 
@@ -138,6 +143,14 @@ def trades_loss(
 
     Source: Zhang et al., ICML 2019, equation (5) and algorithm 1.
     """
+    import torch
+    from torch.nn import functional
+
+    from oat.ascent import perturb
+    from oat.deploy import specialize
+    from oat.losses import cross_entropy_of
+    from oat.models.norm import Condition
+
     logits = model(images).float()
     clean = cross_entropy_of(labels, label_smoothing)(logits)
     if beta == 0:

@@ -14,10 +14,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from oat.attacks import Attack, perturb
+from oat.ascent import perturb
+from oat.attacks import Attack
 from oat.deploy import specialize
 from oat.lambdas import LambdaSampler
-from oat.method import Oat, cross_entropy_of
+from oat.losses import cross_entropy_of
+from oat.method import Oat
 from oat.models import ModelConfig, build
 from oat.models.norm import Condition
 

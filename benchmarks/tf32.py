@@ -24,8 +24,8 @@ from benchmarks import timing
 from benchmarks.timing import Report
 from oat.adversaries import Pgd
 from oat.data import load
-from oat.deploy import OperatingPoint
 from oat.evaluation import evaluate_at
+from oat.operating import OperatingPoint
 from studies.driver.places import study_folder
 from studies.known_methods import method_of
 from studies.planning.expand import make_plan

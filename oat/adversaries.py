@@ -9,6 +9,9 @@ from typing import Literal
 
 from oat.attacks import Loss, check_eps
 
+EVALUATION_SEED = 20
+"""Seed of the attacks' random starts; the same for every model, so that points are paired."""
+
 TARGETS = 9
 """Target classes of AutoAttack's targeted stages in its standard version."""
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from oat.adversaries import AutoAttack, Square
-from oat.attacks import LogitsFn, ball
+from oat.ascent import LogitsFn, ball
 
 STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
 """Of the standard version, in its order."""

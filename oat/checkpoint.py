@@ -1,12 +1,9 @@
-"""Checkpoints: checked on load, unable to execute anything, written all or not at all."""
+"""Checkpoints: checked on load, and unable to execute anything."""
 
 import hashlib
 import io
-import os
 import pickle
 import struct
-import uuid
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,17 +57,3 @@ def loads(data: bytes, device: torch.device | str = "cpu") -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError(f"it holds no state but a {type(state).__name__}.")
     return state
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ own), `fold` as a network of its own (evaluation, deployment).
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple, overload
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -15,20 +15,8 @@ from oat.lambdas import SAME_LAM
 from oat.models import Conditioning, Interpolation, Mixed, Network, Pair, build_unfilled
 from oat.models.network import Unit
 from oat.models.norm import Affine2d, Condition, ConvNorm
-from oat.models.pairs import check_alpha
-from oat.models.slimmable import scaled
-
-
-class OperatingPoint(NamedTuple):
-    """Where a trained network can be run.
-
-    Attributes:
-        lam: Trade-off weight; None for a network without λ.
-        width_mult: Share of the network's own channels.
-    """
-
-    lam: float | None
-    width_mult: float = 1.0
+from oat.operating import check_alpha
+from oat.widths import scaled
 
 
 def condition(model: Network, lam: float | None, width_mult: float = 1.0) -> Condition:

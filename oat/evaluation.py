@@ -6,16 +6,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from oat.adversaries import EXTRA, EvaluationAttack, Fgsm, Pgd, Transfer, check_classes
-from oat.attacks import LogitsFn, ascend, ball, gradient, row_loss, start_point
+from oat.adversaries import (
+    EVALUATION_SEED,
+    EXTRA,
+    EvaluationAttack,
+    Fgsm,
+    Pgd,
+    Transfer,
+    check_classes,
+)
+from oat.ascent import LogitsFn, ascend, ball, gradient, row_loss, start_point
 from oat.autoattack import Ensemble, Progress
 from oat.data import Split, unit
-from oat.deploy import OperatingPoint, fold
+from oat.deploy import fold
 from oat.method import Method
 from oat.models import Network, Pair, flops, stored_bytes
-
-EVALUATION_SEED = 20
-"""Seed of the attacks' random starts; the same for every model, so that points are paired."""
+from oat.operating import OperatingPoint
 
 
 def looks(device: torch.device, done: int) -> bool:

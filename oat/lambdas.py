@@ -3,16 +3,19 @@
 Source: Wang et al., NeurIPS 2020, section 3 and supplement.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, get_args
 
 from oat.names import check_literals
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Sampling = Literal["choices", "uniform", "steep"]
 SAME_LAM = 1e-6
@@ -152,6 +155,8 @@ class LambdaSampler:
         Returns:
             Of N rows the first `num_zero_rows` have λ = 0; batch-wise, all or none.
         """
+        import torch
+
         device = generator.device
         if self.batchwise:
             coin = torch.rand((), generator=generator, device=device)
@@ -172,6 +177,8 @@ class LambdaSampler:
 
     def _draw_others(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw λ ≠ 0: the values that may occur after a 0 in front, and which of them each is."""
+        import torch
+
         device = generator.device
         if self.sampling == "choices":
             others = self._others

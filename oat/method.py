@@ -4,22 +4,25 @@ A method is a frozen config and one function from a batch to a loss. The dedicat
 `baselines` have the same shape; the loop, the attack and the evaluation do not tell them apart.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
-from oat.attacks import Attack, RowLoss, perturb
-from oat.deploy import OperatingPoint, specialize
+from oat.attacks import Attack
 from oat.encodings import BY_VALUE, Encoding, check_encoding
-from oat.lambdas import LambdaSampler, RowLams, Sampling
-from oat.models import Conditioning, ModelConfig, Network, relative_flops
-from oat.models.norm import Condition
-from oat.models.slimmable import check_widths
+from oat.lambdas import LambdaSampler, Sampling
+from oat.models.config import Conditioning, ModelConfig
 from oat.names import check_literals
+from oat.operating import OperatingPoint
+from oat.widths import check_widths
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from oat.models import Network
 
 
 class Method(Protocol):
@@ -63,7 +66,7 @@ class Method(Protocol):
         """Return where the trained network can be run, if it is to be judged at these λ."""
         ...
 
-    def work(self, attack: Attack, batch_size: int) -> Mapping[float, "Work"]:
+    def work(self, attack: Attack, batch_size: int) -> Mapping[float, Work]:
         """Count what training on one image takes.
 
         Returns:
@@ -108,19 +111,24 @@ def training_cost(
     A pass at a width counts as its share of the operations; FiLM's are not counted.
     """
     work = method.work(attack, batch_size)
-    return sum(w.units * relative_flops(model, width, image_shape) for width, w in work.items())
+    return sum(w.units * share_of_work(model, width, image_shape) for width, w in work.items())
+
+
+def share_of_work(model: ModelConfig, width: float, image_shape: tuple[int, int, int]) -> float:
+    """Return the operations of a plain network at a share of its channels, over those of all.
+
+    Only a narrower network is counted, which needs torch.
+    """
+    if width == 1:
+        return 1.0
+    from oat.models.costs import relative_flops
+
+    return relative_flops(model, width, image_shape)
 
 
 def training_gradients(method: Method, attack: Attack, batch_size: int) -> float:
     """Return the gradient evaluations of training on one image, those at every width."""
     return sum(work.gradients for work in method.work(attack, batch_size).values())
-
-
-def cross_entropy_of(labels: Tensor, label_smoothing: float = 0.0) -> RowLoss:
-    """Return the function from logits (N, K) to the cross-entropy of each row, in float32."""
-    return lambda logits: functional.cross_entropy(
-        logits.float(), labels, reduction="none", label_smoothing=label_smoothing
-    )
 
 
 @dataclass(frozen=True)
@@ -208,6 +216,8 @@ class Oat:
         A row has one λ in a step. Each width makes adversarial images of its own, after the
         statistics of its clean pass.
         """
+        from oat.losses import oat_loss
+
         lams = self.sampler().draw(len(images), generator=generator)
         for width in sorted(self.widths, reverse=True):
             yield oat_loss(
@@ -275,62 +285,3 @@ class Oats(Oat):
     def conditioning(self) -> Conditioning:
         """Return OAT's, with the widths and their heads."""
         return replace(super().conditioning(), head_per_width=self.head_per_width)
-
-
-def oat_loss(
-    model: Network,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    lams: RowLams,
-    attack: Attack,
-    generator: torch.Generator,
-    width_mult: float = 1.0,
-    label_smoothing: float = 0.0,
-    skip_clean_at_one: bool = False,
-) -> Tensor:
-    """Mix clean and adversarial cross-entropy, each row at its own λ, at one width.
-
-    Args:
-        model: A network conditioned on λ, in train mode.
-        images: Clean images in [0, 1], shape (N, C, H, W).
-        labels: Class indices, shape (N,).
-        lams: λ of each row; rows with λ = 0 first.
-        attack: Inner maximisation; runs on rows with λ ≠ 0 only.
-        generator: Source of the random start.
-        width_mult: One of the network's widths.
-        label_smoothing: Of the cross-entropy that is minimised; the attack has hard labels.
-        skip_clean_at_one: Leave rows with λ = 1 out of the clean pass.
-
-    Returns:
-        Loss of each row, shape (N,).
-
-    Source: Wang et al., NeurIPS 2020, equation (3).
-    """
-    assert model.encoding is not None
-    codes = model.encoding.encode(lams.values)
-    lam, num_zero = lams.rows(), lams.num_zero
-
-    def losses_of(x: Tensor, rows: slice | Tensor, zeros: int) -> Tensor:
-        index = lams.index[rows]
-        logits = model(x, codes, lam_index=index, num_zero_lam=zeros, width_mult=width_mult)
-        return cross_entropy_of(labels[rows], label_smoothing)(logits)
-
-    if skip_clean_at_one:
-        counted = (lam != 1).nonzero().squeeze(1)
-        if len(counted) == num_zero + 1:  # a batch norm needs two rows: one of weight 0 is a second
-            counted = torch.arange(len(lam), device=lam.device)
-        clean = torch.zeros_like(lam)
-        if len(counted):
-            clean = clean.index_copy(0, counted, losses_of(images[counted], counted, num_zero))
-    else:
-        clean = losses_of(images, slice(None), num_zero)
-    if num_zero == len(images):
-        return clean
-    rest = slice(num_zero, None)
-    frozen = specialize(model, Condition(codes, lams.index[rest], 0, width_mult))
-    hard = cross_entropy_of(labels[rest])
-    images_adv = perturb(frozen, hard, images[rest], attack, generator=generator)
-    adv = losses_of(images_adv, rest, 0)
-    mixed = (1 - lam[rest]) * clean[rest] + lam[rest] * adv
-    return torch.cat([clean[:num_zero], mixed])

@@ -8,12 +8,13 @@ from statistics import median
 import torch
 
 from oat.adversaries import Pgd
-from oat.attacks import gradient
+from oat.ascent import gradient
 from oat.data import Split, unit
-from oat.deploy import OperatingPoint, fold
+from oat.deploy import fold
 from oat.evaluation import evaluate
-from oat.method import cross_entropy_of
+from oat.losses import cross_entropy_of
 from oat.models import Network
+from oat.operating import OperatingPoint
 from oat.training import Training
 
 WARM_UP, LEAST_STEPS, MOST_STEPS = 2, 3, 20

@@ -15,6 +15,7 @@ from torch import Tensor
 from oat.adversaries import Pgd
 from oat.attacks import Attack
 from oat.data import DataConfig, Dataset
+from oat.epoch import EpochRecord
 from oat.evaluation import validate
 from oat.execution import Execution, as_asked, numerics
 from oat.method import Method
@@ -44,29 +45,6 @@ class DivergenceError(Exception):
 
     def __str__(self) -> str:
         return f"The training loss is {self.loss} in epoch {self.epoch}."
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch did.
-
-    Attributes:
-        epoch: Counted from 1.
-        train_loss: Mean over the epoch's images, of each loss of a step summed.
-        lr: Learning rate.
-        sa_val: Standard accuracy on validation, mean over λ; None if not validated.
-        ra_val: Robust accuracy likewise.
-        images_per_second: Training images, validation time apart.
-        device_seconds: Training time so far, validation apart; of a GPU that is shared, the share.
-    """
-
-    epoch: int
-    train_loss: float
-    lr: float
-    sa_val: float | None
-    ra_val: float | None
-    images_per_second: float
-    device_seconds: float
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -310,3 +311,43 @@ def test_ray_and_mlflow_are_imported_after_their_environment_is_set(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == imported
+
+
+LOADED = """
+import contextlib, io, sys
+from studies.cli.entry import main
+
+sys.argv = ["oat", *sys.argv[1:]]
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    main()
+print(*(name for name in HEAVY if name in sys.modules))
+"""
+HEAVY = ("numpy", "pydantic", "torch", "pandas", "mlflow", "ray", "matplotlib", "plotly", "optuna")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("words", "loaded"),
+    [
+        ("--help", ""),
+        ("run --help", "pydantic"),
+        ("presets", "pydantic"),
+        ("methods", "pydantic"),
+        ("attacks", "pydantic"),
+        ("init", "pydantic"),
+        ("schema", "pydantic"),
+        ("validate quickstart", "pydantic"),
+        ("power quickstart", "numpy pydantic"),
+        ("plan quickstart", "numpy pydantic torch"),
+        ("status quickstart", "numpy pydantic torch pandas"),
+    ],
+)
+def test_a_command_loads_what_it_needs_and_no_more(words: str, loaded: str, tmp_path: Path) -> None:
+    # each of these packages takes a tenth of a second to several seconds
+    done = subprocess.run(
+        [sys.executable, "-c", f"HEAVY = {HEAVY}\n{LOADED}", *words.split()],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == loaded

@@ -1,22 +1,47 @@
-"""Data sets as tensors on the device, and augmentation there, a batch at a time."""
+"""Data sets as tensors on the device, and augmentation there, a batch at a time.
 
-from oat.data.augmentation import augment
-from oat.data.config import AUGMENTATION, READERS, DataConfig
-from oat.data.counts import count_images, repeated_images
-from oat.data.loading import load
-from oat.data.tensors import DataError, Dataset, Source, Split, unit
+What is named here is loaded on first use: configs are read where nothing needs torch.
+"""
 
-__all__ = [
-    "AUGMENTATION",
-    "READERS",
-    "DataConfig",
-    "DataError",
-    "Dataset",
-    "Source",
-    "Split",
-    "augment",
-    "count_images",
-    "load",
-    "repeated_images",
-    "unit",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the table
+    from oat.data.augmentation import augment as augment
+    from oat.data.config import AUGMENTATION as AUGMENTATION
+    from oat.data.config import DATA_SETS as DATA_SETS
+    from oat.data.config import DataConfig as DataConfig
+    from oat.data.counts import count_images as count_images
+    from oat.data.counts import repeated_images as repeated_images
+    from oat.data.errors import DataError as DataError
+    from oat.data.loading import load as load
+    from oat.data.readers import READERS as READERS
+    from oat.data.tensors import Dataset as Dataset
+    from oat.data.tensors import Source as Source
+    from oat.data.tensors import Split as Split
+    from oat.data.tensors import unit as unit
+
+HOMES = {
+    "augment": "augmentation",
+    "AUGMENTATION": "config",
+    "DATA_SETS": "config",
+    "DataConfig": "config",
+    "READERS": "readers",
+    "count_images": "counts",
+    "repeated_images": "counts",
+    "load": "loading",
+    "DataError": "errors",
+    "Dataset": "tensors",
+    "Source": "tensors",
+    "Split": "tensors",
+    "unit": "tensors",
+}
+"""Module below this one in which a name lives."""
+
+__all__ = list(HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in HOMES:
+        return getattr(import_module(f"oat.data.{HOMES[name]}"), name)
+    raise AttributeError(f"module 'oat.data' has no attribute '{name}'")

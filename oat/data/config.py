@@ -1,19 +1,12 @@
 """Which data set, and how it is split and augmented: the block ``data`` of a study file."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from oat.data.imagefolder import read_imagefolder
-from oat.data.published import (
-    read_cifar10,
-    read_digits,
-    read_fashion_mnist,
-    read_stl10,
-    read_svhn,
-)
-from oat.data.tensors import Source
 from oat.names import unknown
 from oat.paths import local_path
+
+DATA_SETS = ("digits", "fashion_mnist", "cifar10", "svhn", "stl10", "imagefolder")
+"""Names of the data sets; `oat.data.readers` reads them."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +14,7 @@ class DataConfig:
     """Which images, and how they are split and augmented.
 
     Attributes:
-        name: A key of `READERS`.
+        name: One of `DATA_SETS`.
         root: Folder of the data, ``~`` is your home; not used by ``digits``.
         download: Whether torchvision may fetch what is missing.
         val_fraction: Share of the training images held out for validation, in (0, 1).
@@ -44,8 +37,8 @@ class DataConfig:
     flip: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in READERS:
-            raise ValueError(unknown("data set", self.name, READERS))
+        if self.name not in DATA_SETS:
+            raise ValueError(unknown("data set", self.name, DATA_SETS))
         try:
             local_path(self.root)
         except ValueError as error:
@@ -74,14 +67,6 @@ class DataConfig:
         )
 
 
-READERS: dict[str, Callable[[DataConfig], Source]] = {
-    "digits": read_digits,
-    "fashion_mnist": read_fashion_mnist,
-    "cifar10": read_cifar10,
-    "svhn": read_svhn,
-    "stl10": read_stl10,
-    "imagefolder": read_imagefolder,
-}
 AUGMENTATION: dict[str, tuple[int, bool]] = {
     "fashion_mnist": (2, True),
     "cifar10": (4, True),

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from oat.data.errors import DataError
 from oat.data.hints import instead_of_classes, instead_of_half, listed, subfolders
-from oat.data.tensors import DataError
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from oat.data.errors import DataError
 from oat.data.folders import Half, find_images
 from oat.data.hints import listed
 from oat.data.pictures import Picture, read_picture
 from oat.data.pixels import ODDITIES
-from oat.data.tensors import DataError, Source, Split
+from oat.data.tensors import Source, Split
 from oat.paths import local_path
 
 if TYPE_CHECKING:

@@ -3,9 +3,11 @@
 import hashlib
 from functools import lru_cache
 
-from oat.data.config import READERS, DataConfig
+from oat.data.config import DataConfig
+from oat.data.errors import DataError, printable
+from oat.data.readers import READERS
 from oat.data.splits import first, hold_out
-from oat.data.tensors import DataError, Dataset, Source, Split, printable
+from oat.data.tensors import Dataset, Source, Split
 
 
 @lru_cache(maxsize=1)

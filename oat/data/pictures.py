@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from oat.data.errors import DataError
 from oat.data.pixels import FAULTS, as_rgb
-from oat.data.tensors import DataError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "PPM", "JPEG2000")
 """What a file may hold, whatever its name; not all that Pillow opens: some start Ghostscript."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from oat.data.tensors import DataError
+from oat.data.errors import DataError
 
 ODDITIES = {
     "turned": "{n} turned or mirrored, as EXIF says",

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from oat.data.errors import DataError
 from oat.data.splits import SPLIT_SEED
-from oat.data.tensors import DataError, Source, Split
+from oat.data.tensors import Source, Split
 from oat.paths import local_path
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from oat.data.tensors import DataError
+from oat.data.errors import DataError
 
 SPLIT_SEED = 2020
 """Seed of the one permutation that holds validation out; the same for every trial."""

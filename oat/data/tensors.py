@@ -6,18 +6,6 @@ import torch
 from torch import Tensor
 
 
-class DataError(Exception):
-    """The data are not there, or not what was asked for."""
-
-    def __init__(self, said: str) -> None:
-        super().__init__(printable(said))
-
-
-def printable(text: str) -> str:
-    """Return a text that any console takes: names of files need not be UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 @dataclass(frozen=True)
 class Split:
     """Images (N, C, H, W), uint8 or float32 in [0, 1], and class indices (N,)."""

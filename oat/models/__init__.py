@@ -1,173 +1,57 @@
-"""Networks by name, and what they cost."""
+"""Networks by name, and what they cost.
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
+What is named here is loaded on first use: configs are read where nothing needs torch.
+"""
 
-import torch
-from torch import nn
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from oat.models.network import WIDE, Conditioning, ModelConfig, Network
-from oat.models.official import OfficialError, load_official
-from oat.models.operations import Operations, Unfilled
-from oat.models.pairs import Interpolation, Mixed, Mixture, Pair
-from oat.models.resnet import ResNet
-from oat.models.slimmable import scaled
-from oat.models.wide_resnet import WideResNet
+if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the table
+    from oat.models.building import build as build
+    from oat.models.building import build_unfilled as build_unfilled
+    from oat.models.config import Conditioning as Conditioning
+    from oat.models.config import ModelConfig as ModelConfig
+    from oat.models.costs import Cost as Cost
+    from oat.models.costs import count_parameters as count_parameters
+    from oat.models.costs import flops as flops
+    from oat.models.costs import forward_flops as forward_flops
+    from oat.models.costs import in_situ_cost as in_situ_cost
+    from oat.models.costs import relative_flops as relative_flops
+    from oat.models.costs import stored_bytes as stored_bytes
+    from oat.models.network import Network as Network
+    from oat.models.official import OfficialError as OfficialError
+    from oat.models.official import load_official as load_official
+    from oat.models.pairs import Interpolation as Interpolation
+    from oat.models.pairs import Mixed as Mixed
+    from oat.models.pairs import Mixture as Mixture
+    from oat.models.pairs import Pair as Pair
 
-__all__ = [
-    "Conditioning",
-    "Interpolation",
-    "Mixed",
-    "Mixture",
-    "ModelConfig",
-    "Network",
-    "OfficialError",
-    "Pair",
-    "build",
-    "build_unfilled",
-    "load_official",
-]
+HOMES = {
+    "build": "building",
+    "build_unfilled": "building",
+    "Conditioning": "config",
+    "ModelConfig": "config",
+    "Cost": "costs",
+    "count_parameters": "costs",
+    "flops": "costs",
+    "forward_flops": "costs",
+    "in_situ_cost": "costs",
+    "relative_flops": "costs",
+    "stored_bytes": "costs",
+    "Network": "network",
+    "OfficialError": "official",
+    "load_official": "official",
+    "Interpolation": "pairs",
+    "Mixed": "pairs",
+    "Mixture": "pairs",
+    "Pair": "pairs",
+}
+"""Module below this one in which a name lives."""
 
-
-def build(
-    config: ModelConfig,
-    *,
-    in_channels: int,
-    num_classes: int,
-    conditioning: Conditioning | None = None,
-) -> Network:
-    """Build a network with He initialisation from torch's global generator.
-
-    Args:
-        config: Name and width.
-        in_channels: Channels of the images.
-        num_classes: Length of the logits.
-        conditioning: λ, batch norms and widths; None for a plain network.
-
-    Returns:
-        The network, in train mode, on the CPU.
-
-    Raises:
-        ValueError: A width leaves no whole number of channels.
-    """
-    conditioning = conditioning or Conditioning()
-    if conditioning.base_width != 1:
-        config = replace(config, width=scaled(config.first_width, conditioning.base_width))
-    family = WideResNet if WIDE.fullmatch(config.name) else ResNet
-    net = family(config, conditioning, in_channels=in_channels, num_classes=num_classes)
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return net
+__all__ = list(HOMES)
 
 
-def build_unfilled(
-    config: ModelConfig,
-    *,
-    in_channels: int,
-    num_classes: int,
-    conditioning: Conditioning | None = None,
-) -> Network:
-    """Build a network whose weights are not drawn, to be counted or filled.
-
-    torch's meta device would do the same, and imports torch's compiler.
-    """
-    with torch.random.fork_rng(devices=[]), Unfilled():  # encodings draw a little
-        return build(
-            config, in_channels=in_channels, num_classes=num_classes, conditioning=conditioning
-        )
-
-
-def count_parameters(net: nn.Module) -> int:
-    """Count the trainable numbers of a network."""
-    return sum(p.numel() for p in net.parameters())
-
-
-def stored_bytes(net: nn.Module) -> int:
-    """Count the bytes of a network's parameters and buffers."""
-    return sum(t.numel() * t.element_size() for t in net.state_dict().values())
-
-
-def flops(net: Network | Mixed, image_shape: tuple[int, int, int], width_mult: float = 1.0) -> int:
-    """Count the multiply-adds, times two, of one image through a network, or through two.
-
-    Args:
-        net: The network; in one that is conditioned, FiLM's operations at one λ are counted.
-        image_shape: Channels, height and width.
-        width_mult: One of its widths.
-    """
-    if isinstance(net, Mixed):
-        return sum(flops(end, image_shape, width_mult) for end in net.networks)
-    nothing = torch.zeros(0, *image_shape, device=next(net.parameters()).device)
-    code = net.encoding.table[:0] if net.encoding is not None else None
-    was_training = net.training
-    net.eval()
-    with torch.no_grad(), Operations() as counter:
-        net(nothing, code, num_zero_lam=None if code is None else 0, width_mult=width_mult)
-    net.train(was_training)
-    total: int = counter.total
-    return total
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a network takes at one width, with λ switched in place.
-
-    Attributes:
-        flops: Multiply-adds, times two, for one image, FiLM included.
-        parameters: Trainable numbers in use: weights, both batch norms, FiLM.
-    """
-
-    flops: int
-    parameters: int
-
-
-def in_situ_cost(
-    net: Network | Pair, image_shape: tuple[int, int, int], width_mult: float = 1.0
-) -> Cost:
-    """Count what a network takes at one of its widths, as if it were built at that width.
-
-    `oat.deploy.fold` gives the network for one λ only, where FiLM and batch norm cost nothing. Of a
-    pair both networks are kept; where their outputs are mixed, both run.
-    """
-    if isinstance(net, Pair):
-        costs = [in_situ_cost(end, image_shape, width_mult) for end in net.networks]
-        running = costs if isinstance(net, Mixture) else costs[:1]
-        return Cost(sum(one.flops for one in running), sum(one.parameters for one in costs))
-    slim = replace(net.conditioning, widths=(1.0,), base_width=width_mult)
-    narrow = build_unfilled(
-        net.config,
-        in_channels=net.in_channels,
-        num_classes=net.num_classes,
-        conditioning=slim,
-    )
-    return Cost(flops(narrow, image_shape), count_parameters(narrow))
-
-
-@lru_cache(maxsize=64)
-def forward_flops(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> int:
-    """Count the multiply-adds, times two, of one image through the plain network."""
-    plain = build_unfilled(config, in_channels=image_shape[0], num_classes=num_classes)
-    return flops(plain, image_shape)
-
-
-@lru_cache(maxsize=256)
-def relative_flops(
-    config: ModelConfig, width_mult: float, image_shape: tuple[int, int, int]
-) -> float:
-    """Return the operations of a plain network at a share of its channels, over those of all."""
-    if width_mult == 1:
-        return 1.0
-    full, narrow = (
-        flops(
-            build_unfilled(
-                config,
-                in_channels=image_shape[0],
-                num_classes=10,
-                conditioning=Conditioning(base_width=width),
-            ),
-            image_shape,
-        )
-        for width in (1.0, width_mult)
-    )
-    return narrow / full
+def __getattr__(name: str) -> Any:
+    if name in HOMES:
+        return getattr(import_module(f"oat.models.{HOMES[name]}"), name)
+    raise AttributeError(f"module 'oat.models' has no attribute '{name}'")

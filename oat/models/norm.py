@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from oat.models.compute import AS_IT_IS, BatchNorm, Compute, Film, conv2d, finish, normalise
 from oat.models.film import FiLM
-from oat.models.slimmable import SlimmableConv2d, scaled
+from oat.models.slimmable import SlimmableConv2d
+from oat.widths import scaled
 
 
 class FrozenOp(Protocol):

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oat.encodings import ENCODINGS, encoding_matrix
-from oat.models.network import STAGES, Conditioning, ModelConfig, Network
+from oat.encodings import ENCODINGS
+from oat.models.codes import encoding_matrix
+from oat.models.config import STAGES, Conditioning, ModelConfig
+from oat.models.network import Network
 from oat.models.resnet import BOTTLENECKS, ResNet
 from oat.models.wide_resnet import WideResNet
 

@@ -12,21 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from oat.models.network import Network
+from oat.operating import check_alpha
 
 Settle = Callable[[Network, float], None]
 """Gives a network the batch norm statistics of its weights, at an α."""
-
-
-def check_alpha(alpha: float, name: str = "alpha") -> None:
-    """Refuse a weight between two networks that is outside [0, 1].
-
-    Raises:
-        ValueError: It is outside, or not a number.
-    """
-    if not 0 <= alpha <= 1:
-        raise ValueError(
-            f"`{name}` must be in [0, 1] (0 is the first network, 1 the second), got {alpha:g}."
-        )
 
 
 class Pair(nn.Module):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from oat.models.network import STAGES, Conditioning, ModelConfig, Network
+from oat.models.config import STAGES, Conditioning, ModelConfig
+from oat.models.network import Network
 from oat.models.norm import Condition
 
 BOTTLENECKS = frozenset({"resnet50"})

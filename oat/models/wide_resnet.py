@@ -7,7 +7,8 @@ Source: Zagoruyko and Komodakis, BMVC 2016; FiLM after every norm but the last, 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from oat.models.network import Conditioning, ModelConfig, Network
+from oat.models.config import Conditioning, ModelConfig
+from oat.models.network import Network
 from oat.models.norm import Condition
 
 

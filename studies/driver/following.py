@@ -112,9 +112,7 @@ def run_followed(
     from studies.cluster.launching import launch
 
     with followed(current, folder, tracker, console) as (progress, _):
-        return launch(
-            current, folder, [progress], reuse_workers=reuse, first_failure=first_failure
-        )
+        return launch(current, folder, [progress], reuse_workers=reuse, first_failure=first_failure)
 
 
 def try_mlflow(call: Callable[[], None]) -> list[str]:

@@ -7,8 +7,8 @@ import torch
 from rich.console import Console
 
 from oat.data import DataConfig, DataError, load
-from oat.deploy import OperatingPoint
 from oat.models import ModelConfig, relative_flops
+from oat.operating import OperatingPoint
 from oat.probe import seconds_of_validation, seconds_per_pass, seconds_per_step
 from oat.recipe import images_seen
 from oat.training import Training

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 import torch
 
-from oat.deploy import OperatingPoint
+from oat.operating import OperatingPoint
 from oat.probe import WARM_UP, seconds_per_pass, synchronize
 from oat.training import Training
 from studies.errors import StudyError

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, cast
 
-from oat.adversaries import EvaluationAttack, Pgd, Transfer
-from oat.evaluation import EVALUATION_SEED
+from oat.adversaries import EVALUATION_SEED, EvaluationAttack, Pgd, Transfer
 from oat.lambdas import SAME_LAM
-from oat.masking import HOW as MASKING_HOW
+from oat.masking_attacks import HOW as MASKING_HOW
 from oat.method import Method
 from studies.known_methods import ONCE
 from studies.planning.plan import Split

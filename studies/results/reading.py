@@ -14,10 +14,10 @@ from studies.statistics.intervals import wilson
 from studies.storage.folder import Folder
 from studies.storage.opening import in_threads, open_folder
 from studies.storage.sealed import ResultError
-from studies.trial.choosing import UNKNOWN_PRECISION
 from studies.trial.evaluated import Point
 from studies.trial.records import Correct, read_checks, read_points, read_result
 from studies.trial.shapes import TrialJob
+from studies.trial.stored import UNKNOWN_PRECISION
 
 Which = Literal["points", "held_out"]
 """Points on test images, or those on held-out images by which a comparison chooses λ."""

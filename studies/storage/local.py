@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from oat.checkpoint import write_atomic
+from oat.files import write_atomic
 from studies.storage.faults import in_one_sentence
 
 

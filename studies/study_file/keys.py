@@ -198,5 +198,5 @@ def _plain(text: str, source: type) -> str:
         known = vars(sys.modules[source.__module__]).get(named[1])
         return named[0] if known is None else f"One of {', '.join(known)}"
 
-    text = re.sub(r"A key of `(\w+)`", listed, " ".join(text.split()))
+    text = re.sub(r"(?:A key|One) of `(\w+)`", listed, " ".join(text.split()))
     return re.sub(r"\bNone\b", "null", text.replace("``", "`"))

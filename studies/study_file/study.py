@@ -25,8 +25,8 @@ from oat.encodings import BY_VALUE
 from oat.lambdas import SAME_LAM
 from oat.method import Method, Oat
 from oat.models import ModelConfig
-from oat.models.slimmable import scaled
 from oat.recipe import TrainConfig
+from oat.widths import scaled
 from studies.known_methods import METHODS, ONCE
 from studies.study_file.evaluate_block import Evaluate
 from studies.study_file.method_blocks import AnyMethodBlock, Entry, FileBlock, Resources

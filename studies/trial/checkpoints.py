@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable
-from typing import NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
-import torch
-
-from oat.checkpoint import CheckpointError, dumps, loads
 from studies.storage.folder import Folder
 from studies.trial.stored import Epoch, ExecutionRecord
+
+if TYPE_CHECKING:
+    import torch  # not at run time: a plan looks here for checkpoints, and loads none
 
 SLOTS = ("checkpoint", "checkpoint-2")
 """Files that are written in turn."""
@@ -57,11 +57,13 @@ class Checkpoints:
         self._proven: str | None = None
         self._cost, self._since = 0.0, time.monotonic()
 
-    def newest(self, device: torch.device | str) -> TrainingState | None:
+    def newest(self, device: "torch.device | str") -> TrainingState | None:
         """Load the sound checkpoint of the latest epoch; None where there is none.
 
         What is damaged is named in ``checkpoint.error``, and gives way to the next one.
         """
+        from oat.checkpoint import CheckpointError, loads
+
         best: TrainingState | None = None
         for slot in SLOTS:
             try:
@@ -106,6 +108,8 @@ class Checkpoints:
         Raises:
             OSError: It cannot be written, or is not what was written; the last one still stands.
         """
+        from oat.checkpoint import dumps
+
         slot = SLOTS[1] if self._proven == SLOTS[0] else SLOTS[0]
         data = dumps(dict(state))
         self._folder.write(slot, data)

@@ -22,10 +22,7 @@ from studies.storage.sealed import ResultError, digest, unseal, write_sealed
 from studies.trial.checkpoints import TrainingState
 from studies.trial.provenance import device_name
 from studies.trial.shapes import TrialJob
-from studies.trial.stored import ExecutionRecord, Trained
-
-UNKNOWN_PRECISION = "not recorded"
-"""Precision of weights that were trained before it was recorded."""
+from studies.trial.stored import UNKNOWN_PRECISION, ExecutionRecord, Trained
 
 
 def probe_of(job: TrialJob, dataset: Dataset) -> Probe:

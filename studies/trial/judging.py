@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import TypeVar, cast
 
 from oat.adversaries import ATTACKS
-from oat.attacks import LogitsFn
+from oat.ascent import LogitsFn
 from oat.data import Dataset
-from oat.deploy import OperatingPoint, fold
+from oat.deploy import fold
 from oat.evaluation import Judged, evaluate_at
 from oat.execution import numerics
 from oat.masking import check_masking
@@ -18,6 +18,7 @@ from oat.models import (
     Pair,
     in_situ_cost,
 )
+from oat.operating import OperatingPoint
 from studies.known_methods import method_of, variant_of
 from studies.storage.folder import Folder
 from studies.storage.opening import open_folder

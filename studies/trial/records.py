@@ -7,16 +7,19 @@ import threading
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from torch import Tensor
 
-from oat.training import EpochRecord
+from oat.epoch import EpochRecord
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError, seal, unseal, write_lines, write_sealed
 from studies.trial.evaluated import MaskingCheck, Point
 from studies.trial.stored import Epoch, Failed, Trained, TrialResult, Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 CHECKS = "checks.jsonl"
 
@@ -196,7 +199,7 @@ def weights_file(rule: str) -> str:
     return "model.safetensors" if rule == "last" else f"model-{rule}.safetensors"
 
 
-def write_weights(folder: Folder, rule: str, epoch: int, state: Mapping[str, Tensor]) -> Weights:
+def write_weights(folder: Folder, rule: str, epoch: int, state: Mapping[str, "Tensor"]) -> Weights:
     """Write the weights of a checkpoint rule.
 
     Args:

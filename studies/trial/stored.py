@@ -7,6 +7,9 @@ from typing import Literal, NotRequired, TypedDict
 
 FailureKind = Literal["lost", "out_of_memory", "storage", "data", "error"]
 
+UNKNOWN_PRECISION = "not recorded"
+"""Precision of weights that were trained before it was recorded."""
+
 
 class ExecutionRecord(TypedDict):
     """How the steps of a training were executed: an `oat.execution.Execution`.

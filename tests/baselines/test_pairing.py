@@ -5,9 +5,9 @@ import torch
 
 from baselines import Interpolate, Mix, Pairing
 from oat.attacks import Attack
-from oat.deploy import OperatingPoint
 from oat.method import training_cost, training_gradients
 from oat.models import ModelConfig, build
+from oat.operating import OperatingPoint
 
 ENDS = ("pgd_at λ=0", "pgd_at λ=1")
 KINDS: list[type[Pairing]] = [Mix, Interpolate]

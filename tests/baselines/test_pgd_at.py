@@ -10,7 +10,8 @@ from baselines.pgd_at import PgdAt, pgd_at_loss
 from oat.attacks import Attack
 from oat.deploy import fold
 from oat.lambdas import RowLams
-from oat.method import Oat, cross_entropy_of, oat_loss, training_cost
+from oat.losses import cross_entropy_of, oat_loss
+from oat.method import Oat, training_cost
 from oat.models import ModelConfig, Network, build, flops, relative_flops
 
 Batch = tuple[Tensor, Tensor]

@@ -8,8 +8,10 @@ from torch.distributions import Categorical, kl_divergence
 from torch.nn import functional
 
 from baselines.trades import Trades, kl_rows, trades_attack, trades_loss
-from oat.attacks import Attack, perturb
-from oat.method import cross_entropy_of, training_cost
+from oat.ascent import perturb
+from oat.attacks import Attack
+from oat.losses import cross_entropy_of
+from oat.method import training_cost
 from oat.models import ModelConfig, Network, build, relative_flops
 
 Batch = tuple[Tensor, Tensor]

@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from baselines import PgdAt, Trades, trades
+from baselines import PgdAt, Trades
 from baselines.trades import trades_loss
 from benchmarks import plain as plain_way
 from benchmarks.plain import plain_oat_loss, plain_pgd_at_loss, plain_step, plain_trades_loss
+from oat import ascent
 from oat.attacks import Attack
-from oat.method import Method, Oat, Oats, oat_loss
+from oat.losses import oat_loss
+from oat.method import Method, Oat, Oats
 from oat.models import ModelConfig, Network, build
 
 ATTACK = Attack(eps=0.05, steps=3)
@@ -102,7 +104,7 @@ def test_the_plain_trades_step_has_the_loss_of_ours_where_statistics_stand(
     # of the same adversarial images, loss and all gradients are equal
     crafted = (images + 0.1 * torch.randn_like(images).sign()).clamp(0, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(trades, "perturb", lambda *_, **__: crafted)
+        patch.setattr(ascent, "perturb", lambda *_, **__: crafted)
         patch.setattr(plain_way, "_pgd", lambda *_, **__: crafted)
         pair = [standing(network(Trades())) for _ in range(2)]
         assert_equal(value_and_gradients(pair[0], ours), value_and_gradients(pair[1], plain))

@@ -8,18 +8,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from oat.attacks import (
-    Attack,
-    Loss,
-    Start,
-    ascend,
-    ball,
-    gradient,
-    perturb,
-    row_loss,
-    start_point,
-)
-from oat.method import cross_entropy_of
+from oat.ascent import ascend, ball, gradient, perturb, row_loss, start_point
+from oat.attacks import Attack, Loss, Start
+from oat.losses import cross_entropy_of
 
 
 def _linear(weight: Tensor) -> Callable[[Tensor], Tensor]:

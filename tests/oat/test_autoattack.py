@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oat.adversaries import AutoAttack, Square
+from oat.adversaries import EVALUATION_SEED, AutoAttack, Square
 from oat.autoattack import STAGES, Ensemble, check_installed
 from oat.data import Split
-from oat.evaluation import EVALUATION_SEED, Correctness, evaluate
+from oat.evaluation import Correctness, evaluate
 from studies.storage.local import LocalFolder
 from studies.trial.records import JudgingProgress
 

@@ -12,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oat.checkpoint import MAGIC, CheckpointError, dumps, loads, write_atomic
+from oat.checkpoint import MAGIC, CheckpointError, dumps, loads
+from oat.files import write_atomic
 
 STATE: dict[str, Any] = {
     "weights": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor([1, -2])},

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from oat.deploy import condition, fold, specialize
 from oat.encodings import Encoding
-from oat.method import cross_entropy_of
+from oat.losses import cross_entropy_of
 from oat.models import Conditioning, ModelConfig, Network, build
 from oat.models.norm import Condition, Norm2d
 

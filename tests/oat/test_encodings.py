@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.fft import dct
 
-from oat.encodings import CYCLES, Encoding, LambdaEncoding, encoding_matrix, sinusoids
+from oat.encodings import Encoding
 from oat.lambdas import LambdaSampler, check_choices, check_lam
+from oat.models.codes import CYCLES, LambdaEncoding, encoding_matrix, sinusoids
 
 PAPER = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
 BY_INDEX: tuple[Encoding, ...] = ("onehot", "dct", "random")

@@ -8,13 +8,14 @@ from torch.nn import functional
 
 from baselines import PgdAt
 from oat import evaluation
-from oat.adversaries import EvaluationAttack, Pgd
-from oat.attacks import ball, start_point
+from oat.adversaries import EVALUATION_SEED, EvaluationAttack, Pgd
+from oat.ascent import ball, start_point
 from oat.data import Split
-from oat.deploy import OperatingPoint, fold
-from oat.evaluation import EVALUATION_SEED, Correctness, evaluate, evaluate_at, looks, validate
+from oat.deploy import fold
+from oat.evaluation import Correctness, evaluate, evaluate_at, looks, validate
 from oat.method import Oat, Oats
 from oat.models import ModelConfig, Network, build, flops, stored_bytes
+from oat.operating import OperatingPoint
 from tests.oat.judged import RowByRow, split_of
 
 Randomise = Callable[[Network], Network]

@@ -6,11 +6,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from baselines import PgdAt
-from oat.adversaries import Fgsm, Pgd, Transfer
-from oat.attacks import Attack, Loss, perturb, row_loss, start_point
+from oat.adversaries import EVALUATION_SEED, Fgsm, Pgd, Transfer
+from oat.ascent import perturb, row_loss, start_point
+from oat.attacks import Attack, Loss
 from oat.data import DataConfig, Split, load, unit
 from oat.deploy import fold
-from oat.evaluation import EVALUATION_SEED, Correctness, evaluate
+from oat.evaluation import Correctness, evaluate
 from oat.models import ModelConfig, Network
 from oat.recipe import TrainConfig
 from oat.training import Training

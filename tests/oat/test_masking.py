@@ -8,11 +8,13 @@ from torch import Tensor
 
 from baselines import PgdAt
 from oat.adversaries import Pgd, Square
-from oat.attacks import Attack, LogitsFn
+from oat.ascent import LogitsFn
+from oat.attacks import Attack
 from oat.data import DataConfig, Split, load
 from oat.deploy import fold
 from oat.evaluation import evaluate
-from oat.masking import DRAWS, LARGE_EPS, PASSES, Checks, check_masking
+from oat.masking import Checks, check_masking
+from oat.masking_attacks import DRAWS, LARGE_EPS, PASSES
 from oat.models import ModelConfig
 from oat.recipe import TrainConfig
 from oat.training import Training

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from oat.attacks import Attack, perturb
+from oat.ascent import perturb
+from oat.attacks import Attack
 from oat.deploy import condition, specialize
 from oat.lambdas import RowLams
-from oat.method import Oat, Oats, cross_entropy_of, oat_loss, training_cost
+from oat.losses import cross_entropy_of, oat_loss
+from oat.method import Oat, Oats, training_cost
 from oat.models import ModelConfig, Network, build, relative_flops
 from tests.oat.methods import CHOICES, INDEX, LAMS, Batch, Randomise, calls_of, oats_of, slim_of
 

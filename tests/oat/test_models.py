@@ -20,7 +20,7 @@ from oat.models import (
     relative_flops,
     stored_bytes,
 )
-from oat.models.network import STAGES
+from oat.models.config import STAGES
 from oat.models.norm import Norm2d
 
 LAMS = (0.0, 0.3, 1.0)

@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from oat.attacks import Attack, perturb
+from oat.ascent import perturb
+from oat.attacks import Attack
 from oat.deploy import fold
 from oat.encodings import Encoding
-from oat.method import Oat, Oats, cross_entropy_of, oat_loss
+from oat.losses import cross_entropy_of, oat_loss
+from oat.method import Oat, Oats
 from oat.models import Network
 from oat.models.slimmable import HeadPerWidth, SlimmableConv2d
 from tests.oat.methods import CHOICES, INDEX, LAMS, Batch, Randomise, calls_of, oats_of, slim_of

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from oat.attacks import ball, gradient
+from oat.ascent import ball, gradient
 from oat.deploy import condition, fold, specialize
-from oat.method import cross_entropy_of
+from oat.losses import cross_entropy_of
 from oat.models import Conditioning, ModelConfig, Network, OfficialError, build, load_official
 
 LAMS = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)

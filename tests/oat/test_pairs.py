@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oat.attacks import gradient, row_loss
+from oat.ascent import gradient, row_loss
 from oat.deploy import fold
 from oat.models import (
     Conditioning,

@@ -9,10 +9,11 @@ from baselines import PgdAt, Trades
 from oat.adversaries import Pgd
 from oat.attacks import Attack
 from oat.data import DataConfig, load
-from oat.deploy import OperatingPoint, fold
+from oat.deploy import fold
 from oat.evaluation import evaluate
 from oat.method import Method, Oat, Oats
 from oat.models import ModelConfig
+from oat.operating import OperatingPoint
 from oat.probe import seconds_of_validation, seconds_per_pass, seconds_per_step, unbroken
 from oat.recipe import TrainConfig
 from oat.training import Training

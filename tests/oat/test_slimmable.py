@@ -14,13 +14,8 @@ from torch.nn import functional
 from oat.deploy import condition, fold, specialize
 from oat.models import Conditioning, ModelConfig, Network, build
 from oat.models.norm import Norm2d
-from oat.models.slimmable import (
-    HeadPerWidth,
-    SlimmableConv2d,
-    SlimmableLinear,
-    check_width,
-    scaled,
-)
+from oat.models.slimmable import HeadPerWidth, SlimmableConv2d, SlimmableLinear
+from oat.widths import check_width, scaled
 
 
 @given(parts=st.integers(1, 64), share=st.integers(1, 20), whole=st.integers(1, 20))

@@ -9,10 +9,11 @@ from torch import Tensor
 from baselines import PgdAt, Trades
 from oat.attacks import Attack
 from oat.data import DataConfig, Dataset, load
+from oat.epoch import EpochRecord
 from oat.method import Method, Oat, Oats
 from oat.models import ModelConfig
 from oat.recipe import TrainConfig
-from oat.training import EpochRecord, Training
+from oat.training import Training
 
 DATA = DataConfig("digits", train_images=96, crop=1, flip=True)
 

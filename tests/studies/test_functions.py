@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 from pkgutil import iter_modules
+from types import ModuleType
 
 import pytest
 import typer.main
 
+import oat.data
+import oat.models
 import studies
 from studies.cli.app import app
 
@@ -45,8 +48,10 @@ def test_every_name_of_the_package_is_a_function_and_no_module() -> None:
         _ = studies.no_such_name
 
 
-def test_type_checkers_see_the_functions_of_the_table() -> None:
-    tree = ast.parse(Path(studies.__file__).read_text())
+@pytest.mark.parametrize("package", [studies, oat.models, oat.data], ids=lambda p: p.__name__)
+def test_type_checkers_see_what_is_in_the_table(package: ModuleType) -> None:
+    assert package.__file__ is not None
+    tree = ast.parse(Path(package.__file__).read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     seen = {
         alias.name: node.module
@@ -55,7 +60,12 @@ def test_type_checkers_see_the_functions_of_the_table() -> None:
         for alias in node.names
         if alias.asname == alias.name
     }
-    assert seen == {name: f"studies.{home}" for name, home in studies.HOMES.items()}
+    assert seen == {n: f"{package.__name__}.{home}" for n, home in package.HOMES.items()}
+    assert package.__all__ == list(package.HOMES)
+    for name in package.__all__:
+        getattr(package, name)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = package.no_such_name
 
 
 ONLY_IN_PYTHON = {"load_study"}

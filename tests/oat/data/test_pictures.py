@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from oat.data.errors import DataError
 from oat.data.pictures import read_picture
-from oat.data.tensors import DataError
 from tests.oat.data.files import as_nobody, grey_tiff, noise, png
 
 PIXELS = noise(0, 6, 5, 3)

@@ -28,7 +28,7 @@ OAT = Path(sys.executable).with_name("oat")
 
 @pytest.fixture
 def faulty(tiny: dict[str, Any], tmp_path: Path) -> Path:
-    """More trials than Tune queues at once, of which the first starts from weights that are damaged."""
+    """More trials than Tune queues at once; the first starts from weights that are damaged."""
     tiny["train"] = {**tiny["train"], "epochs": 60, "val_every": 60}
     tiny["methods"] = [{"name": "pgd_at", "lam": 0}]
     tiny["resources"] = {"cpu": 1}
@@ -55,7 +55,10 @@ def test_the_first_failure_ends_the_run_and_loses_nothing(faulty: Path, tmp_path
         capture_output=True, text=True, check=False, timeout=500,
     )  # fmt: skip
     assert said.returncode == 1, said.stderr
-    assert "`--fail-fast` ended the run at its first failure; 32 trials are not finished." in said.stderr
+    assert (
+        "`--fail-fast` ended the run at its first failure; 32 trials are not finished."
+        in said.stderr
+    )
     assert "Traceback" not in said.stderr
     plan = studies.plan(faulty, storage=storage)
     states = {trial.label: trial.state for trial in plan.trials}

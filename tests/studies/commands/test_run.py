@@ -354,7 +354,9 @@ def test_workers_are_reused_on_one_machine_alone(
     told: list[object] = []
 
     def launch(*given: object) -> dict[str, str]:
-        told.append(given[-1])
+        *_, reuse, first_failure = given
+        assert first_failure is None
+        told.append(reuse)
         return {}
 
     _prepared(monkeypatch, launch)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from oat.checkpoint import CheckpointError, loads
+from oat.epoch import EpochRecord
 from oat.evaluation import Correctness, Judged
 from oat.masking import Checks
-from oat.training import DivergenceError, EpochRecord, Kept
+from oat.training import DivergenceError, Kept
 from studies.known_methods import describe
 from studies.planning.plan import Plan
 from studies.storage.local import LocalFolder

@@ -1,0 +1,108 @@
+"""What networks cost: operations, parameters, bytes."""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from oat.models.building import build_unfilled
+from oat.models.config import Conditioning, ModelConfig
+from oat.models.network import Network
+from oat.models.operations import Operations
+from oat.models.pairs import Mixed, Mixture, Pair
+
+
+def count_parameters(net: nn.Module) -> int:
+    """Count the trainable numbers of a network."""
+    return sum(p.numel() for p in net.parameters())
+
+
+def stored_bytes(net: nn.Module) -> int:
+    """Count the bytes of a network's parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in net.state_dict().values())
+
+
+def flops(net: Network | Mixed, image_shape: tuple[int, int, int], width_mult: float = 1.0) -> int:
+    """Count the multiply-adds, times two, of one image through a network, or through two.
+
+    Args:
+        net: The network; in one that is conditioned, FiLM's operations at one λ are counted.
+        image_shape: Channels, height and width.
+        width_mult: One of its widths.
+    """
+    if isinstance(net, Mixed):
+        return sum(flops(end, image_shape, width_mult) for end in net.networks)
+    nothing = torch.zeros(0, *image_shape, device=next(net.parameters()).device)
+    code = net.encoding.table[:0] if net.encoding is not None else None
+    was_training = net.training
+    net.eval()
+    with torch.no_grad(), Operations() as counter:
+        net(nothing, code, num_zero_lam=None if code is None else 0, width_mult=width_mult)
+    net.train(was_training)
+    total: int = counter.total
+    return total
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network takes at one width, with λ switched in place.
+
+    Attributes:
+        flops: Multiply-adds, times two, for one image, FiLM included.
+        parameters: Trainable numbers in use: weights, both batch norms, FiLM.
+    """
+
+    flops: int
+    parameters: int
+
+
+def in_situ_cost(
+    net: Network | Pair, image_shape: tuple[int, int, int], width_mult: float = 1.0
+) -> Cost:
+    """Count what a network takes at one of its widths, as if it were built at that width.
+
+    `oat.deploy.fold` gives the network for one λ only, where FiLM and batch norm cost nothing. Of a
+    pair both networks are kept; where their outputs are mixed, both run.
+    """
+    if isinstance(net, Pair):
+        costs = [in_situ_cost(end, image_shape, width_mult) for end in net.networks]
+        running = costs if isinstance(net, Mixture) else costs[:1]
+        return Cost(sum(one.flops for one in running), sum(one.parameters for one in costs))
+    slim = replace(net.conditioning, widths=(1.0,), base_width=width_mult)
+    narrow = build_unfilled(
+        net.config,
+        in_channels=net.in_channels,
+        num_classes=net.num_classes,
+        conditioning=slim,
+    )
+    return Cost(flops(narrow, image_shape), count_parameters(narrow))
+
+
+@lru_cache(maxsize=64)
+def forward_flops(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> int:
+    """Count the multiply-adds, times two, of one image through the plain network."""
+    plain = build_unfilled(config, in_channels=image_shape[0], num_classes=num_classes)
+    return flops(plain, image_shape)
+
+
+@lru_cache(maxsize=256)
+def relative_flops(
+    config: ModelConfig, width_mult: float, image_shape: tuple[int, int, int]
+) -> float:
+    """Return the operations of a plain network at a share of its channels, over those of all."""
+    if width_mult == 1:
+        return 1.0
+    full, narrow = (
+        flops(
+            build_unfilled(
+                config,
+                in_channels=image_shape[0],
+                num_classes=10,
+                conditioning=Conditioning(base_width=width),
+            ),
+            image_shape,
+        )
+        for width in (1.0, width_mult)
+    )
+    return narrow / full
