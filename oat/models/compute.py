@@ -73,11 +73,15 @@ class Film(NamedTuple):
     shift: Tensor
     code: Tensor | None = None
 
+    def spread(self) -> "Film":
+        """Return a row for each image, or one for all."""
+        if self.code is None or len(self.scale) == 1:
+            return Film(self.scale, self.shift)
+        return Film(self.scale[self.code], self.shift[self.code])
+
     def rows(self) -> tuple[Tensor, Tensor]:
         """Return both so that they broadcast with features: (N, C, 1, 1) or (1, C, 1, 1)."""
-        scale, shift = self.scale, self.shift
-        if self.code is not None and len(scale) > 1:
-            scale, shift = scale[self.code], shift[self.code]
+        scale, shift, _ = self.spread()
         return scale[:, :, None, None], shift[:, :, None, None]
 
 

@@ -211,9 +211,14 @@ class Norm2d(nn.Module):
         return lambda x, add=None, relu=False: run(x, film, add, relu)
 
     def frozen_film(self, cond: Condition) -> Film:
-        """Return the affine map that this norm is at the given condition, without gradients."""
+        """Return the affine map that this norm is at the given condition, without gradients.
+
+        Kernels look up the row of each image; elsewhere the rows are spread here, once for all
+        passes.
+        """
         scale, shift = (t.detach() for t in self.affine(cond))
-        return Film(scale, shift, cond.lam_index)
+        film = Film(scale, shift, cond.lam_index)
+        return film if cond.compute.compiled else film.spread()
 
 
 class Affine2d(nn.Module):
