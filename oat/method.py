@@ -14,6 +14,7 @@ from oat.attacks import Attack
 from oat.encodings import BY_VALUE, Encoding, check_encoding
 from oat.lambdas import LambdaSampler, Sampling
 from oat.models.config import Conditioning, ModelConfig
+from oat.models.forecast import relative_flops
 from oat.names import check_literals
 from oat.operating import OperatingPoint
 from oat.widths import check_widths
@@ -111,19 +112,7 @@ def training_cost(
     A pass at a width counts as its share of the operations; FiLM's are not counted.
     """
     work = method.work(attack, batch_size)
-    return sum(w.units * share_of_work(model, width, image_shape) for width, w in work.items())
-
-
-def share_of_work(model: ModelConfig, width: float, image_shape: tuple[int, int, int]) -> float:
-    """Return the operations of a plain network at a share of its channels, over those of all.
-
-    Only a narrower network is counted, which needs torch.
-    """
-    if width == 1:
-        return 1.0
-    from oat.models.costs import relative_flops
-
-    return relative_flops(model, width, image_shape)
+    return sum(w.units * relative_flops(model, width, image_shape) for width, w in work.items())
 
 
 def training_gradients(method: Method, attack: Attack, batch_size: int) -> float:

@@ -338,8 +338,8 @@ HEAVY = ("numpy", "pydantic", "torch", "pandas", "mlflow", "ray", "matplotlib", 
         ("schema", "pydantic"),
         ("validate quickstart", "pydantic"),
         ("power quickstart", "numpy pydantic"),
-        ("plan quickstart", "numpy pydantic torch"),
-        ("status quickstart", "numpy pydantic torch pandas"),
+        ("plan quickstart", "numpy pydantic"),
+        ("status quickstart", "numpy pydantic pandas"),
     ],
 )
 def test_a_command_loads_what_it_needs_and_no_more(words: str, loaded: str, tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the 
     from oat.models.costs import Cost as Cost
     from oat.models.costs import count_parameters as count_parameters
     from oat.models.costs import flops as flops
-    from oat.models.costs import forward_flops as forward_flops
     from oat.models.costs import in_situ_cost as in_situ_cost
-    from oat.models.costs import relative_flops as relative_flops
     from oat.models.costs import stored_bytes as stored_bytes
+    from oat.models.forecast import forward_flops as forward_flops
+    from oat.models.forecast import relative_flops as relative_flops
     from oat.models.network import Network as Network
     from oat.models.official import OfficialError as OfficialError
     from oat.models.official import load_official as load_official
@@ -34,9 +34,9 @@ HOMES = {
     "Cost": "costs",
     "count_parameters": "costs",
     "flops": "costs",
-    "forward_flops": "costs",
+    "forward_flops": "forecast",
     "in_situ_cost": "costs",
-    "relative_flops": "costs",
+    "relative_flops": "forecast",
     "stored_bytes": "costs",
     "Network": "network",
     "OfficialError": "official",

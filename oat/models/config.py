@@ -17,6 +17,7 @@ STAGES: dict[str, tuple[int, ...]] = {
     "resnet34": (3, 4, 6, 3),
     "resnet50": (3, 4, 6, 3),
 }
+BOTTLENECKS = frozenset({"resnet50"})
 
 
 WIDE = re.compile(r"wrn-(\d+)-(\d+)")

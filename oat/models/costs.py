@@ -1,13 +1,11 @@
 """What networks cost: operations, parameters, bytes."""
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 from torch import nn
 
 from oat.models.building import build_unfilled
-from oat.models.config import Conditioning, ModelConfig
 from oat.models.network import Network
 from oat.models.operations import Operations
 from oat.models.pairs import Mixed, Mixture, Pair
@@ -77,32 +75,3 @@ def in_situ_cost(
         conditioning=slim,
     )
     return Cost(flops(narrow, image_shape), count_parameters(narrow))
-
-
-@lru_cache(maxsize=64)
-def forward_flops(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> int:
-    """Count the multiply-adds, times two, of one image through the plain network."""
-    plain = build_unfilled(config, in_channels=image_shape[0], num_classes=num_classes)
-    return flops(plain, image_shape)
-
-
-@lru_cache(maxsize=256)
-def relative_flops(
-    config: ModelConfig, width_mult: float, image_shape: tuple[int, int, int]
-) -> float:
-    """Return the operations of a plain network at a share of its channels, over those of all."""
-    if width_mult == 1:
-        return 1.0
-    full, narrow = (
-        flops(
-            build_unfilled(
-                config,
-                in_channels=image_shape[0],
-                num_classes=10,
-                conditioning=Conditioning(base_width=width),
-            ),
-            image_shape,
-        )
-        for width in (1.0, width_mult)
-    )
-    return narrow / full

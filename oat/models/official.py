@@ -13,9 +13,9 @@ from torch import Tensor
 
 from oat.encodings import ENCODINGS
 from oat.models.codes import encoding_matrix
-from oat.models.config import STAGES, Conditioning, ModelConfig
+from oat.models.config import BOTTLENECKS, STAGES, Conditioning, ModelConfig
 from oat.models.network import Network
-from oat.models.resnet import BOTTLENECKS, ResNet
+from oat.models.resnet import ResNet
 from oat.models.wide_resnet import WideResNet
 
 PAPER_LAMS = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)

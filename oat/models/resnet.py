@@ -7,11 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from oat.models.config import STAGES, Conditioning, ModelConfig
+from oat.models.config import BOTTLENECKS, STAGES, Conditioning, ModelConfig
 from oat.models.network import Network
 from oat.models.norm import Condition
-
-BOTTLENECKS = frozenset({"resnet50"})
 
 
 class Block(nn.Module):

@@ -4,7 +4,8 @@ import math
 
 from baselines import Interpolate, Mix, Pairing
 from oat.masking_attacks import PASSES as MASKING_PASSES
-from oat.method import Method, share_of_work, training_cost
+from oat.method import Method, training_cost
+from oat.models.forecast import relative_flops
 from oat.operating import OperatingPoint
 from oat.recipe import STATISTICS_BATCHES, TrainConfig, images_seen, steps_per_epoch
 from studies.planning.estimates import rough_seconds_per_unit
@@ -62,7 +63,7 @@ def judging_units(study: Study, entry: Entry) -> tuple[float, float]:
     for_a_point += held_out * sum(1 + attack.passes() for attack in study.choosing_attacks())
     base = method.conditioning().base_width
     points = sum(
-        share_of_work(study.model, base * point.width_mult, shape) * _running(method, point)
+        relative_flops(study.model, base * point.width_mult, shape) * _running(method, point)
         for point in method.operating_points(study.lams())
     )
     rules = len(study.evaluate.checkpoints)
@@ -82,7 +83,7 @@ def _settling_units(study: Study, method: Method, images: int) -> float:
     between = sum(point.lam not in (0, 1) for point in method.operating_points(study.lams()))
     steps = min(STATISTICS_BATCHES, steps_per_epoch(images, study.train.batch_size))
     clean_and_attacked = 2 + 2 * study.attack.steps
-    width = share_of_work(study.model, method.width_mult, _nominal_data(study)[2])
+    width = relative_flops(study.model, method.width_mult, _nominal_data(study)[2])
     seen = steps * min(study.train.batch_size, images)
     return between * seen * clean_and_attacked * width
 
@@ -94,7 +95,7 @@ def validation_units(study: Study, entry: Entry) -> float:
         return 0.0
     base, shape = method.conditioning().base_width, _nominal_data(study)[2]
     points = method.operating_points(method.conditioning().lambda_choices)
-    each = sum(share_of_work(study.model, base * p.width_mult, shape) for p in points)
+    each = sum(relative_flops(study.model, base * p.width_mult, shape) for p in points)
     images = min(train.val_images, _nominal_held_out(study))
     return validations(train) * each * images * (1 + 2 * study.attack.steps)
 

@@ -5,12 +5,13 @@ a probe of that kind, finished trials of other kinds, and at last a speed that i
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal, TypedDict, final
 
 from oat.models.config import ModelConfig
+from oat.models.forecast import forward_flops
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError, unseal, write_sealed
 from studies.study_file.method_blocks import Resources
@@ -160,16 +161,14 @@ class Estimator:
         every = [seconds / units for found in finished.values() for seconds, units in found]
         self.seconds_per_unit = median(every) if every else None
 
-    def estimate(
-        self, kind: str, work: Work, need: Resources, rough: Callable[[], float]
-    ) -> Estimate:
+    def estimate(self, kind: str, work: Work, need: Resources, rough: float) -> Estimate:
         """Estimate a trial from the best that is known of its kind.
 
         Args:
             kind: Its run key without the seed.
             work: What it has to do.
             need: What it asks of a node.
-            rough: Returns the seconds of a pass at the speed that is assumed, which needs torch.
+            rough: Seconds of a pass at the speed that is assumed.
         """
         probed = self._probed(kind, work, need)
         speed = self.seconds_per_unit
@@ -182,7 +181,7 @@ class Estimator:
             return probed
         if speed is not None:
             return work.at(speed, "measured on others", "finished trials of other methods")
-        return work.at(rough(), "assumed", assumed_device(need))
+        return work.at(rough, "assumed", assumed_device(need))
 
     def _probed(self, kind: str, work: Work, need: Resources) -> Estimate | None:
         """Return what the newest probe says of a trial on a device of the kind that it asks for."""
@@ -236,8 +235,6 @@ def rough_seconds_per_unit(
     """
     computes_on_gpu = on_gpu(need_of(need))
     speed = need.share * GPU_GFLOPS if computes_on_gpu else need.cpu * CORE_GFLOPS
-    from oat.models.costs import forward_flops
-
     return forward_flops(model, shape, 10) / (1e9 * speed)
 
 

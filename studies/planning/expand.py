@@ -1,7 +1,6 @@
 """From a study to its plan: a trial for each method, value and seed, and what is left to do."""
 
 from dataclasses import replace
-from functools import partial
 
 from studies.planning.costs import assumed_seconds_per_unit, judging_units, validation_units
 from studies.planning.estimates import Estimate, Estimator, Work, need_of, read_probes
@@ -77,7 +76,7 @@ def make_plan(study: Study, folder: Folder, split: Split = "test") -> Plan:
 
 def _estimate(study: Study, entry: Entry, trial: PlannedTrial, estimator: Estimator) -> Estimate:
     work = Work(trial.units, validation_units(study, entry), trial.judge_units)
-    rough = partial(assumed_seconds_per_unit, study, entry.need)
+    rough = assumed_seconds_per_unit(study, entry.need)
     return estimator.estimate(trial.kind, work, entry.need, rough)
 
 

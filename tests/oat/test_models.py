@@ -14,8 +14,10 @@ from oat.models import (
     ModelConfig,
     Network,
     build,
+    build_unfilled,
     count_parameters,
     flops,
+    forward_flops,
     in_situ_cost,
     relative_flops,
     stored_bytes,
@@ -378,6 +380,18 @@ def test_cost_in_place_draws_nothing_and_leaves_the_network_as_it_was(encoding: 
     alone = build(ModelConfig("resnet8", 4), in_channels=3, num_classes=5, conditioning=narrow)
     assert cost == in_situ_cost(alone, (3, 8, 8))
     assert cost.parameters == count_parameters(alone)
+
+
+@pytest.mark.parametrize("width", [0.5, 1.0])
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (3, 13, 7)])
+@pytest.mark.parametrize("name", [*STAGES, "wrn-10-1", "wrn-16-2", "wrn-22-8"])
+def test_operations_are_known_from_the_config_alone(
+    name: str, shape: tuple[int, int, int], width: float
+) -> None:
+    config = ModelConfig(name, 4)
+    asked = Conditioning(base_width=width)
+    net = build_unfilled(config, in_channels=shape[0], num_classes=7, conditioning=asked)
+    assert forward_flops(config, shape, 7, width) == flops(net, shape)
 
 
 @pytest.mark.parametrize("config", [ModelConfig("resnet8", 4), ModelConfig("wrn-10-2", 4)])

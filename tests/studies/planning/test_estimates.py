@@ -42,7 +42,7 @@ def _probe(kind: str = "a", **changed: Any) -> dict[str, Any]:
 def test_finished_trials_of_the_same_kind_come_before_a_probe_and_that_before_others() -> None:
     finished = {"a": [(10.0, 100.0), (30.0, 100.0), (20.0, 100.0)], "b": [(5.0, 10.0)]}
     estimator = Estimator(finished, [_probe("a"), _probe("c")])
-    found = {kind: estimator.estimate(kind, WORK, ONE_CORE, lambda: 1.0) for kind in "abcd"}
+    found = {kind: estimator.estimate(kind, WORK, ONE_CORE, 1.0) for kind in "abcd"}
     assert {kind: (e.training, e.basis) for kind, e in found.items()} == {
         "a": (20.0, "measured"),
         "b": (5.0, "measured"),
@@ -53,7 +53,7 @@ def test_finished_trials_of_the_same_kind_come_before_a_probe_and_that_before_ot
 
 def test_a_probe_tells_of_validation_and_judging_what_a_finished_trial_does_not() -> None:
     estimator = Estimator({"a": [(20.0, 100.0)]}, [_probe("a")])
-    found = estimator.estimate("a", WORK, ONE_CORE, lambda: 1.0)
+    found = estimator.estimate("a", WORK, ONE_CORE, 1.0)
     assert (found.training, found.validation) == (20.0, 2.0)
     assert found.judging == pytest.approx(3.0)
 
@@ -62,13 +62,13 @@ def test_a_probe_tells_of_validation_and_judging_what_a_finished_trial_does_not(
     "need", [Resources(cpu=2), Resources(gpu=1), Resources(gpu=0.5), Resources(gpu="auto")]
 )
 def test_a_probe_on_another_kind_of_device_says_nothing(need: Resources) -> None:
-    found = Estimator({}, [_probe("a")]).estimate("a", WORK, need, lambda: 1.0)
+    found = Estimator({}, [_probe("a")]).estimate("a", WORK, need, 1.0)
     assert found.basis == "assumed"
 
 
 def test_a_rehearsal_on_made_up_gpus_is_estimated_as_the_cpus_that_it_has() -> None:
     need = Resources(gpu=0.5, device="cpu")
-    assert Estimator({}, [_probe("a")]).estimate("a", WORK, need, lambda: 1.0).basis == "probed"
+    assert Estimator({}, [_probe("a")]).estimate("a", WORK, need, 1.0).basis == "probed"
     assert "one core" in assumed_device(need)
 
 
@@ -78,7 +78,7 @@ def test_of_two_probes_the_newest_counts_and_one_key_has_one(tmp_path: Path) -> 
     keep_probes(folder, [_probe(training_seconds=9.0)])
     probes = read_probes(folder)
     assert len(probes) == 3
-    assert Estimator({}, probes).estimate("a", WORK, ONE_CORE, lambda: 1.0).training == 9.0
+    assert Estimator({}, probes).estimate("a", WORK, ONE_CORE, 1.0).training == 9.0
 
 
 def test_a_damaged_record_of_probes_is_none(tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""The operations of a plain network, from its config alone: planning needs no torch.
+
+A test holds each against what `oat.models.flops` counts of the network itself.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+from oat.models.config import BOTTLENECKS, STAGES, WIDE, ModelConfig
+from oat.widths import scaled
+
+
+class _Conv(NamedTuple):
+    """A convolution: channels in and out, the kernel's side, and how often its input is halved."""
+
+    inputs: int
+    outputs: int
+    side: int
+    halvings: int
+
+
+def forward_flops(
+    config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int, width: float = 1.0
+) -> int:
+    """Return the multiply-adds, times two, of one image through a plain network.
+
+    Args:
+        config: Which network.
+        image_shape: Channels, height and width.
+        num_classes: Length of the logits.
+        width: Share of its channels.
+
+    Raises:
+        ValueError: The width leaves no whole number of channels.
+    """
+    channels, *sides = image_shape
+    first = scaled(config.first_width, width)
+    total = last = 0
+    for conv in _convolutions(config, channels, first):
+        height, breadth = (-(-side // 2**conv.halvings) for side in sides)
+        total += 2 * height * breadth * conv.inputs * conv.outputs * conv.side**2
+        last = conv.outputs
+    return total + 2 * last * num_classes
+
+
+@lru_cache(maxsize=256)
+def relative_flops(
+    config: ModelConfig, width_mult: float, image_shape: tuple[int, int, int]
+) -> float:
+    """Return the operations of a plain network at a share of its channels, over those of all."""
+    if width_mult == 1:
+        return 1.0
+    full, narrow = (forward_flops(config, image_shape, 10, width) for width in (1.0, width_mult))
+    return narrow / full
+
+
+def _convolutions(config: ModelConfig, channels: int, first: int) -> Iterator[_Conv]:
+    """Yield the convolutions of a network; the last one's output is what the head reads."""
+    yield _Conv(channels, first, 3, 0)
+    bottleneck, wide = config.name in BOTTLENECKS, 1
+    if WIDE.fullmatch(config.name):
+        depth, wide = config.wide
+        stages: tuple[int, ...] = ((depth - 4) // 6,) * 3
+    else:
+        stages = STAGES[config.name]
+    inputs = first
+    for stage, count in enumerate(stages):
+        inner = first * wide << stage
+        outputs = 4 * inner if bottleneck else inner
+        for block in range(count):
+            before = stage - 1 if stage > 0 and block == 0 else stage
+            if inputs != outputs or before != stage:
+                yield _Conv(inputs, outputs, 1, stage)
+            if bottleneck:
+                yield _Conv(inputs, inner, 1, before)
+                yield _Conv(inner, inner, 3, stage)
+                yield _Conv(inner, outputs, 1, stage)
+            else:
+                yield _Conv(inputs, inner, 3, stage)
+                yield _Conv(inner, inner, 3, stage)
+            inputs = outputs
