@@ -19,10 +19,10 @@ step() { # name, seconds, options
   part "$name" "$limit" python -m benchmarks.train_step "$@" "${against[@]}" "${small[@]}" --json "$out/$name.json"
 }
 
-part tests 150 python -m pytest tests/gpu -m gpu -q -o addopts= -o filterwarnings= -p no:cacheprovider
-step step-resnet34 90 --network resnet34 --methods oat --rounds 5
-step step-resnet18 120 --network resnet18 --methods oat,pgd_at,trades --rounds 3
+short=(--rounds 3 --steps 5 --precision auto --earlier auto)
+part tests 150 python -m pytest tests/gpu tests/oat/test_kernels.py -q -o addopts= -o filterwarnings= -p no:cacheprovider
+step step-resnet34 150 --network resnet34 --methods oat "${short[@]}"
+step step-resnet18 150 --network resnet18 --methods oat,pgd_at,trades,oats --no-plain "${short[@]}"
 step step-resnet18-256 60 --network resnet18 --methods oat --batch 256 --no-plain --precision auto --rounds 3 --profile
-part evaluate 120 python -m benchmarks.evaluate --rounds 3 "${against[@]}" "${small[@]}" --json "$out/evaluate.json"
-step step-oats 120 --network resnet18 --methods oats --rounds 3
+part evaluate 60 python -m benchmarks.evaluate --rounds 1 --images 1000 "${against[@]}" "${small[@]}" --json "$out/evaluate.json"
 part inference 60 python -m benchmarks.inference "${against[@]}" "${small[@]}" --json "$out/inference.json"
