@@ -39,6 +39,8 @@ CHECKED_STEPS = 3
 """Steps by which two ways to execute are held against each other: the third is the second replay of
 a captured one. The weights stay where they are: at a high learning rate, steps that differ by
 rounding alone have parted after two."""
+TRIED_ROWS = 64
+"""Images on which kernels are tried, at most: they are held against float64, which takes room."""
 TOLERANCE = {"float32": 0.1, "bfloat16": 0.5}
 """How far gradients and statistics may differ, as a share of their norm. Steps of the attack go by
 the signs of gradients, so that roundings grow; a step that does something else is off by 1."""
@@ -232,7 +234,8 @@ def _kernels_fail(probe: Probe, compiled: Execution) -> str | None:
         with torch.no_grad():
             shapes = shapes_of(model, passes)
         dtype = compiled.compute.dtype or torch.float32
-        return fault(gpu_kernels(), shapes, training.step.size, dtype, probe.device)
+        rows = min(training.step.size, TRIED_ROWS)
+        return fault(gpu_kernels(), shapes, rows, dtype, probe.device)
 
     exact = replace(compiled, precision="float32")
     return _tried(by_themselves) or _fails(probe, replace(exact, compiled=False), exact)
