@@ -102,7 +102,7 @@ main()
     ("words", "module", "said"),
     [
         (["plan", "quickstart"], "studies.cli.app", ""),
-        (["plan", "quickstart"], "torch", ""),
+        (["power", "quickstart"], "numpy", ""),
         (["plan", "quickstart"], "studies.planning.estimates", "Stopped.\n"),
         (["init"], "studies.study_file.commented", "Stopped.\n"),
     ],

@@ -111,7 +111,13 @@ def test_a_share_of_four_decimals_is_asked_for_as_it_is(gpu: float) -> None:
 
 @pytest.fixture(scope="module")
 def made_up_gpu() -> Iterator[None]:
-    ray.init(num_cpus=1, num_gpus=1, include_dashboard=False, logging_level="ERROR")
+    ray.init(
+        address="local",  # none that happens to run on the machine
+        num_cpus=1,
+        num_gpus=1,
+        include_dashboard=False,
+        logging_level="ERROR",
+    )
     yield
     ray.shutdown()
 

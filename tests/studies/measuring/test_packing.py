@@ -164,7 +164,13 @@ def test_without_a_gpu_there_is_nothing_to_measure_on(tiny: dict[str, Any], tmp_
 
 @pytest.fixture(scope="module")
 def made_up_gpu() -> Iterator[None]:
-    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="ERROR")
+    ray.init(
+        address="local",  # none that happens to run on the machine
+        num_cpus=2,
+        num_gpus=1,
+        include_dashboard=False,
+        logging_level="ERROR",
+    )
     yield
     ray.shutdown()
 

@@ -90,7 +90,13 @@ def test_an_address_is_of_no_use_without_a_probe(tiny: dict[str, Any], tmp_path:
 
 @pytest.fixture(scope="module")
 def made_up_gpu() -> Iterator[None]:
-    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, logging_level="ERROR")
+    ray.init(
+        address="local",  # none that happens to run on the machine
+        num_cpus=2,
+        num_gpus=1,
+        include_dashboard=False,
+        logging_level="ERROR",
+    )
     yield
     ray.shutdown()
 
