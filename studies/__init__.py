@@ -5,8 +5,9 @@ nothing of its own. They are loaded on first use, so that `studies.trial` also r
 torch and numpy are installed.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from oat.lazy import on_first_use
 
 if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the table
     from studies.commands.clean import clean as clean
@@ -60,8 +61,4 @@ HOMES = {
 
 __all__ = list(HOMES)
 
-
-def __getattr__(name: str) -> Any:
-    if name in HOMES:
-        return getattr(import_module(f"studies.{HOMES[name]}"), name)
-    raise AttributeError(f"module 'studies' has no attribute {name!r}")
+__getattr__ = on_first_use(__name__, HOMES)

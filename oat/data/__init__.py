@@ -3,8 +3,9 @@
 What is named here is loaded on first use: configs are read where nothing needs torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from oat.lazy import on_first_use
 
 if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the table
     from oat.data.augmentation import augment as augment
@@ -40,8 +41,4 @@ HOMES = {
 
 __all__ = list(HOMES)
 
-
-def __getattr__(name: str) -> Any:
-    if name in HOMES:
-        return getattr(import_module(f"oat.data.{HOMES[name]}"), name)
-    raise AttributeError(f"module 'oat.data' has no attribute '{name}'")
+__getattr__ = on_first_use(__name__, HOMES)
