@@ -45,7 +45,8 @@ def why_no_file(url: str) -> str | None:
     if not path.exists():
         return None
     try:
-        uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+        # not read-only: what a killed process had begun to write is first taken back
+        uri = f"file:{quote(str(path.absolute()))}?mode=rw"
         with closing(sqlite3.connect(uri, uri=True, timeout=0)) as database:
             database.execute("PRAGMA schema_version").fetchone()
     except sqlite3.OperationalError as error:
