@@ -42,8 +42,9 @@ from studies.storage.local import LocalFolder
 from studies.storage.sealed import digest
 from studies.study_file.loading import load_study
 from studies.study_file.study import Study
-from studies.trial.records import read_result, weights_file
+from studies.trial.records import read_result
 from studies.trial.run import run_trial
+from studies.trial.weights import weights_file
 
 DISK_BYTES = 64 * 2**20
 """Size of the disk that is filled."""

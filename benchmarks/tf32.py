@@ -31,7 +31,8 @@ from studies.known_methods import method_of
 from studies.planning.expand import make_plan
 from studies.study_file.loading import load_study
 from studies.trial.rebuilding import rebuild
-from studies.trial.records import read_result, read_weights
+from studies.trial.records import read_result
+from studies.trial.weights import read_weights
 
 KEPT_BITS = 10
 """Of the 23 bits of a float32's mantissa."""

@@ -12,9 +12,12 @@ from oat.lazy import on_first_use
 if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the table
     from studies.commands.clean import clean as clean
     from studies.commands.compare import compare as compare
+    from studies.commands.deploy import calibrate as calibrate
+    from studies.commands.deploy import export as export
     from studies.commands.jobs import job as job
     from studies.commands.jobs import logs as logs
     from studies.commands.jobs import submit as submit
+    from studies.commands.models import load_model as load_model
     from studies.commands.plan import plan as plan
     from studies.commands.power import power as power
     from studies.commands.preflight import preflight as preflight
@@ -52,6 +55,9 @@ HOMES = {
     "status": "commands.status",
     "points": "commands.status",
     "compare": "commands.compare",
+    "load_model": "commands.models",
+    "calibrate": "commands.deploy",
+    "export": "commands.deploy",
     "runs": "commands.tracking",
     "sync": "commands.tracking",
     "ui": "commands.tracking",

@@ -31,3 +31,7 @@ class JobError(UserError):
 
 class TuningError(UserError):
     """The study cannot be tuned so, or Optuna's storage does not take it."""
+
+
+class ModelError(UserError, ValueError):
+    """A trained model is not there, or does not do what is asked of it."""

@@ -30,6 +30,7 @@ ROOMS = (
     "report",
     "driver",
     "measuring",
+    "deploying",
     "commands",
     "cli",
 )
@@ -101,9 +102,19 @@ def test_tools_of_the_studies_are_imported_under_studies_only(package: str) -> N
     assert offenders == {}
 
 
-def test_mlflow_is_imported_by_one_module_only() -> None:
+def test_mlflow_is_imported_by_three_modules_only() -> None:
     importers = [path for path in _files("studies") if "mlflow" in _roots(_parse(path))]
-    assert {str(path.relative_to(ROOT)) for path in importers} == {"studies/tracking/experiment.py"}
+    assert {str(path.relative_to(ROOT)) for path in importers} == {
+        "studies/tracking/experiment.py",
+        "studies/tracking/model_registry.py",
+        "studies/deploying/served_model.py",
+    }
+
+
+def test_what_mlflow_runs_to_serve_a_model_imports_nothing_of_ours() -> None:
+    imported = _roots(_parse(ROOT / "studies/deploying/served_model.py"))
+    assert "torch" in imported
+    assert not imported & OURS
 
 
 def test_the_job_server_is_asked_by_one_module_only() -> None:

@@ -11,6 +11,7 @@ import typer
 from studies.cli.catalogue import attacks, methods, presets
 from studies.cli.clean import clean
 from studies.cli.compare import compare
+from studies.cli.deploying import calibrate, export
 from studies.cli.jobs import job, logs, submit
 from studies.cli.power import power
 from studies.cli.printing import err
@@ -69,6 +70,8 @@ for command in (
     status,
     points,
     compare,
+    calibrate,
+    export,
     runs,
     sync,
     ui,

@@ -211,6 +211,16 @@ class Experiment:
             if not token:
                 return runs
 
+    def trial_runs(self, run_key: str) -> list[str]:
+        """Return the ids of the runs of a trial; one, but after a crash.
+
+        Raises:
+            TrackingError: The server does not answer, or refuses.
+        """
+        with refusals(self.uri):
+            found = self.search(f"tags.`oat.kind` = 'trial' and tags.`oat.key` = '{run_key}'")
+        return [run.info.run_id for run in found]
+
     def log_params(self, run: Run, params: Mapping[str, object]) -> None:
         """Write the params that a run lacks: all of a new one, the rest after a crash."""
         lacking = [

@@ -5,10 +5,10 @@ from oat.recipe import RULES
 from studies.storage.folder import Folder
 from studies.storage.sealed import digest
 from studies.trial.prices import price_behind
-from studies.trial.records import write_weights
 from studies.trial.shapes import TrialJob
 from studies.trial.sources import SourceModel, read_all_behind, read_sources
 from studies.trial.stored import Trained, Weights
+from studies.trial.weights import about, write_weights
 
 
 def join(job: TrialJob, dataset: Dataset, folder: Folder) -> Trained:
@@ -30,7 +30,7 @@ def join(job: TrialJob, dataset: Dataset, folder: Folder) -> Trained:
     rules = [rule for rule in RULES if all(rule in s.trained["weights"] for s in sources)]
     trained: Trained = {
         "training_id": digest({"run_key": job["run_key"], "sources": ids}),
-        "weights": {rule: _join(sources, rule, folder) for rule in rules},
+        "weights": {rule: _join(job, dataset, sources, rule, folder) for rule in rules},
         "device_seconds": 0.0,
         "train_units": 0.0,
         "parameters": sum(source.trained["parameters"] for source in sources),
@@ -44,11 +44,13 @@ def join(job: TrialJob, dataset: Dataset, folder: Folder) -> Trained:
     return trained
 
 
-def _join(sources: list[SourceModel], rule: str, folder: Folder) -> Weights:
+def _join(
+    job: TrialJob, dataset: Dataset, sources: list[SourceModel], rule: str, folder: Folder
+) -> Weights:
     state = {
         f"ends.{i}.{name}": value
         for i, source in enumerate(sources)
         for name, value in source.weights(rule).items()
     }
     last = max(source.trained["weights"][rule]["epoch"] for source in sources)
-    return write_weights(folder, rule, last, state)
+    return write_weights(folder, about(job, dataset, rule, last), state)

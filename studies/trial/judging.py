@@ -32,13 +32,13 @@ from studies.trial.records import (
     read_checks,
     read_points,
     read_result,
-    read_weights,
     write_checks,
     write_points,
 )
 from studies.trial.same_data import check_same, recorded
 from studies.trial.shapes import CheckSpec, PointSpec, TrialJob, TrialReport
 from studies.trial.stored import Trained
+from studies.trial.weights import read_weights
 
 Report = Callable[[TrialReport], None]
 Spec = PointSpec | CheckSpec

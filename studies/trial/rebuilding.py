@@ -1,10 +1,14 @@
 """A trained network, or a pair of them, from its weights and its config."""
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from baselines import Interpolate, Mix
 from oat.attacks import Attack
 from oat.data import DataConfig, Dataset
 from oat.method import Method
-from oat.models import Interpolation, Mixture, ModelConfig, Network, Pair, build
+from oat.models import Interpolation, Mixture, ModelConfig, Network, Pair, build_unfilled
 from oat.models.pairs import Settle
 from oat.statistics import settle
 from studies.trial.shapes import TrialConfig
@@ -16,11 +20,45 @@ def rebuild(
     """Rebuild a trained network, or a pair of them, on the device of the data."""
     from safetensors.torch import load as load_tensors
 
+    model = network_of(
+        config,
+        method,
+        load_tensors(weights),
+        in_channels=dataset.image_shape[0],
+        num_classes=dataset.num_classes,
+        statistics=statistics_by(config, method, dataset),
+    )
+    return model.to(dataset.train.images.device)
+
+
+def network_of(
+    config: TrialConfig,
+    method: Method,
+    state: Mapping[str, Tensor],
+    *,
+    in_channels: int,
+    num_classes: int,
+    statistics: Settle | None,
+) -> Network | Pair:
+    """Rebuild a trained network, or a pair of them, on the CPU and in train mode.
+
+    Args:
+        config: Of its trial.
+        method: Its method.
+        state: Its weights.
+        in_channels: Channels of the images.
+        num_classes: Length of the logits.
+        statistics: Gives networks between two others their statistics; only `Interpolate` asks.
+
+    Raises:
+        ValueError: Statistics are asked for, and there is nothing to take them from.
+    """
+
     def plain() -> Network:
-        return build(
+        return build_unfilled(
             ModelConfig(**config["model"]),
-            in_channels=dataset.image_shape[0],
-            num_classes=dataset.num_classes,
+            in_channels=in_channels,
+            num_classes=num_classes,
             conditioning=method.conditioning(),
         )
 
@@ -28,15 +66,19 @@ def rebuild(
     if isinstance(method, Mix):
         model = Mixture(plain(), plain())
     elif isinstance(method, Interpolate):
-        model = Interpolation(plain(), plain(), _settling(config, method, dataset))
+        if statistics is None:
+            raise ValueError("networks between two others need the data for their statistics")
+        model = Interpolation(plain(), plain(), statistics)
     else:
         model = plain()
-    model.load_state_dict(load_tensors(weights))
-    return model.to(dataset.train.images.device)
+    model.load_state_dict(state)
+    return model
 
 
-def _settling(config: TrialConfig, method: Interpolate, dataset: Dataset) -> Settle:
-    """Return how the networks between two others take their statistics, as in training."""
+def statistics_by(config: TrialConfig, method: Method, dataset: Dataset) -> Settle | None:
+    """Return how networks between two others take their statistics, as in training."""
+    if not isinstance(method, Interpolate):
+        return None
     data, attack = DataConfig(**config["data"]), Attack(**config["attack"])
     size, seed = config["train"]["batch_size"], config["seed"]
 

@@ -1,13 +1,12 @@
-"""What a trial's folder holds, written and read: points, correctness, weights, result, epochs."""
+"""What a trial's folder holds, written and read: points, correctness, result, epochs."""
 
-import hashlib
 import io
 import json
 import threading
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,11 +14,8 @@ from oat.epoch import EpochRecord
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError, seal, unseal, write_lines, write_sealed
 from studies.trial.evaluated import MaskingCheck, Point
-from studies.trial.stored import Epoch, Failed, Trained, TrialResult, Weights
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
+from studies.trial.stored import Epoch, Failed, Trained, TrialResult
+from studies.trial.weights import weights_file
 
 CHECKS = "checks.jsonl"
 
@@ -192,39 +188,6 @@ def read_trained(folder: Folder) -> Trained | None:
         if folder.size(weights_file(rule)) is None:
             raise ResultError(f"'{folder.sub(weights_file(rule)).uri}' is missing.")
     return trained
-
-
-def weights_file(rule: str) -> str:
-    """Return the name of the file that holds the weights of a checkpoint rule."""
-    return "model.safetensors" if rule == "last" else f"model-{rule}.safetensors"
-
-
-def write_weights(folder: Folder, rule: str, epoch: int, state: Mapping[str, "Tensor"]) -> Weights:
-    """Write the weights of a checkpoint rule.
-
-    Args:
-        folder: The trial's folder.
-        rule: The rule.
-        epoch: That they are of, from 1.
-        state: The network's state dict.
-    """
-    from safetensors.torch import save
-
-    data = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
-    folder.write(weights_file(rule), data)
-    return {"epoch": epoch, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-
-
-def read_weights(folder: Folder, trained: Trained, rule: str) -> bytes:
-    """Read the weights of a checkpoint rule.
-
-    Raises:
-        ResultError: They are not those that were written.
-    """
-    data = folder.read(weights_file(rule))
-    if hashlib.sha256(data).hexdigest() != trained["weights"][rule]["sha256"]:
-        raise ResultError(f"'{folder.sub(weights_file(rule)).uri}' is not what was written.")
-    return data
 
 
 def read_failure(folder: Folder) -> str | None:

@@ -30,17 +30,12 @@ from studies.trial.claims import SupersededError
 from studies.trial.joining import join
 from studies.trial.judging import Report, judge
 from studies.trial.provenance import device_name, git_revision, write_provenance
-from studies.trial.records import (
-    epoch_of,
-    read_result,
-    read_trained,
-    read_weights,
-    write_weights,
-)
+from studies.trial.records import epoch_of, read_result, read_trained
 from studies.trial.same_data import check_own
 from studies.trial.shapes import EpochReport, TrialJob
 from studies.trial.sources import check_still_there, read_sources
 from studies.trial.stored import Diverged, Done, Epoch, Failed, FailureKind, Trained, Weights
+from studies.trial.weights import about, read_weights, write_weights
 
 NO_MEMORY = ("can't allocate memory", "out of memory", "Cannot allocate memory")
 """What torch's CPU allocator, CUDA's libraries and the kernel say, in errors of any class."""
@@ -225,7 +220,7 @@ def _train(job: TrialJob, dataset: Dataset, folder: Folder, report: Report) -> T
         }
         report(said)
     weights: dict[str, Weights] = {
-        rule: write_weights(folder, rule, kept.epoch, kept.state)
+        rule: write_weights(folder, about(job, dataset, rule, kept.epoch), kept.state)
         for rule, kept in training.kept().items()
     }
     trained: Trained = {

@@ -10,10 +10,11 @@ from studies.storage.folder import Folder
 from studies.storage.opening import open_folder
 from studies.storage.sealed import ResultError
 from studies.trial.checkpoints import TrainingState
-from studies.trial.records import read_result, read_weights
+from studies.trial.records import read_result
 from studies.trial.same_data import check_same, recorded
 from studies.trial.shapes import TrialConfig, TrialJob
 from studies.trial.stored import Trained
+from studies.trial.weights import read_weights
 
 
 class SourceError(Exception):

@@ -29,8 +29,9 @@ from studies.storage.opening import open_folder
 from studies.storage.sealed import digest, write_sealed
 from studies.study_file.loading import load_study
 from studies.study_file.study import Study
-from studies.trial.records import weights_file, write_points
+from studies.trial.records import write_points
 from studies.trial.run import run_trial
+from studies.trial.weights import weights_file
 from tests.studies.pictures import draw
 
 TINY: dict[str, Any] = {

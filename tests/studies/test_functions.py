@@ -68,8 +68,8 @@ def test_type_checkers_see_what_is_in_the_table(package: ModuleType) -> None:
         _ = package.no_such_name
 
 
-ONLY_IN_PYTHON = {"load_study"}
-"""It returns the object that other functions take, and a shell has none."""
+ONLY_IN_PYTHON = {"load_study", "load_model"}
+"""They return objects of Python, and a shell has none."""
 SAID_BY_THE_SHELL = {"as_json", "as_format", "quiet"}
 """How results are printed, and whether progress is."""
 SAID_BY_PYTHON = {"console", "command", "stop", "held_out_points"}

@@ -22,8 +22,9 @@ from studies.results.reading import read_trial
 from studies.storage.local import LocalFolder
 from studies.storage.sealed import write_sealed
 from studies.trial.rebuilding import rebuild
-from studies.trial.records import read_result, read_weights
+from studies.trial.records import read_result
 from studies.trial.run import run_trial
+from studies.trial.weights import read_weights
 from tests.studies.trial.judged import (
     DEDICATED,
     run_and_read,

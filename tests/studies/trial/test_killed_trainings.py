@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from studies.planning.expand import make_plan
 from studies.study_file.loading import load_study
-from studies.trial.records import read_epochs, read_points, read_result, weights_file
+from studies.trial.records import read_epochs, read_points, read_result
+from studies.trial.weights import weights_file
 from tests.studies.trial.interrupted_disk import EPOCHS, SOURCE
 from tests.studies.trial.world import World
 

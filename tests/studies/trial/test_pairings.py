@@ -12,8 +12,9 @@ from studies.planning.plan import PlannedTrial
 from studies.results.reading import read_trial
 from studies.storage.sealed import unseal
 from studies.study_file.loading import load_study
-from studies.trial.records import read_failure, weights_file
+from studies.trial.records import read_failure
 from studies.trial.run import run_trial
+from studies.trial.weights import weights_file
 from tests.studies.conftest import TrainAll
 from tests.studies.planning.plans import plan_of
 from tests.studies.trial.trials import ignore, place_of

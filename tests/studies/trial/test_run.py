@@ -23,8 +23,9 @@ from studies.results.reading import read_trial
 from studies.storage.local import LocalFolder
 from studies.storage.sealed import digest, unseal
 from studies.study_file.loading import load_study
-from studies.trial.records import read_checks, read_epochs, read_result, weights_file
+from studies.trial.records import read_checks, read_epochs, read_result
 from studies.trial.run import run_trial
+from studies.trial.weights import weights_file
 from tests.studies.trial.trials import (
     LABELS,
     WIDE,
@@ -403,6 +404,8 @@ ALONE = """
 import json, sys
 from studies.storage.local import LocalFolder
 from studies.trial.run import run_trial
+from studies.trial.weights import weights_file
+from studies.trial.weights import weights_file
 job = json.load(open(sys.argv[1]))
 outcome = run_trial(job, LocalFolder(sys.argv[2]), lambda _: None)
 print(outcome["trained"]["weights"]["last"]["sha256"])

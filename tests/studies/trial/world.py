@@ -24,8 +24,9 @@ from studies.storage.local import LocalFolder
 from studies.storage.sealed import ResultError, digest
 from studies.trial.checkpoints import SLOTS
 from studies.trial.claims import CLAIM, ClaimedFolder, SupersededError
-from studies.trial.records import read_checks, read_points, read_result, read_weights, weights_file
+from studies.trial.records import read_checks, read_points, read_result
 from studies.trial.run import run_trial
+from studies.trial.weights import read_weights, weights_file
 from tests.studies.trial.interrupted_disk import DIVERGES, IMAGES, ONCE, Bits, Disk, Killed, Worker
 
 # What is computed, as arithmetic

@@ -1,0 +1,293 @@
+"""Which λ and width to deploy: chosen under constraints on held-out images, told on test images."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from oat.adversaries import EvaluationAttack
+from oat.data import Split
+from oat.evaluation import Correctness, evaluate
+from oat.models import Mixed, Network, flops
+from oat.operating import OperatingPoint
+from studies.deploying.model import TrainedModel
+from studies.errors import ModelError
+from studies.statistics.intervals import wilson
+
+GRID = 11
+"""λ of a model that knows any λ that are looked at first, from 0 to 1."""
+REFINEMENTS = 3
+"""Times that the distance between λ is then halved around the best."""
+LATENCY_RUNS = (3, 15)
+"""Passes before any is timed, and that are timed."""
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What a deployed network must hold, and what is wanted most of all that do.
+
+    Attributes:
+        min_sa: Least SA, a fraction.
+        min_ra: Least RA, a fraction.
+        max_flops: Most operations for one image.
+        max_latency_ms: Longest median time of one image on this machine, in milliseconds.
+        weight_robust: Weight w of RA in what is wanted most, ``(1 - w) SA + w RA``; None is RA
+            where SA is bound, SA where RA is, and their mean where both or neither are.
+
+    Raises:
+        ModelError: A value is out of its range.
+    """
+
+    min_sa: float | None = None
+    min_ra: float | None = None
+    max_flops: float | None = None
+    max_latency_ms: float | None = None
+    weight_robust: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("min_sa", "min_ra", "weight_robust"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                hint = f"; write {value / 100:g} for {value:g} %" if 1 < value <= 100 else ""
+                raise ModelError(f"`{name}` must be a fraction in [0, 1], got {value:g}{hint}.")
+        for name in ("max_flops", "max_latency_ms"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ModelError(f"`{name}` must be above 0, got {value:g}.")
+
+    @property
+    def weight(self) -> float:
+        """Weight of RA in what is wanted most."""
+        if self.weight_robust is not None:
+            return self.weight_robust
+        if (self.min_sa is None) == (self.min_ra is None):
+            return 0.5
+        return 1.0 if self.min_ra is None else 0.0
+
+    @property
+    def wanted(self) -> str:
+        """What is wanted most, in words."""
+        if self.weight in (0, 1):
+            return "RA" if self.weight else "SA"
+        return f"{1 - self.weight:g} SA + {self.weight:g} RA"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of images, with its Wilson 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, value: float, images: int) -> "Rate":
+        """Add the interval."""
+        return cls(value, *wilson(value, images))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An operating point on held-out images.
+
+    Attributes:
+        lam: λ; None of a dedicated model.
+        width: Share of the channels.
+        sa: On held-out images.
+        ra: Likewise.
+        flops: For one image.
+        latency_ms: Median of one image on this machine; None where nobody asked for it.
+        short_of: What it lacks to hold each constraint, as a share of the bound; empty if it holds.
+    """
+
+    lam: float | None
+    width: float
+    sa: float
+    ra: float
+    flops: int
+    latency_ms: float | None
+    short_of: dict[str, float]
+
+    @property
+    def point(self) -> OperatingPoint:
+        """λ and width."""
+        return OperatingPoint(self.lam, self.width)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The chosen operating point, and what test images say of it.
+
+    Attributes:
+        model: Label and seed of the model.
+        chosen: What was chosen, or came nearest.
+        met: Whether it holds every constraint on held-out images.
+        candidates: All that were looked at, by width and λ.
+        held_out_images: How many it was chosen on.
+        test_images: How many it is told on.
+        sa: On test images.
+        ra: On test images, under the worst of `attacks`.
+        attacks: Names of the attacks on test images.
+        choosing_attack: Name of the one on held-out images.
+        confirmed: For each bound on SA and RA whether test images show it (``yes``: the whole
+            interval holds it), refute it (``no``), or leave it open.
+        constraints: What was asked for.
+    """
+
+    model: str
+    chosen: Candidate
+    met: bool
+    candidates: tuple[Candidate, ...]
+    held_out_images: int
+    test_images: int
+    sa: Rate
+    ra: Rate
+    attacks: tuple[str, ...]
+    choosing_attack: str
+    confirmed: dict[str, str]
+    constraints: Constraints
+
+
+def choose(
+    model: TrainedModel,
+    split: Split,
+    attack: EvaluationAttack,
+    bounds: Constraints,
+    *,
+    known: Callable[[OperatingPoint], tuple[float, float] | None],
+    batch_size: int,
+) -> tuple[Candidate, tuple[Candidate, ...]]:
+    """Choose an operating point on held-out images.
+
+    Every λ of the training at every width is looked at. Of a model that knows any λ, a grid is as
+    well, and then the λ half-way to the neighbours of the best, three times.
+
+    Args:
+        model: The model.
+        split: Held-out images.
+        attack: That RA is under.
+        bounds: What it must hold.
+        known: SA and RA of a point that storage has; None of another.
+        batch_size: Images at a time.
+
+    Returns:
+        The best that holds the constraints, or the one that is nearest to that; and all.
+    """
+    found: dict[OperatingPoint, Candidate] = {}
+
+    def look_at(point: OperatingPoint) -> None:
+        if point not in found:
+            rates = known(point)
+            network = model.at(*point)
+            if rates is None:
+                right = evaluate(network, split, attack, batch_size=batch_size)
+                rates = right.sa, right.ra
+            found[point] = _candidate(model, network, point, rates, bounds)
+
+    for point in model.points():
+        look_at(point)
+    if model.any_lam:
+        step = 1 / (GRID - 1)
+        for width in model.widths:
+            for i in range(GRID):
+                look_at(OperatingPoint(round(i * step, 6), width))
+        for _ in range(REFINEMENTS):
+            best = _best(found.values(), bounds)
+            step /= 2
+            assert best.lam is not None
+            for lam in (best.lam - step, best.lam + step):
+                if 0 <= lam <= 1:
+                    look_at(OperatingPoint(round(lam, 6), best.width))
+    every = sorted(found.values(), key=lambda c: (-c.width, -1 if c.lam is None else c.lam))
+    return _best(every, bounds), tuple(every)
+
+
+def _best(candidates: Iterable[Candidate], bounds: Constraints) -> Candidate:
+    """Return the best of those that hold all, or else the one that lacks least."""
+    every = list(candidates)
+    holding = [one for one in every if not one.short_of]
+    weight = bounds.weight
+
+    def worth(one: Candidate) -> tuple[float, float]:
+        return (1 - weight) * one.sa + weight * one.ra, one.sa + one.ra
+
+    if holding:
+        return max(holding, key=worth)
+    return min(every, key=lambda one: (max(one.short_of.values()), -worth(one)[0]))
+
+
+def _candidate(
+    model: TrainedModel,
+    network: Network | Mixed,
+    point: OperatingPoint,
+    rates: tuple[float, float],
+    bounds: Constraints,
+) -> Candidate:
+    sa, ra = rates
+    count = flops(network, model.image_shape)
+    latency = None
+    if bounds.max_latency_ms is not None:
+        latency = latency_of(network, model.image_shape)
+    short = {}
+    for name, value in (("min_sa", sa), ("min_ra", ra)):
+        bound = getattr(bounds, name)
+        if bound is not None and value < bound:
+            short[name] = (bound - value) / bound
+    for name, cost in (("max_flops", count), ("max_latency_ms", latency)):
+        bound = getattr(bounds, name)
+        if bound is not None and cost is not None and cost > bound:
+            short[name] = (cost - bound) / bound
+    return Candidate(point.lam, point.width_mult, sa, ra, count, latency, short)
+
+
+@torch.no_grad()
+def latency_of(network: nn.Module, image_shape: tuple[int, int, int]) -> float:
+    """Return the median time of one image on the CPU, in milliseconds."""
+    image, times = torch.rand(1, *image_shape), []
+    before, timed = LATENCY_RUNS
+    for i in range(before + timed):
+        began = time.perf_counter()
+        network(image)
+        if i >= before:
+            times.append(time.perf_counter() - began)
+    return 1000 * median(times)
+
+
+def confirm(
+    model: TrainedModel,
+    point: OperatingPoint,
+    split: Split,
+    attacks: Sequence[EvaluationAttack],
+    *,
+    batch_size: int,
+) -> tuple[Rate, Rate, int]:
+    """Judge a point on test images: SA, RA under the worst of the attacks, and how many images.
+
+    All attacks judge the images of the one that judges the fewest.
+    """
+    fewest = min((a.images for a in attacks if a.images is not None), default=None)
+    some, network = split.head(fewest), model.at(*point)
+    left: Tensor | None = None
+    right: Correctness | None = None
+    for attack in attacks:
+        found: Correctness = evaluate(
+            network, some, replace(attack, images=None), batch_size=batch_size
+        )
+        right = found
+        left = found.robust if left is None else left & found.robust
+    assert left is not None
+    assert right is not None
+    images = len(some)
+    return Rate.of(right.sa, images), Rate.of(left.double().mean().item(), images), images
+
+
+def confirmed_by(bounds: Constraints, sa: Rate, ra: Rate) -> dict[str, str]:
+    """Say of each bound on SA and RA whether an interval on test images holds it."""
+    found = {}
+    for name, bound, rate in (("min_sa", bounds.min_sa, sa), ("min_ra", bounds.min_ra, ra)):
+        if bound is not None:
+            found[name] = "yes" if rate.low >= bound else "no" if rate.high < bound else "open"
+    return found

@@ -1,0 +1,82 @@
+"""What MLflow runs to serve a model: it needs torch, NumPy and MLflow, and nothing of ours.
+
+MLflow copies this file beside the model, so that it imports nothing from here.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+SAME = 1e-6
+"""λ or widths closer than that are the same."""
+
+
+class Served(PythonModel):  # type: ignore[misc]
+    """A model at the operating point that each request names."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Read the networks, one for each width, and what they know."""
+        folder = Path(context.artifacts["model"])
+        self.record: dict[str, Any] = json.loads((folder / "record.json").read_text())
+        self.networks = {
+            float(width): torch.export.load(str(folder / name)).module()
+            for width, name in self.record["files"].items()
+        }
+
+    def predict(
+        self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None
+    ) -> Any:
+        """Classify images.
+
+        Args:
+            context: Not used.
+            model_input: Images in [0, 1], shape (N, C, H, W).
+            params: ``lam`` and ``width_mult``, where the model has them.
+
+        Returns:
+            Logits, shape (N, K).
+
+        Raises:
+            MlflowException: Images, λ or width do not fit the model; an answer of 400.
+        """
+        params = params or {}
+        images = torch.from_numpy(np.asarray(model_input, dtype=np.float32))
+        shape = tuple(self.record["image_shape"])
+        if images.ndim != 4 or tuple(images.shape[1:]) != shape or not len(images):
+            raise _refused(f"images must have the shape (N, {shape}), got {tuple(images.shape)}")
+        if not bool(((images >= 0) & (images <= 1)).all()):
+            raise _refused("images must be in [0, 1]; divide bytes by 255")
+        network = self.networks[self._known("width_mult", params.get("width_mult", 1.0))]
+        with torch.no_grad():
+            if not self.record["lams"]:
+                return network(images).numpy()
+            lam = self._lam(params.get("lam", self.record["default_lam"]))
+            return network(images, torch.full((len(images),), lam)).numpy()
+
+    def _lam(self, lam: float) -> float:
+        if not self.record["any_lam"]:
+            return self._known("lam", lam)
+        if not 0 <= lam <= 1:
+            raise _refused(f"lam must be in [0, 1], got {lam:g}")
+        return float(lam)
+
+    def _known(self, name: str, value: float) -> float:
+        known = {"lam": self.record["lams"], "width_mult": list(self.networks)}[name]
+        for one in known:
+            if abs(one - value) < SAME:
+                return float(one)
+        said = ", ".join(f"{one:g}" for one in known)
+        raise _refused(f"{name} must be one of {said}, got {value:g}")
+
+
+def _refused(said: str) -> MlflowException:
+    return MlflowException.invalid_parameter_value(f"{said}.")
+
+
+set_model(Served())

@@ -1,0 +1,102 @@
+"""A trained model in MLflow: served over HTTP, with λ and width in each request."""
+
+import json
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from oat.data import Split, unit
+from studies.deploying.exporting import example_of
+from studies.deploying.formats import write_pt2
+from studies.deploying.model import TrainedModel
+from studies.errors import ModelError
+from studies.tracking.experiment import Experiment
+from studies.tracking.model_registry import ModelToLog, Registered, register
+
+SCRIPT = Path(__file__).with_name("served_model.py")
+PACKAGES = ("torch", "numpy", "mlflow")
+
+
+def serve_by(
+    experiment: Experiment,
+    model: TrainedModel,
+    held_out: Split,
+    *,
+    lam: float | None,
+    width: float | None,
+    alias: str | None,
+) -> Registered:
+    """Log a model with the run that trained it, and register it under the study's name.
+
+    Args:
+        experiment: Of the study.
+        model: The model, on the CPU.
+        held_out: One of its images is the example of a request.
+        lam: The λ of a request that names none; None is the first of the model.
+        width: The width of such a request; None is the widest.
+        alias: Points to the new version; None for none.
+
+    Raises:
+        ModelError: The trial has no run in MLflow, or the model has no such point.
+        TrackingError: MLflow does not take it.
+    """
+    first = model.lams[0] if model.has_knob and lam is None else lam
+    widest = max(model.widths) if width is None else width
+    model.check(first, widest)
+    run_id = _run_of(experiment, model)
+    defaults = {"lam": first} if first is not None else {}
+    if len(model.widths) > 1:
+        defaults["width_mult"] = widest
+    with tempfile.TemporaryDirectory(prefix="oat-export-") as place:
+        folder = Path(place) / "model"
+        folder.mkdir()
+        _write(model, held_out, folder, first)
+        logged = ModelToLog(
+            script=SCRIPT,
+            folder=folder,
+            example=unit(held_out.images[:1]).numpy(),
+            classes=len(model.classes),
+            params=defaults,
+            requirements=[f"{name}=={version(name).partition('+')[0]}" for name in PACKAGES],
+            said={
+                "study": experiment.study,
+                "model": model.label,
+                "run_key": model.about["run_key"],
+                "checkpoint": model.about["checkpoint"],
+                "lams": list(model.lams),
+                "any_lam": model.any_lam,
+                "widths": list(model.widths),
+                "classes": list(model.classes),
+            },
+        )
+        return register(experiment.uri, run_id, experiment.study, logged, alias)
+
+
+def _run_of(experiment: Experiment, model: TrainedModel) -> str:
+    key = model.about["run_key"]
+    runs = experiment.trial_runs(key)
+    if not runs:
+        raise ModelError(
+            f"MLflow at '{experiment.uri}' has no run of {model.label} ({key}); `oat sync` brings "
+            "it from storage."
+        )
+    return runs[0]
+
+
+def _write(model: TrainedModel, held_out: Split, folder: Path, default: float | None) -> None:
+    """Write a network for each width, and what they know."""
+    files = {}
+    for width in model.widths:
+        module = model.knob(width) if model.has_knob else model.at(None, width)
+        name = f"width-{width:g}.pt2"
+        write_pt2(module, example_of(model, held_out, whole=model.has_knob), folder / name)
+        files[f"{width:g}"] = name
+    record = {
+        "files": files,
+        "image_shape": list(model.image_shape),
+        "lams": list(model.lams),
+        "any_lam": model.any_lam,
+        "default_lam": default,
+        "classes": list(model.classes),
+    }
+    (folder / "record.json").write_text(json.dumps(record, indent=1))

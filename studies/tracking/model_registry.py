@@ -1,0 +1,111 @@
+"""A model in MLflow: logged with a trial's run and registered under the study's name."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import numpy as np
+from mlflow.models import Model, ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+from numpy.typing import NDArray
+
+from studies.tracking.experiment import refusals
+
+
+@dataclass(frozen=True)
+class ModelToLog:
+    """What MLflow is given.
+
+    Attributes:
+        script: What it runs to serve the model.
+        folder: Its files.
+        example: Images (N, C, H, W), as a request has them.
+        classes: Number of classes.
+        params: What a request may set, with its default.
+        requirements: Packages, pinned.
+        said: What the model's page shows beside it.
+    """
+
+    script: Path
+    folder: Path
+    example: NDArray[np.float32]
+    classes: int
+    params: dict[str, float]
+    requirements: list[str]
+    said: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model.
+
+    Attributes:
+        name: Of the registered model.
+        version: Of it, from 1.
+        uri: By which MLflow loads it.
+    """
+
+    name: str
+    version: str
+    uri: str
+
+    def sentence(self) -> str:
+        """Say what there is now, and how to serve it."""
+        return (
+            f"{self.uri} is registered; `mlflow models serve -m {self.uri}` serves it, with "
+            "MLFLOW_TRACKING_URI set to where it lies."
+        )
+
+
+def register(uri: str, run_id: str, name: str, model: ModelToLog, alias: str | None) -> Registered:
+    """Log a model with a run and register it.
+
+    Args:
+        uri: Tracking URI.
+        run_id: Run of the trial that trained it.
+        name: Of the registered model; a new version of it is made.
+        model: What is logged.
+        alias: Points to the new version; None for none.
+
+    Raises:
+        TrackingError: MLflow does not take it.
+    """
+    classes = TensorSpec(np.dtype(np.float32), (-1, model.classes))
+    images = TensorSpec(np.dtype(np.float32), (-1, *model.example.shape[1:]))
+    params = [ParamSpec(key, "double", default) for key, default in model.params.items()]
+    signature = ModelSignature(
+        Schema([images]), Schema([classes]), ParamSchema(params) if params else None
+    )
+    with refusals(uri), _asking(uri):
+        # not `mlflow.pyfunc.log_model`, which would open the finished run again
+        logged = Model.log(
+            None,
+            mlflow.pyfunc,
+            registered_model_name=name,
+            run_id=run_id,
+            name=name,
+            python_model=str(model.script),
+            artifacts={"model": str(model.folder)},
+            signature=signature,
+            input_example=(model.example, model.params) if params else model.example,
+            pip_requirements=model.requirements,
+            metadata=dict(model.said),
+        )
+        made = str(logged.registered_model_version)
+        if alias is not None:
+            MlflowClient(tracking_uri=uri).set_registered_model_alias(name, alias, made)
+    return Registered(name, made, f"models:/{name}/{made}")
+
+
+@contextmanager
+def _asking(uri: str) -> Iterator[None]:
+    """Let MLflow's functions ask a store, and then the one that they asked before."""
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)

@@ -1,0 +1,108 @@
+"""Weights of a trained model: files that say by themselves which network they are of."""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
+
+from studies.storage.folder import Folder
+from studies.storage.sealed import ResultError
+from studies.trial.shapes import Fields, TrialConfig, TrialJob
+from studies.trial.stored import Trained, Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from oat.data import Dataset
+
+KEY = "oat"
+"""Key of the metadata in a safetensors file under which `About` stands, as JSON."""
+
+
+class About(TypedDict):
+    """What a weights file says of itself.
+
+    Attributes:
+        run_key: Of the trial.
+        config: All that decides the weights: network, method, λ set, widths, data, seed, ….
+        image_shape: Channels, height and width of the images.
+        classes: Names of the classes, by index.
+        checkpoint: Rule by which the weights were chosen.
+        epoch: That they are of, from 1.
+        point: λ and width of a model that was exported at one operating point.
+    """
+
+    run_key: str
+    config: TrialConfig
+    image_shape: list[int]
+    classes: list[str]
+    checkpoint: str
+    epoch: int
+    point: NotRequired[Fields]
+
+
+def about(job: TrialJob, dataset: "Dataset", checkpoint: str, epoch: int) -> About:
+    """Describe the weights of a trial, by a checkpoint rule and of an epoch."""
+    return {
+        "run_key": job["run_key"],
+        "config": job["config"],
+        "image_shape": list(dataset.image_shape),
+        "classes": list(dataset.classes),
+        "checkpoint": checkpoint,
+        "epoch": epoch,
+    }
+
+
+def weights_file(rule: str) -> str:
+    """Return the name of the file that holds the weights of a checkpoint rule."""
+    return "model.safetensors" if rule == "last" else f"model-{rule}.safetensors"
+
+
+def pack(state: Mapping[str, "Tensor"], said: Mapping[str, object]) -> bytes:
+    """Make a safetensors file of a network's state, with what it says of itself."""
+    from safetensors.torch import save
+
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    return save(tensors, {KEY: json.dumps(said)})
+
+
+def write_weights(folder: Folder, said: About, state: Mapping[str, "Tensor"]) -> Weights:
+    """Write the weights of a checkpoint rule.
+
+    Args:
+        folder: The trial's folder.
+        said: What the file says of itself.
+        state: The network's state dict.
+    """
+    data = pack(state, said)
+    folder.write(weights_file(said["checkpoint"]), data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return {"epoch": said["epoch"], "sha256": sha256, "bytes": len(data)}
+
+
+def read_weights(folder: Folder, trained: Trained, rule: str) -> bytes:
+    """Read the weights of a checkpoint rule.
+
+    Raises:
+        ResultError: They are not those that were written.
+    """
+    data = folder.read(weights_file(rule))
+    if hashlib.sha256(data).hexdigest() != trained["weights"][rule]["sha256"]:
+        raise ResultError(f"'{folder.sub(weights_file(rule)).uri}' is not what was written.")
+    return data
+
+
+def said_by(data: bytes) -> dict[str, object] | None:
+    """Return what a weights file says of itself; None of one that says nothing.
+
+    Raises:
+        ValueError: It is no safetensors file.
+    """
+    try:
+        (length,) = struct.unpack("<Q", data[:8])
+        header = json.loads(data[8 : 8 + length])
+        told = header.get("__metadata__", {}).get(KEY)
+        return None if told is None else cast(dict[str, object], json.loads(told))
+    except (struct.error, ValueError, AttributeError, MemoryError) as error:
+        raise ValueError("it is no safetensors file") from error
