@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from oat.data import Split, unit
+from oat.models import Pair
 from oat.operating import OperatingPoint
 from studies.deploying.formats import Run, read_onnx, read_pt2, write_onnx, write_pt2
 from studies.deploying.loading import open_file
@@ -155,7 +156,7 @@ def export_to(
         module = model.knob(at) if whole else model.at(lam, at)
         lams = _lams_to_check(model) if whole else ()
         run = _write(model, module, target, path, held_out, OperatingPoint(lam, at))
-        references = tuple(model.at(one, at) for one in lams) if whole else (module,)
+        references = tuple(_reference(model, one, at) for one in lams) if whole else (module,)
         found = _agree(run, references, held_out, lams)
     _refuse_if_apart(found, path)
     record = _record(model, target, path, found, study, None if whole else lam, width)
@@ -194,6 +195,12 @@ def example_of(model: TrainedModel, held_out: Split, *, whole: bool) -> tuple[Te
     """Return inputs of a module: two images, and a λ for each where it has a knob."""
     images = unit(held_out.images[:2])
     return (images, torch.full((len(images),), model.lams[0])) if whole else (images,)
+
+
+def _reference(model: TrainedModel, lam: float, width: float) -> nn.Module:
+    """Return what a whole knob must be at one λ; that of a mixture gives log-probabilities."""
+    network = model.at(lam, width)
+    return nn.Sequential(network, nn.LogSoftmax(1)) if isinstance(model.network, Pair) else network
 
 
 def _lams_to_check(model: TrainedModel) -> tuple[float, ...]:
