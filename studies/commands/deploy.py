@@ -101,7 +101,8 @@ def calibrate(
         if one.eps == resolved.attack.eps and not isinstance(one, Transfer)
     ]
     judges = own or [attack]
-    sa, ra, images = confirm(model, chosen.point, dataset.test, judges, batch_size=size)
+    test = dataset.test.head(resolved.evaluate.images)
+    sa, ra, images = confirm(model, chosen.point, test, judges, batch_size=size)
     return Calibration(
         model=f"{model.label} seed {trial.seed}",
         chosen=chosen,

@@ -29,9 +29,8 @@ class Served(PythonModel):  # type: ignore[misc]
             for width, name in self.record["files"].items()
         }
 
-    def predict(
-        self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None
-    ) -> Any:
+    # without types, as MLflow would take them for the schema of a request
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Classify images.
 
         Args:

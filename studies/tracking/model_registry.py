@@ -1,5 +1,7 @@
 """A model in MLflow: logged with a trial's run and registered under the study's name."""
 
+import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +15,8 @@ from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 from numpy.typing import NDArray
 
 from studies.tracking.experiment import refusals
+
+TRACKING_URI = "MLFLOW_TRACKING_URI"
 
 
 @dataclass(frozen=True)
@@ -102,10 +106,18 @@ def register(uri: str, run_id: str, name: str, model: ModelToLog, alias: str | N
 
 @contextmanager
 def _asking(uri: str) -> Iterator[None]:
-    """Let MLflow's functions ask a store, and then the one that they asked before."""
-    before = mlflow.get_tracking_uri()
+    """Let MLflow's functions ask a store, and leave things afterwards as if they had not.
+
+    They keep it for the process, and in the environment for others. What they say meanwhile is
+    about their insides.
+    """
+    there = os.environ.get(TRACKING_URI)  # also after the user has called `set_tracking_uri`
     mlflow.set_tracking_uri(uri)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)
+        if there is not None:
+            os.environ[TRACKING_URI] = there

@@ -59,10 +59,10 @@ def test_quickstart_is_the_study_of_the_readme() -> None:
     study = load_study("quickstart")
     lams = (0.0, 0.1, 0.2, 0.3, 0.4, 1.0)
     methods = study.all_methods()
-    assert methods[0] == Oat(lambda_choices=lams)
+    assert methods[0] == Oat(lambda_choices=lams, encoding_dim=6, zero_share=0.4)
     assert [m.lam for m in methods if isinstance(m, PgdAt)] == list(lams)
     assert [m.beta for m in methods if isinstance(m, Trades)] == [1, 6]
-    assert (study.data.name, study.attack.eps) == ("digits", 0.2)
+    assert (study.data.name, study.attack.eps) == ("digits", 0.12)
     assert [attack.label for attack in study.attacks()] == ["pgd20"]
 
 
