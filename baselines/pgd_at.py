@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from oat.attacks import Attack
 from oat.lambdas import check_lam
-from oat.method import Work
-from oat.models.config import Conditioning
-from oat.operating import OperatingPoint
+from oat.method import Dedicated, Work
 from oat.widths import check_width
 
 if TYPE_CHECKING:
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class PgdAt:
+class PgdAt(Dedicated):
     """One plain network for one λ: 0 is standard training, 1 is Madry's adversarial training.
 
     Attributes:
@@ -39,10 +37,6 @@ class PgdAt:
     def __post_init__(self) -> None:
         check_lam(self.lam)
         check_width(self.width_mult)
-
-    def conditioning(self) -> Conditioning:
-        """Return a plain network of the method's width."""
-        return Conditioning(base_width=self.width_mult)
 
     def losses(
         self,
@@ -64,14 +58,6 @@ class PgdAt:
             generator=generator,
             label_smoothing=label_smoothing,
         )
-
-    def fixed_shapes(self) -> bool:
-        """Nothing is drawn that would change them."""
-        return True
-
-    def operating_points(self, lams: Sequence[float]) -> list[OperatingPoint]:
-        """Return the only one: the network is not conditioned."""
-        return [OperatingPoint(None)]
 
     def work(self, attack: Attack, batch_size: int) -> dict[float, Work]:
         """Clean pass if λ < 1, attack and adversarial pass if λ > 0."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from oat.attacks import Attack
-from oat.method import Work
-from oat.models.config import Conditioning
-from oat.operating import OperatingPoint
+from oat.method import Dedicated, Work
 from oat.widths import check_width
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ PUBLISHED_REACH = 10 * 0.007 / 0.031
 
 
 @dataclass(frozen=True)
-class Trades:
+class Trades(Dedicated):
     """One plain network for one β: 0 is standard training, larger is more robust.
 
     Attributes:
@@ -51,10 +49,6 @@ class Trades:
         if not 0 <= self.beta < float("inf"):
             raise ValueError(f"`beta` must be a finite number of at least 0, got {self.beta:g}.")
 
-    def conditioning(self) -> Conditioning:
-        """Return a plain network of the method's width."""
-        return Conditioning(base_width=self.width_mult)
-
     def losses(
         self,
         model: Network,
@@ -76,14 +70,6 @@ class Trades:
             generator=generator,
             label_smoothing=label_smoothing,
         )
-
-    def fixed_shapes(self) -> bool:
-        """Nothing is drawn that would change them."""
-        return True
-
-    def operating_points(self, lams: Sequence[float]) -> list[OperatingPoint]:
-        """Return the only one: the network is not conditioned."""
-        return [OperatingPoint(None)]
 
     def work(self, attack: Attack, batch_size: int) -> dict[float, Work]:
         """Clean pass; if β > 0 the frozen clean probabilities, attack and adversarial pass."""

@@ -7,6 +7,8 @@ from typing import Any, NotRequired, TypedDict
 from baselines import Interpolate, Mix, PgdAt, Trades
 from oat.method import Method, Oat, Oats
 from oat.recipe import SHARED, TrainConfig
+from studies.errors import StudyError
+from studies.own_code import code_of, is_own, own_method
 
 RESULTS_VERSION = 2
 """Part of every run key; raised by a commit that changes the numbers that a config leads to."""
@@ -60,7 +62,7 @@ class WithMethod(TypedDict):
     """A trial's config, as far as it says which method that is.
 
     Attributes:
-        method: ``name``, and the fields of that method.
+        method: ``name``, and the fields of that method; of one of the user's also ``code``.
         start: Not there where the training begins with random weights.
     """
 
@@ -68,10 +70,31 @@ class WithMethod(TypedDict):
     start: NotRequired[Start]
 
 
+def method_class(name: str) -> type[Any]:
+    """Return the class of a method by its name; one of the user's is imported.
+
+    Raises:
+        StudyError: There is none, or it is no method.
+    """
+    if name not in METHODS and is_own(name):
+        METHODS[name] = own_method(name)
+    return METHODS[name]
+
+
 def method_of(config: WithMethod) -> Method:
-    """Build the method of a trial's config."""
+    """Build the method of a trial's config.
+
+    Raises:
+        StudyError: It is one of the user's, and its code is not there or is not the same.
+    """
     values = tuples(config["method"])
-    method: Method = METHODS[values.pop("name")](**values)
+    name, code = values.pop("name"), values.pop("code", None)
+    method: Method = method_class(name)(**values)
+    if code_of(method) != code:
+        raise StudyError(
+            f"The code of the method '{name}' is not that of the trial ({code_of(method)} here, "
+            f"{code} there); give every node the same file, or run the study anew."
+        )
     return method
 
 

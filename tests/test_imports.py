@@ -13,6 +13,7 @@ STUDIES_ONLY = {"ray", "mlflow", "optuna", "pandas", "pydantic"}
 NUMERICAL = {"torch", "torchvision", "numpy", "PIL"}  # torchvision brings Pillow
 ROOMS = (
     "errors",
+    "own_code",
     "known_methods",
     "naming",
     "console",
@@ -30,6 +31,7 @@ ROOMS = (
     "report",
     "driver",
     "measuring",
+    "testing",
     "deploying",
     "commands",
     "cli",

@@ -1,5 +1,6 @@
 """What must hold on every node of a cluster: versions, data, storage, clock."""
 
+import re
 import socket
 import time
 import uuid
@@ -18,6 +19,7 @@ from studies.driver.checks import (
 )
 from studies.driver.same_data import KnownData
 from studies.errors import StorageError, StudyError
+from studies.own_code import codes, is_own
 from studies.planning.run_keys import absolute_root
 from studies.storage.folder import Folder
 from studies.storage.opening import check_writable, open_folder
@@ -50,6 +52,7 @@ class NodeSight(TypedDict):
         data_error: Why it cannot, if so.
         sees_storage: Whether it sees the storage of the driver; not there if it cannot look.
         storage_error: What storage does not do, if so.
+        codes: Of each method of the user's the digest of its code, or why it is not there.
     """
 
     host: str
@@ -63,6 +66,7 @@ class NodeSight(TypedDict):
     data_error: NotRequired[str]
     sees_storage: NotRequired[bool]
     storage_error: NotRequired[str]
+    codes: dict[str, str]
 
 
 class NodeAnswer(NodeSight):
@@ -115,12 +119,13 @@ def check_nodes(
     data = replace(study.data, root=absolute_root(study.data))
     marker = f".preflight-{uuid.uuid4().hex[:8]}"
     folder.write(marker, b"")
+    own = _own_methods(study)
     began = time.time()
     ask = ray.remote(num_cpus=0, max_retries=0)(_look_around)
     asked = {
         ask.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(data, folder.uri, marker): node
+        ).remote(data, folder.uri, marker, own): node
         for node in nodes
         if node["Alive"] and _may_run(study, node["Resources"])
     }
@@ -145,7 +150,11 @@ def _may_run(study: Study, have: Mapping[str, float]) -> bool:
     )
 
 
-def _look_around(data: DataConfig, folder_uri: str, marker: str) -> NodeSight:
+def _own_methods(study: Study) -> list[str]:
+    return sorted({method.name for method in study.all_methods() if is_own(method.name)})
+
+
+def _look_around(data: DataConfig, folder_uri: str, marker: str, own: list[str]) -> NodeSight:
     """Tell what a node is and sees; runs there."""
     from studies.cluster.ray_internals import token_is_enabled
 
@@ -154,6 +163,7 @@ def _look_around(data: DataConfig, folder_uri: str, marker: str) -> NodeSight:
         "versions": versions(),
         "clock": time.time(),
         "token": token_is_enabled(),
+        "codes": codes(own),
     }
     try:
         dataset = load(data)
@@ -224,8 +234,18 @@ def _judge_node(
             )
         return "the same as here, and can be written"
 
+    def code() -> str:
+        for method, here in codes(_own_methods(study)).items():
+            there = told["codes"][method]
+            if there != here:
+                said = f"has other code of the method '{method}' ({there} there, {here} here)"
+                said = said if re.fullmatch("[0-9a-f]{12}", there) else f"says: {there}"
+                raise StudyError(f"{where} {said.rstrip('.')}; give every node the same file.")
+        return ", ".join(f"{method} {digest}" for method, digest in told["codes"].items())
+
     checks = [
         checked(f"{name}: versions", same_versions),
+        *([checked(f"{name}: code", code)] if told["codes"] else []),
         checked(f"{name}: data", data),
         checked(f"{name}: storage", storage),
     ]

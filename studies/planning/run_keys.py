@@ -10,6 +10,7 @@ from oat.method import Method
 from oat.paths import local_path
 from oat.recipe import TrainConfig
 from studies.known_methods import JUDGED_AT, RESULTS_VERSION
+from studies.own_code import code_of
 from studies.storage.sealed import digest
 from studies.study_file.method_blocks import Entry
 from studies.study_file.study import Study
@@ -30,7 +31,7 @@ def trial_config(
         "model": asdict(study.model),
         "train": _lists(asdict(train or study.train)),
         "attack": asdict(study.attack),
-        "method": {"name": method.name, **_weighty(_lists(asdict(method)))},  # type: ignore[call-overload]
+        "method": {**_named(method), **_weighty(_lists(asdict(method)))},  # type: ignore[call-overload]
     }
 
 
@@ -52,7 +53,7 @@ def key_config(study: Study, method: Method, seed: int, train: TrainConfig) -> T
         "model": _changed(study.model),
         "train": _changed(train),
         "attack": _changed(study.attack),
-        "method": {"name": method.name, **_weighty(_lists(_changed(method)))},
+        "method": {**_named(method), **_weighty(_lists(_changed(method)))},
     }
 
 
@@ -118,6 +119,12 @@ def _changed(config: Any) -> dict[str, Any]:
         for field in fields(config)
         if getattr(config, field.name) != field.default
     }
+
+
+def _named(method: Method) -> dict[str, str]:
+    """Return a method's name, and the digest of its code where that is the user's."""
+    code = code_of(method)
+    return {"name": method.name} if code is None else {"name": method.name, "code": code}
 
 
 def _weighty(values: dict[str, Any]) -> dict[str, Any]:

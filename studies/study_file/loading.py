@@ -19,7 +19,7 @@ from oat.recipe import TrainConfig
 from studies.errors import StudyError
 from studies.study_file.evaluate_block import PLAIN_ATTACK, Evaluate
 from studies.study_file.faults import explain, kind_of
-from studies.study_file.method_blocks import METHOD_BLOCKS, Resources, Settings, Start
+from studies.study_file.method_blocks import Resources, Settings, Start, block_of
 from studies.study_file.plain_yaml import read_yaml
 from studies.study_file.study import Study
 from studies.study_file.tune_block import tune_keys
@@ -154,7 +154,7 @@ def _known_keys(path: Sequence[str | int], data: Any) -> list[str]:
         case ["tune", *inner]:
             return tune_keys(inner)
         case ["methods", int(i), *_]:
-            return list(METHOD_BLOCKS[data["methods"][i]["name"]].model_fields)
+            return list(block_of(data["methods"][i]["name"]).model_fields)
         case ["evaluate"]:
             return list(Evaluate.model_fields)
         case ["evaluate", "attacks", int(i), *_]:

@@ -6,6 +6,7 @@ nothing is said twice. A list where a dedicated method takes one value makes one
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from functools import cached_property, reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -14,7 +15,10 @@ from pydantic import (
     BaseModel,
     Discriminator,
     Field,
+    SerializeAsAny,
     SerializerFunctionWrapHandler,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     create_model,
     model_serializer,
     model_validator,
@@ -23,7 +27,9 @@ from pydantic import (
 from baselines import Pairing
 from oat.method import Method
 from oat.recipe import SHARED, TrainConfig
-from studies.known_methods import METHODS, begins_in_words, describe
+from studies.errors import StudyError
+from studies.known_methods import METHODS, begins_in_words, describe, method_class
+from studies.own_code import is_own
 from studies.study_file.tune_block import STRICT, SWEPT
 
 SMALLEST_SHARE = 1e-4
@@ -138,7 +144,7 @@ class MethodBlock(BaseModel):
             if getattr(self, key) == ():
                 raise ValueError(f"`{key}` must name at least one value, got an empty list.")
         self.expand()  # the methods check their values themselves
-        if self.train is not None and issubclass(METHODS[self.name], Pairing):
+        if self.train is not None and issubclass(method_class(self.name), Pairing):
             raise ValueError(f"`train` must be left out of {self.name}, which trains nothing.")
         return self
 
@@ -152,7 +158,7 @@ class MethodBlock(BaseModel):
     def expand(self) -> list[Method]:
         """Return the methods that the block stands for, one for each value of its lists."""
         swept = SWEPT.get(self.name, {})
-        fields = [field.name for field in dataclasses.fields(METHODS[self.name])]
+        fields = [field.name for field in dataclasses.fields(method_class(self.name))]
         values = [getattr(self, swept.get(field, field)) for field in fields]
         lists = [
             value if field in swept and isinstance(value, tuple) else (value,)
@@ -160,7 +166,7 @@ class MethodBlock(BaseModel):
         ]
         # the last field varies slowest: all values of λ at one width, then at the next
         return [
-            METHODS[self.name](**dict(zip(reversed(fields), some, strict=True)))
+            method_class(self.name)(**dict(zip(reversed(fields), some, strict=True)))
             for some in itertools.product(*reversed(lists))
         ]
 
@@ -207,22 +213,52 @@ class DedicatedBlock(MethodBlock):
 
 def _method_block(name: str) -> type[MethodBlock]:
     """Make the schema of a method's block from the fields of its config."""
-    hints = get_type_hints(METHODS[name])
+    kind_of_method = method_class(name)
+    hints = get_type_hints(kind_of_method)
     keys: dict[str, Any] = {"name": (Literal[name], ...)}
     many: Any = tuple
-    for field in dataclasses.fields(METHODS[name]):
+    for field in dataclasses.fields(kind_of_method):
         kind, key = hints[field.name], SWEPT.get(name, {}).get(field.name)
         default = ... if field.default is dataclasses.MISSING else field.default
         keys[key or field.name] = (kind | many[kind, ...] if key else kind, default)
     base = DedicatedBlock if name in SWEPT else MethodBlock
-    return create_model(f"{METHODS[name].__name__}Block", __base__=base, **keys)
+    return create_model(f"{kind_of_method.__name__}Block", __base__=base, **keys)
 
 
 METHOD_BLOCKS = {name: _method_block(name) for name in METHODS}
+
+
+def block_of(name: str) -> type[MethodBlock]:
+    """Return the schema of a method's entry; that of one of the user's is made here.
+
+    Raises:
+        StudyError: There is none, or it is no method.
+    """
+    if name not in METHOD_BLOCKS and is_own(name):
+        fields = {field.name for field in dataclasses.fields(method_class(name))}
+        lists = {"lam": "lam", "beta": "beta", "width_mult": "width_mults"}
+        SWEPT[name] = {field: key for field, key in lists.items() if field in fields}
+        METHOD_BLOCKS[name] = _method_block(name)
+    return METHOD_BLOCKS[name]
+
+
+def _own_or_ours(value: Any, ours: ValidatorFunctionWrapHandler) -> MethodBlock:
+    """Check an entry by the schema of its method, one of the user's included."""
+    name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
+    try:
+        return block_of(str(name)).model_validate(value) if is_own(name) else ours(value)
+    except StudyError as error:  # pydantic takes no other errors
+        raise ValueError(str(error)) from error
+
+
 if TYPE_CHECKING:
     AnyMethodBlock = MethodBlock
 else:
-    AnyMethodBlock = Annotated[reduce(or_, METHOD_BLOCKS.values()), Discriminator("name")]
+    AnyMethodBlock = Annotated[
+        Annotated[reduce(or_, METHOD_BLOCKS.values()), Discriminator("name")],
+        WrapValidator(_own_or_ours),
+        SerializeAsAny(),
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
