@@ -1,6 +1,7 @@
 """Points, times and lists in words, as every table, note and progress line writes them."""
 
 import math
+import re
 from collections.abc import Iterable
 from typing import NotRequired, TypedDict
 
@@ -81,3 +82,17 @@ def listed(names: Iterable[str]) -> str:
     known = list(dict.fromkeys(names))
     more = len(known) - MANY
     return ", ".join(known[:MANY]) + (f" and {more} more" if more > 0 else "")
+
+
+LONGEST = 250
+"""Characters that a sentence shows of anything in quotes, at most; a path is rarely longer."""
+
+
+def one_line(said: str) -> str:
+    """Return a sentence in one line, whatever the values in it: long ones are cut.
+
+    Control characters are written as Python writes them, and so are halves of characters, which
+    stand for bytes that are no text.
+    """
+    cut = re.sub(rf"'([^']{{{LONGEST}}})[^']+'", r"'\1…'", said)
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)

@@ -11,6 +11,7 @@ DENIED = "ACCESS_DENIED"
 """How pyarrow calls an answer of 403."""
 
 REFUSED = (DENIED, "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "EXPIRED_TOKEN")
+GOOGLE = "google::cloud::Status("
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CURE = (
     "; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that they may list, read, write and "
@@ -56,4 +57,6 @@ def failure(verb: str, place: object, error: OSError) -> StorageError:
 def words_of(error: Exception) -> str:
     """Return what an error says, in one line and without credentials."""
     said = getattr(error, "strerror", None) or str(error)
+    if said.startswith(GOOGLE):  # a page, with what has failed at its end
+        said = said.partition(" error_info=")[0].rpartition("error message was: ")[2]
     return without_credentials(" ".join(said.split())).rstrip(".")

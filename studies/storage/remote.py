@@ -14,6 +14,10 @@ OBJECT_STORES = frozenset({"s3", "gcs", "abfs"})
 ONE_REQUEST = "allow_delayed_open"
 """Parameter of pyarrow's S3 URIs: opening asks nothing, so that a small file is one request."""
 
+GIVES_UP, RETRY_SECONDS = "retry_limit_seconds", 20
+"""Parameter of pyarrow's URIs of Google's store, which would try for a quarter of an hour, and
+cannot be stopped meanwhile."""
+
 
 class RemoteFolder:
     """A folder behind a URI that pyarrow knows, such as ``s3://bucket/path``.
@@ -49,6 +53,9 @@ class RemoteFolder:
         if uri.startswith("s3://") and ONE_REQUEST not in query:
             query = f"{query}&{ONE_REQUEST}=true".removeprefix("&")
             uri = f"{place}?{query}"
+        if uri.startswith(("gs://", "gcs://")) and GIVES_UP not in query:
+            query = f"{query}&{GIVES_UP}={RETRY_SECONDS}".removeprefix("&")
+            uri = f"{place}?{query}"
         try:
             self._system, path = fs.FileSystem.from_uri(uri)
         except (ValueError, OSError) as error:
@@ -57,6 +64,11 @@ class RemoteFolder:
             ) from (error)
         self._path = path.rstrip("/")
         self._objects = self._system.type_name in OBJECT_STORES
+        if self._objects and not self._path.strip("/"):
+            raise StorageError(
+                f"`--storage` '{self.uri}' names no bucket; write {place.partition('://')[0]}://"
+                "BUCKET/FOLDER."
+            )
 
     def check_bucket(self) -> None:
         """Ask an object store for the bucket; elsewhere, folders are made as they are needed.

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from oat.names import unknown
 from studies.errors import StudyError
+from studies.naming import one_line
 from studies.study_file.plain_yaml import write_yaml
 
 Path = tuple[str | int, ...]
@@ -39,7 +40,7 @@ def explain(
             missing = fault["type"] in MISSING
             faults.setdefault(_real_path(fault["loc"], data, missing), []).append(fault)
         lines = [
-            _sentence(path, found, data, known_keys)
+            one_line(_sentence(path, found, data, known_keys))
             for path, found in faults.items()
             # of what may be a number or a list, a list is told by its faulty values alone
             if not any(path == other[: len(path)] for other in faults if len(other) > len(path))
@@ -96,6 +97,11 @@ def _sentence(
         return f"`{where}.name`: " + unknown(_what(path), str(fault["ctx"]["tag"]), tags)
     if kind == "union_tag_not_found":
         return f"`{where}.name` is required: the name of the {_what(path)}."
+    if kind == "invalid_key":
+        return (
+            f"`{_dotted(path[:-1])}` has the key {path[-1]!r}, which is no text; in braces a comma "
+            "begins another entry, so write 1.5 for 1,5."
+        )
     if kind in MISSING:
         return f"`{where}` is required."
     if kind == "value_error":
@@ -122,6 +128,7 @@ NAMED = ("methods", "attacks")
 """Lists of blocks that have a name."""
 BLOCK = "a block of keys"
 PLAIN = {
+    "int_parsing_size": "a valid integer",
     "tuple_type": "a list",
     "string_type": "text",
     "dict_type": BLOCK,
@@ -132,13 +139,18 @@ PLAIN = {
 """What pydantic wants, in words of the study file where its own are Python's."""
 
 
+SHOWN = 60
+"""Characters that are shown of a value."""
+
+
 def kind_of(value: Any) -> str:
     """Return a value for a sentence; of a list or a mapping that it is one."""
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, list | tuple):
         return "a list"
-    return "nothing" if value is None else repr(value)
+    said = "nothing" if value is None else repr(value)
+    return said if len(said) <= SHOWN else f"{said[:SHOWN]}…'"
 
 
 def _what(path: Path) -> str:

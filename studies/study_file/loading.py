@@ -17,6 +17,7 @@ from oat.models import ModelConfig
 from oat.names import unknown
 from oat.recipe import TrainConfig
 from studies.errors import StudyError
+from studies.naming import one_line
 from studies.study_file.evaluate_block import PLAIN_ATTACK, Evaluate
 from studies.study_file.faults import explain, kind_of
 from studies.study_file.method_blocks import Resources, Settings, Start, block_of
@@ -78,6 +79,11 @@ def load_study(source: Source, overrides: Sequence[str] = ()) -> Study:
         raise StudyError("The study is nested too deeply.") from error
 
 
+def _fault(said: str) -> StudyError:
+    """Make an error of a sentence that shows what the user wrote."""
+    return StudyError(one_line(said))
+
+
 def _read(source: str) -> dict[str, Any]:
     path = Path(source)
     if path.suffix in {".yaml", ".yml"} or "/" in source:
@@ -85,15 +91,15 @@ def _read(source: str) -> dict[str, Any]:
     elif source in _names_of_presets():
         text = _text_of_preset(source)
     else:
-        raise StudyError(
+        raise _fault(
             unknown("preset", source, _names_of_presets()) + " A file of your own ends in .yaml."
         )
     try:
         data = read_yaml(text)
     except yaml.YAMLError as error:
-        raise StudyError(f"The study file '{source}' is not valid YAML: {error}.") from error
+        raise _fault(f"The study file '{source}' is not valid YAML: {error}.") from error
     if not isinstance(data, dict):
-        raise StudyError(
+        raise _fault(
             f"The study file '{source}' must be a mapping of keys to values, got "
             f"{kind_of(data)}; `oat init` writes one to start from."
         )
@@ -106,9 +112,9 @@ def _text_of(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise StudyError(f"The study file '{path}' cannot be read: {error.strerror}.") from error
+        raise _fault(f"The study file '{path}' cannot be read: {error.strerror}.") from error
     if len(data) > MOST_BYTES:
-        raise StudyError(
+        raise _fault(
             f"The study file '{path}' must hold at most {MOST_BYTES:,} bytes; it holds more, so "
             "name the file of a study instead."
         )
@@ -116,7 +122,7 @@ def _text_of(path: Path) -> str:
         return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise StudyError(
+        raise _fault(
             f"The study file '{path}' must be text in UTF-8, and line {line} is not; save it as "
             "UTF-8."
         ) from error
@@ -125,19 +131,21 @@ def _text_of(path: Path) -> str:
 def _override(data: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
-        raise StudyError(f"`--set` takes path.to.key=value, got '{override}'.")
+        raise _fault(f"`--set` takes path.to.key=value, got '{override}'.")
     try:
         value = read_yaml(text)
     except yaml.YAMLError as error:
-        raise StudyError(f"`--set {path}` needs a YAML value, got '{text}': {error}.") from error
+        raise _fault(f"`--set {path}` needs a YAML value, got '{text}': {error}.") from error
     *parents, last = path.split(".")
+    if not all((*parents, last)):
+        raise _fault(f"`--set {path}` has a `.` too many; it takes path.to.key=value.")
     target: Any = data
     try:
         for key in parents:
             target = target[int(key)] if isinstance(target, list) else target.setdefault(key, {})
         target[int(last) if isinstance(target, list) else last] = value
     except (ValueError, IndexError, TypeError, AttributeError) as error:
-        raise StudyError(f"`--set {path}`: there is no such place in the study.") from error
+        raise _fault(f"`--set {path}`: there is no such place in the study.") from error
 
 
 def _known_keys(path: Sequence[str | int], data: Any) -> list[str]:

@@ -160,3 +160,9 @@ def test_a_database_that_cannot_be_is_refused_at_once(
         is_a_sentence(said, URIS[uri].replace("address", "URL"))
     assert _here() == ["garbage.db"]
     assert not (finished / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("place", ["s3://", "gs://", "s3:///", "gs:///x"])
+def test_a_uri_without_a_bucket_is_refused(place: str, oat: Oat, study: Path) -> None:
+    is_a_sentence(oat("status", study, "--storage", place), "`--storage`")
+    assert _here() == []

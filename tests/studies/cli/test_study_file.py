@@ -131,3 +131,33 @@ def test_validate_refuses_a_folder_and_what_is_not_there(
     (tmp_path / "folder.yaml").mkdir()
     for path in (tmp_path / "folder.yaml", tmp_path, tmp_path / "none.yaml"):
         is_a_sentence(oat("validate", path), str(path), "cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.lr=1\nname: x", ("needs a YAML value, got '1\\nname: x'",)),
+        ("name=quick\\nstart", ("not starting with a mark",)),
+        ('name="quick\\nstart"', (r"got 'quick\nstart'",)),
+        ("name=\udcff", (r"got '\udcff'",)),
+        (f"name={'x' * 5000}", ("x" * 60, "…'")),
+        ("train={lr: 1,0}", ("`train` has the key 0", "write 1.5 for 1,5")),
+        ("train.epochs=1e300", ("`train.epochs` must be a valid integer, got 1e+300",)),
+        ("train..epochs=3", ("has a `.` too many",)),
+        (".train.epochs=3", ("has a `.` too many",)),
+    ],
+)
+def test_what_the_user_wrote_is_shown_in_one_short_line(
+    override: str, words: tuple[str, ...], oat: Oat, nothing_runs: Path
+) -> None:
+    said = oat("validate", "quickstart", "--set", override)
+    is_a_sentence(said, *words)
+    assert len(said.err) < 500
+
+
+def test_a_file_that_is_no_mapping_is_not_shown_as_a_whole(oat: Oat, tmp_path: Path) -> None:
+    path = tmp_path / "a\nb.yaml"
+    path.write_text("name; quickstart\n" * 5000)
+    said = oat("validate", path)
+    is_a_sentence(said, "must be a mapping of keys to values", r"a\nb.yaml", "…'")
+    assert len(said.err) < 500
