@@ -22,6 +22,15 @@ VALUES = ("lam", "beta")
 """Fields of which a dedicated method must have one: its trade-off value."""
 
 
+ALLOWED: set[str] = set()
+"""Classes that a study names. No file in storage can have any other imported."""
+
+
+def allow(names: Iterable[str]) -> None:
+    """Let classes be imported that a study, or the job of its driver, names."""
+    ALLOWED.update(filter(is_own, names))
+
+
 def is_own(name: object) -> bool:
     """Tell whether a name is that of a class of the user's."""
     return isinstance(name, str) and re.match(OWN_NAME, name) is not None
@@ -37,8 +46,13 @@ def own_method(name: str) -> type[Any]:
 
     Raises:
         StudyError: There is no such module or class, its import fails, or it is no method: one
-            sentence that says what is missing.
+            sentence that says what is missing. Or no study names it.
     """
+    if name not in ALLOWED:
+        raise StudyError(
+            f"A file names the method '{name}', and no study does, so that its code is not run; "
+            "name the study."
+        )
     module, _, attribute = name.partition(MARK)
     here = str(Path.cwd())
     if here not in sys.path:
@@ -84,6 +98,7 @@ def _check(name: str, found: Any) -> None:
 def codes(names: Iterable[str]) -> dict[str, str]:
     """Return the digest of the code of each of the user's methods here, or why it is not there."""
     found = {}
+    allow(names := list(names))
     for name in names:
         try:
             found[name] = digest_of(own_method(name))

@@ -151,7 +151,7 @@ def _may_run(study: Study, have: Mapping[str, float]) -> bool:
 
 
 def _own_methods(study: Study) -> list[str]:
-    return sorted({method.name for method in study.all_methods() if is_own(method.name)})
+    return sorted({name for name in study.method_names() if is_own(name)})
 
 
 def _look_around(data: DataConfig, folder_uri: str, marker: str, own: list[str]) -> NodeSight:

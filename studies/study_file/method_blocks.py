@@ -29,7 +29,7 @@ from oat.method import Method
 from oat.recipe import SHARED, TrainConfig
 from studies.errors import StudyError
 from studies.known_methods import METHODS, begins_in_words, describe, method_class
-from studies.own_code import is_own
+from studies.own_code import allow, is_own
 from studies.study_file.tune_block import STRICT, SWEPT
 
 SMALLEST_SHARE = 1e-4
@@ -235,6 +235,7 @@ def block_of(name: str) -> type[MethodBlock]:
         StudyError: There is none, or it is no method.
     """
     if name not in METHOD_BLOCKS and is_own(name):
+        allow([name])
         fields = {field.name for field in dataclasses.fields(method_class(name))}
         lists = {"lam": "lam", "beta": "beta", "width_mult": "width_mults"}
         SWEPT[name] = {field: key for field, key in lists.items() if field in fields}

@@ -206,6 +206,10 @@ class Study(BaseModel):
             entries += [Entry(method, train, settings, need, start) for method in block.expand()]
         return tuple(entries)
 
+    def method_names(self) -> list[str]:
+        """Return the name of each entry's method, in the order of the file."""
+        return [block.name for block in self.methods]
+
     def lams(self) -> tuple[float, ...]:
         """Return the λ at which conditional networks are judged, in ascending order."""
         return self._lams

@@ -16,6 +16,7 @@ from oat.models import ModelConfig, forward_flops
 from oat.recipe import TrainConfig, images_seen, steps_per_epoch
 from oat.training import Training
 from studies.known_methods import method_of, tuples
+from studies.own_code import allow
 from studies.storage.folder import Folder
 from studies.storage.opening import open_folder
 from studies.storage.sealed import ResultError, digest, unseal, write_sealed
@@ -32,6 +33,7 @@ def probe_of(job: TrialJob, dataset: Dataset) -> Probe:
         job: See `studies.trial.run.run_trial`.
         dataset: Its data, on the device to train on.
     """
+    allow(job.get("own", ()))
     config, method = job["config"], method_of(job["config"])
     model = ModelConfig(**config["model"])
     data = DataConfig(**config["data"], **job["data"])

@@ -22,6 +22,7 @@ from oat.memory import keep_freed_memory
 from oat.models import count_parameters, stored_bytes
 from oat.training import DivergenceError, Training
 from studies.known_methods import method_of
+from studies.own_code import allow
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError, write_lines, write_sealed
 from studies.trial.checkpoints import Checkpoints, TrainingState
@@ -117,6 +118,7 @@ def failure_kind(error: Exception) -> FailureKind:
 
 def _settle(job: TrialJob) -> None:
     """Leave nothing of an earlier trial in this process: seeds, threads, GPU memory."""
+    allow(job.get("own", ()))
     git_revision()  # kept from here on: the source may change on disk while the process runs
     seed = job["config"]["seed"]
     random.seed(seed)

@@ -136,6 +136,7 @@ class TrialJob(TypedDict):
         resources: What the trial asks of a node.
         sources: Run keys of the trials whose weights it needs, by their labels; not there where it
             needs none.
+        own: Methods of the user's that the study names; not there where it names none.
     """
 
     run_key: str
@@ -149,6 +150,7 @@ class TrialJob(TypedDict):
     data: DataPlace
     resources: Need
     sources: NotRequired[dict[str, str]]
+    own: NotRequired[list[str]]
 
 
 class StartReport(TypedDict):

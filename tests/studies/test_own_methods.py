@@ -19,6 +19,7 @@ import yaml
 import studies
 from baselines import PgdAt, Trades
 from oat.method import Dedicated, Oat, Oats
+from studies import own_code
 from studies.driver import nodes
 from studies.driver.same_data import KnownData
 from studies.errors import StudyError
@@ -29,6 +30,7 @@ from studies.study_file.loading import load_study
 from studies.study_file.method_blocks import METHOD_BLOCKS
 from studies.study_file.tune_block import SWEPT
 from studies.testing import check_method
+from studies.trial.weights import pack
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own.md").read_text()
 MART, CHECK = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -263,3 +265,21 @@ def test_the_schema_for_editors_takes_it(home: Path) -> None:
         study = yaml.safe_load(STUDY.replace(NAME, name))
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(study, studies.schema())
+
+
+def test_a_file_in_storage_has_no_code_run_that_no_study_names(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_code, "ALLOWED", set())
+    (home / "my_pkg" / "odd.py").write_text("raise SystemExit('it has run')")
+    config = trial_config(load_study("quickstart"), PgdAt(), 0)
+    faulty: Any = {**config, "method": {"name": "my_pkg.odd:Mart", "beta": 1.0, "code": "0" * 12}}
+    with pytest.raises(StudyError, match="no study does, so that its code is not run"):
+        method_of(faulty)
+    state = {"weight": torch.zeros(1)}
+    said = {"config": faulty, "image_shape": [1, 8, 8], "classes": ["a", "b"], "run_key": "0" * 12}
+    path = home / "odd.safetensors"
+    path.write_bytes(pack(state, said))
+    with pytest.raises(StudyError, match="its code is not run"):
+        studies.load_model(path)
+    assert "my_pkg.odd" not in sys.modules
