@@ -51,7 +51,7 @@ def test_results_are_utf_8_whatever_the_locale(
 def test_an_error_with_a_sign_beyond_ascii_is_told() -> None:
     ended = _shell("oat validate quickstart --set train.batch_size=3", **C_LOCALE)
     assert ended.returncode == 2
-    assert "1 row with λ = 0" in ended.stderr.decode()
+    assert "leaves oat 1 row with λ ≠ 0" in ended.stderr.decode()
 
 
 @pytest.mark.slow
