@@ -59,6 +59,7 @@ AT_LAST = "evaluate.attacks=[{name: pgd, steps: 1}, {name: pgd, steps: 3}]"
 """One more attack, so that the weights of every trial are read."""
 
 DATA = SimpleNamespace(
+    classes=("a", "b"),
     train=Split(torch.zeros(16, 1, 8, 8), torch.zeros(16)),
     test=SimpleNamespace(head=lambda images: None),
     val=SimpleNamespace(head=lambda images: None),
