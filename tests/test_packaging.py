@@ -112,7 +112,7 @@ def test_the_lock_has_hashes_and_no_addresses() -> None:
 
 def test_the_lock_has_everything_that_the_project_asks_for(project: dict[str, Any]) -> None:
     extras = project["project"]["optional-dependencies"]
-    assert "oat-studies[autoattack,cluster]" in extras["dev"]
+    assert "oat-studies[autoattack,cluster,onnx]" in extras["dev"]
     asked = project["project"]["dependencies"] + [
         *extras["dev"],
         *extras["autoattack"],
