@@ -88,13 +88,12 @@ def test_sync_leaves_registered_models_and_their_runs_alone(place: Place) -> Non
 
 def test_what_mlflow_loads_is_the_network_at_each_point(place: Place) -> None:
     images = torch.rand(3, *place.model.image_shape)
-    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(place.uri)
     try:
         loaded = mlflow.pyfunc.load_model("models:/served@calibrated")
         other = mlflow.pyfunc.load_model("models:/served/2")
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)
     for lam, width in ((0.0, 1.0), (0.5, 0.5), (1.0, 0.5)):
         found = loaded.predict(images.numpy(), params={"lam": lam, "width_mult": width})
         expected = place.model.at(lam, width)(images)
