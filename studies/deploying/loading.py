@@ -132,7 +132,8 @@ def open_trained(
         dataset = load(DataConfig(**trial.job["config"]["data"], **trial.job["data"])).to(device)
         then = recorded(own, result["trained"])
         check_same(f"{name} ({trial.run_key})", then, dataset.fingerprint)
-        said = about(trial.job, dataset, rule, kept[rule]["epoch"])
+        said = about(trial.job, dataset)
+    said = {**said, "checkpoint": rule, "epoch": kept[rule]["epoch"]}
     return _rebuilt(said, data, device, dataset), trial
 
 

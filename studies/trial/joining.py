@@ -53,4 +53,4 @@ def _join(
         for name, value in source.weights(rule).items()
     }
     last = max(source.trained["weights"][rule]["epoch"] for source in sources)
-    return write_weights(folder, about(job, dataset, rule, last), state)
+    return write_weights(folder, rule, last, about(job, dataset), state)

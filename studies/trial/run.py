@@ -221,8 +221,9 @@ def _train(job: TrialJob, dataset: Dataset, folder: Folder, report: Report) -> T
             **epoch_of(record),
         }
         report(said)
+    told = about(job, dataset)
     weights: dict[str, Weights] = {
-        rule: write_weights(folder, about(job, dataset, rule, kept.epoch), kept.state)
+        rule: write_weights(folder, rule, kept.epoch, told, kept.state)
         for rule, kept in training.kept().items()
     }
     trained: Trained = {

@@ -28,8 +28,9 @@ class About(TypedDict):
         config: All that decides the weights: network, method, λ set, widths, data, seed, ….
         image_shape: Channels, height and width of the images.
         classes: Names of the classes, by index.
-        checkpoint: Rule by which the weights were chosen.
-        epoch: That they are of, from 1.
+        checkpoint: Rule by which the weights were chosen; not in the files of a trial, so that
+            rules that chose the same weights have the same file.
+        epoch: That they are of, from 1; likewise.
         point: λ and width of a model that was exported at one operating point.
     """
 
@@ -37,20 +38,18 @@ class About(TypedDict):
     config: TrialConfig
     image_shape: list[int]
     classes: list[str]
-    checkpoint: str
-    epoch: int
+    checkpoint: NotRequired[str]
+    epoch: NotRequired[int]
     point: NotRequired[Fields]
 
 
-def about(job: TrialJob, dataset: "Dataset", checkpoint: str, epoch: int) -> About:
-    """Describe the weights of a trial, by a checkpoint rule and of an epoch."""
+def about(job: TrialJob, dataset: "Dataset") -> About:
+    """Describe the weights of a trial, whatever rule chose them."""
     return {
         "run_key": job["run_key"],
         "config": job["config"],
         "image_shape": list(dataset.image_shape),
         "classes": list(dataset.classes),
-        "checkpoint": checkpoint,
-        "epoch": epoch,
     }
 
 
@@ -67,18 +66,21 @@ def pack(state: Mapping[str, "Tensor"], said: Mapping[str, object]) -> bytes:
     return save(tensors, {KEY: json.dumps(said)})
 
 
-def write_weights(folder: Folder, said: About, state: Mapping[str, "Tensor"]) -> Weights:
+def write_weights(
+    folder: Folder, rule: str, epoch: int, said: About, state: Mapping[str, "Tensor"]
+) -> Weights:
     """Write the weights of a checkpoint rule.
 
     Args:
         folder: The trial's folder.
+        rule: The rule.
+        epoch: That they are of, from 1.
         said: What the file says of itself.
         state: The network's state dict.
     """
     data = pack(state, said)
-    folder.write(weights_file(said["checkpoint"]), data)
-    sha256 = hashlib.sha256(data).hexdigest()
-    return {"epoch": said["epoch"], "sha256": sha256, "bytes": len(data)}
+    folder.write(weights_file(rule), data)
+    return {"epoch": epoch, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
 def read_weights(folder: Folder, trained: Trained, rule: str) -> bytes:
