@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from oat.adversaries import Transfer
-from oat.data import DataConfig, DataError, Dataset, load
+from oat.adversaries import EvaluationAttack, Pgd, Transfer
 from oat.lambdas import SAME_LAM
 from oat.operating import OperatingPoint
 from studies.deploying.calibrating import (
@@ -19,10 +18,10 @@ from studies.deploying.calibrating import (
     confirmed_by,
 )
 from studies.deploying.exporting import Exported, check_target, export_to
-from studies.deploying.loading import Wanted, open_trained
+from studies.deploying.loading import Wanted, data_of, open_trained
 from studies.deploying.model import TrainedModel
 from studies.driver.places import study_folder, tracking_place
-from studies.errors import ModelError, StudyError
+from studies.errors import ModelError
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan, PlannedTrial
 from studies.results.reading import study_points
@@ -87,22 +86,17 @@ def calibrate(
     plan = make_plan(resolved, folder)
     wanted = Wanted(method, lam, beta, width_mult, seed, checkpoint)
     model, trial = open_trained(plan, folder, wanted, torch.device("cpu"))
-    dataset = _data_of(trial)
+    dataset = data_of(trial, folder)
     split = dataset.val.head(resolved.evaluate.held_out_images or None)
     if not len(split):
         raise ModelError("The study holds no images out of training to choose λ on.")
-    attack = next(a for a in resolved.choosing_attacks() if a.eps == resolved.attack.eps)
+    attack = _choosing_attack(resolved)
     size = resolved.evaluate.batch_size
     known = _known_points(plan, folder, trial, model, resolved.label_of(attack))
     chosen, every = choose(model, split, attack, bounds, known=known, batch_size=size)
-    own = [
-        one
-        for one in resolved.attacks()
-        if one.eps == resolved.attack.eps and not isinstance(one, Transfer)
-    ]
-    judges = own or [attack]
-    test = dataset.test.head(resolved.evaluate.images)
-    sa, ra, images = confirm(model, chosen.point, test, judges, batch_size=size)
+    judges, test = _judges(resolved) or [attack], dataset.test.head(resolved.evaluate.images)
+    told = confirm(model, chosen.point, test, judges, lams=resolved.lams(), batch_size=size)
+    sa, ra, images = told
     return Calibration(
         model=f"{model.label} seed {trial.seed}",
         chosen=chosen,
@@ -176,7 +170,7 @@ def export(
     wanted = Wanted(method, lam, beta, width_mult, seed, checkpoint)
     plan = make_plan(resolved, folder)
     model, trial = open_trained(plan, folder, wanted, torch.device("cpu"))
-    held_out = _data_of(trial).val
+    held_out = data_of(trial, folder).val
     if target == "mlflow":
         from studies.deploying.serving import serve_by
         from studies.tracking.experiment import Experiment, find_experiment
@@ -189,11 +183,25 @@ def export(
     return export_to(model, target, path, held_out, lam=at_lam, width=at_width, study=resolved.name)
 
 
-def _data_of(trial: PlannedTrial) -> Dataset:
-    try:
-        return load(DataConfig(**trial.job["config"]["data"], **trial.job["data"]))
-    except DataError as error:
-        raise StudyError(str(error)) from error
+def _choosing_attack(study: Study) -> EvaluationAttack:
+    """Return the attack that judges on held-out images at the radius of training."""
+    own = [one for one in study.choosing_attacks() if one.eps == study.attack.eps]
+    return own[0] if own else Pgd(eps=study.attack.eps)
+
+
+def _judges(study: Study) -> list[EvaluationAttack]:
+    """Return the attacks that judge on test images: of the radius of training, on the most images.
+
+    `Transfer` is not among them, as it needs the other models.
+    """
+    own = [
+        one
+        for one in study.attacks()
+        if one.eps == study.attack.eps and not isinstance(one, Transfer)
+    ]
+    every = [one for one in own if one.images is None]
+    most = max((one.images for one in own if one.images is not None), default=None)
+    return every or [one for one in own if one.images == most]
 
 
 def _known_points(

@@ -2,15 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from oat.adversaries import EvaluationAttack
+from oat.adversaries import EvaluationAttack, Pgd
 from oat.data import Split
-from oat.evaluation import Correctness, evaluate
+from oat.evaluation import evaluate
+from oat.lambdas import SAME_LAM
 from oat.models import Mixed, Network, flops
 from oat.operating import OperatingPoint
 from studies.deploying.model import TrainedModel
@@ -262,26 +263,46 @@ def confirm(
     split: Split,
     attacks: Sequence[EvaluationAttack],
     *,
+    lams: Sequence[float],
     batch_size: int,
 ) -> tuple[Rate, Rate, int]:
     """Judge a point on test images: SA, RA under the worst of the attacks, and how many images.
 
-    All attacks judge the images of the one that judges the fewest.
+    Args:
+        model: The model.
+        point: λ and width.
+        split: Test images.
+        attacks: They judge the same number of images; at least one.
+        lams: λ of the study: images are crafted there too by an attack with `every_lam`.
+        batch_size: Images at a time.
     """
-    fewest = min((a.images for a in attacks if a.images is not None), default=None)
-    some, network = split.head(fewest), model.at(*point)
-    left: Tensor | None = None
-    right: Correctness | None = None
-    for attack in attacks:
-        found: Correctness = evaluate(
-            network, some, replace(attack, images=None), batch_size=batch_size
+    some, network = split.head(attacks[0].images), model.at(*point)
+    found = [
+        evaluate(
+            network,
+            some,
+            attack,
+            batch_size=batch_size,
+            surrogates=_other_points(model, point, lams) if _at_every_lam(attack) else (),
         )
-        right = found
-        left = found.robust if left is None else left & found.robust
-    assert left is not None
-    assert right is not None
+        for attack in attacks
+    ]
+    robust = torch.stack([one.robust for one in found]).all(dim=0)
     images = len(some)
-    return Rate.of(right.sa, images), Rate.of(left.double().mean().item(), images), images
+    return Rate.of(found[0].sa, images), Rate.of(robust.double().mean().item(), images), images
+
+
+def _at_every_lam(attack: EvaluationAttack) -> bool:
+    return isinstance(attack, Pgd) and attack.every_lam
+
+
+def _other_points(
+    model: TrainedModel, point: OperatingPoint, lams: Sequence[float]
+) -> list[Network | Mixed]:
+    """Return the same model at the other λ of the study, at the same width."""
+    if point.lam is None:
+        return []
+    return [model.at(lam, point.width_mult) for lam in lams if abs(lam - point.lam) >= SAME_LAM]
 
 
 def confirmed_by(bounds: Constraints, sa: Rate, ra: Rate) -> dict[str, str]:

@@ -9,12 +9,12 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load as load_tensors
 
-from oat.data import DataConfig, Dataset, load
+from oat.data import DataConfig, DataError, Dataset, load
 from oat.models import Conditioning, ModelConfig, Network, build_unfilled
 from oat.operating import OperatingPoint
 from oat.widths import scaled
 from studies.deploying.model import TrainedModel
-from studies.errors import ModelError
+from studies.errors import ModelError, StudyError
 from studies.known_methods import CONDITIONAL, VALUES, method_of
 from studies.naming import listed
 from studies.planning.plan import Plan, PlannedTrial
@@ -22,7 +22,7 @@ from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError
 from studies.trial.rebuilding import network_of, statistics_by
 from studies.trial.records import read_result
-from studies.trial.same_data import check_same, recorded
+from studies.trial.same_data import check_same, fingerprint_of
 from studies.trial.weights import About, about, read_weights, said_by
 
 
@@ -108,6 +108,7 @@ def open_trained(
 
     Raises:
         ModelError: There is no such model, or it is not trained.
+        StudyError: The data are needed, and see `data_of`.
     """
     trial = find(plan, wanted)
     own = folder.sub(f"trials/{trial.run_key}")
@@ -126,15 +127,32 @@ def open_trained(
     except ResultError as error:
         raise ModelError(f"{name} is damaged: {error}") from error
     said, dataset = cast(About | None, said_by(data)), None
-    method = method_of(trial.job["config"])
-    if said is None or method.name == "interpolate":
+    if said is None or trial.job["config"]["method"]["name"] == "interpolate":
         # an older file says nothing; networks between two others take statistics from the data
-        dataset = load(DataConfig(**trial.job["config"]["data"], **trial.job["data"])).to(device)
-        then = recorded(own, result["trained"])
-        check_same(f"{name} ({trial.run_key})", then, dataset.fingerprint)
+        dataset = data_of(trial, folder).to(device)
         said = about(trial.job, dataset)
     said = {**said, "checkpoint": rule, "epoch": kept[rule]["epoch"]}
     return _rebuilt(said, data, device, dataset), trial
+
+
+def data_of(trial: PlannedTrial, folder: Folder) -> Dataset:
+    """Read the data that a trial was trained on.
+
+    Args:
+        trial: The trial; it has been trained.
+        folder: The study's own folder.
+
+    Raises:
+        StudyError: They cannot be read, or are others by now.
+    """
+    own = folder.sub(f"trials/{trial.run_key}")
+    try:
+        dataset = load(DataConfig(**trial.job["config"]["data"], **trial.job["data"]))
+        name = f"'{trial.label}' seed {trial.seed} ({trial.run_key})"
+        check_same(name, fingerprint_of(own), dataset.fingerprint)
+    except DataError as error:
+        raise StudyError(str(error)) from error
+    return dataset
 
 
 def open_file(path: Path, device: torch.device) -> TrainedModel:

@@ -1,5 +1,6 @@
 """A trained model of a study, ready to be run at any of its operating points."""
 
+import copy
 from dataclasses import dataclass
 
 from torch import nn
@@ -99,7 +100,7 @@ class TrainedModel:
         self.check(lam, width)
         if self.fixed is not None:
             assert isinstance(self.network, Network)
-            return self.network
+            return copy.deepcopy(self.network)
         return fold(self.network, lam, width)
 
     def knob(self, width: float = 1.0) -> nn.Module:

@@ -82,3 +82,26 @@ def test_two_studies_with_the_same_trials_on_other_data_are_not_compared_as_one(
     for options in ((), ("--force",)):
         said = oat("compare", *files, "--storage", tmp_path, *options)
         is_a_sentence(said, "in common", *told)
+
+
+@pytest.mark.parametrize("command", [("calibrate",), ("export", "--to", "pt2")])
+def test_a_model_is_not_calibrated_or_checked_on_other_data(
+    command: tuple[str, ...],
+    oat: Oat,
+    study: Path,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    train_all: Callable[..., None],
+) -> None:
+    then, storage = fingerprint_of(root), tmp_path / "storage"
+    train_all(load_study(study), storage)
+    monkeypatch.chdir(tmp_path)
+    before = _files(tmp_path)
+    CHANGES["only the test images"](root)
+    changed = _files(tmp_path)
+    load.cache_clear()  # as a command of its own has nothing in it
+    first, *rest = command
+    said = oat(first, study, "pgd_at", *rest, "--storage", storage)
+    is_a_sentence(said, "'pgd_at λ=1' seed 0", then, fingerprint_of(root), "put the old data back")
+    assert _files(tmp_path) == changed != before

@@ -160,3 +160,33 @@ def test_a_record_of_a_calibration_is_plain_values(finished: Path, tiny: dict[st
     assert record["chosen"]["lam"] == found.chosen.lam
     assert record["confirmed"].keys() == {"min_sa"}
     assert isinstance(found.chosen, Candidate)
+
+
+def _judged_by(attacks: list[dict[str, Any]], tiny: dict[str, Any]) -> dict[str, Any]:
+    return {**tiny, "evaluate": {**tiny["evaluate"], "attacks": attacks}}
+
+
+def test_test_images_are_judged_by_what_a_point_is_judged_by(
+    tiny: dict[str, Any], train_all: TrainAll, storage: Path
+) -> None:
+    every = {"name": "pgd", "steps": 3, "every_lam": True}
+    few = {"name": "fgsm", "images": 10}
+    study = load_study(_judged_by([every, few], tiny))
+    train_all(study, storage)
+    found = studies.calibrate(study, storage=storage)
+    # the attack on the most images counts, and images are crafted at the other λ too
+    assert found.attacks == ("pgd3-every-lam",)
+    points = studies.points(study, storage=storage)
+    own = points[(points["attack"] == "pgd3-every-lam") & (points["method"] == "oat")]
+    (row,) = own[own["lam"] == found.chosen.lam].to_dict("records")
+    assert (found.sa.value, found.ra.value) == (row["sa"], row["ra"])
+    assert found.test_images == row["images"] == 50
+
+
+def test_without_an_attack_at_the_radius_of_training_a_plain_pgd_judges(
+    finished: Path, tiny: dict[str, Any]
+) -> None:
+    study = _judged_by([{"name": "pgd", "steps": 1, "eps": 0.02}], tiny)
+    found = studies.calibrate(study, storage=finished)
+    assert found.attacks == ("pgd20",)
+    assert found.choosing_attack == "pgd20"
