@@ -12,11 +12,11 @@ from oat.lambdas import SAME_LAM
 from oat.operating import OperatingPoint
 from studies.deploying.calibrating import (
     Calibration,
-    Constraints,
     choose,
     confirm,
     confirmed_by,
 )
+from studies.deploying.constraints import Constraints
 from studies.deploying.exporting import Exported, check_target, export_to
 from studies.deploying.loading import Wanted, data_of, open_trained
 from studies.deploying.model import TrainedModel

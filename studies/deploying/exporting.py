@@ -2,18 +2,26 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, TypedDict, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from oat.data import Split, unit
-from oat.models import Pair
+from oat.data import Split
+from oat.files import write_atomic
 from oat.operating import OperatingPoint
+from studies.deploying.agreement import (
+    Agreement,
+    agree,
+    check_knob,
+    example_of,
+    refuse_if_apart,
+    together,
+)
 from studies.deploying.formats import Run, read_onnx, read_pt2, write_onnx, write_pt2
 from studies.deploying.loading import open_file
 from studies.deploying.model import TrainedModel
@@ -24,32 +32,6 @@ from studies.trial.weights import pack
 
 Target = Literal["safetensors", "pt2", "onnx", "mlflow"]
 TARGETS: tuple[Target, ...] = get_args(Target)
-
-TOLERANCE = 1e-4
-"""How far logits of a file may be from those of the network, in units of logits of at most 1, else
-relative to them."""
-CHECK_IMAGES = 256
-"""Held-out images that a file is checked on, at most."""
-ODD_BATCHES = (1, 7)
-"""Numbers of images beside that of the check: a file must take any."""
-KNOB_LAMS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Where the knob of a model that knows any λ is checked beside the λ of its training."""
-
-
-class Agreement(TypedDict):
-    """How a file agrees with the network that it was made from, on held-out images.
-
-    Attributes:
-        images: How many.
-        lams: λ that were set; empty for a file of one point.
-        largest_difference: Between logits, relative where these are larger than 1.
-        same_class: Share of the images that get the same class.
-    """
-
-    images: int
-    lams: list[float]
-    largest_difference: float
-    same_class: float
 
 
 class ExportRecord(TypedDict):
@@ -141,27 +123,49 @@ def export_to(
         ModelError: The model has no such point, or the file does not agree with the network.
     """
     whole = model.has_knob and lam is None
+    if target == "safetensors" and whole and width is not None:
+        raise ModelError(
+            "The whole knob as safetensors has all widths; name a `lam` too, or leave the width "
+            "out."
+        )
+    try:
+        with tempfile.TemporaryDirectory(prefix="oat-export-") as place:
+            part = Path(place) / f"part.{target}"
+            found = _write_and_check(model, target, part, held_out, lam, width)
+            refuse_if_apart(found)
+            data = part.read_bytes()
+        record = _record(model, target, data, found, study, None if whole else lam, width)
+        write_atomic(path, data)
+        said = json.dumps(record, indent=1, ensure_ascii=False).encode()
+        write_atomic(path.with_name(path.name + ".json"), said)
+    except OSError as error:
+        raise ModelError(f"'{path}' cannot be written ({error.strerror or error}).") from error
+    return Exported(path, record)
+
+
+def _write_and_check(
+    model: TrainedModel,
+    target: Target,
+    path: Path,
+    held_out: Split,
+    lam: float | None,
+    width: float | None,
+) -> Agreement:
+    """Write a model, or one point of it; return how what is read back agrees with the network."""
+    whole = model.has_knob and lam is None
     if target == "safetensors" and whole:
-        if width is not None:
-            raise ModelError(
-                "The whole knob as safetensors has all widths; name a `lam` too, or leave the "
-                "width out."
-            )
         path.write_bytes(pack(model.network.state_dict(), model.about))
         again = open_file(path, torch.device("cpu"))
         pairs = [(again.at(*point), model.at(*point)) for point in model.points()]
-        found = _together([_agree(a, (b,), held_out, ()) for a, b in pairs], model.lams)
-    else:
-        at = 1.0 if width is None else width
-        module = model.knob(at) if whole else model.at(lam, at)
-        lams = _lams_to_check(model) if whole else ()
-        run = _write(model, module, target, path, held_out, OperatingPoint(lam, at))
-        references = tuple(_reference(model, one, at) for one in lams) if whole else (module,)
-        found = _agree(run, references, held_out, lams)
-    _refuse_if_apart(found, path)
-    record = _record(model, target, path, found, study, None if whole else lam, width)
-    path.with_name(path.name + ".json").write_text(json.dumps(record, indent=1, ensure_ascii=False))
-    return Exported(path, record)
+        return together([agree(a, (b,), held_out, ()) for a, b in pairs], model.lams)
+    at = 1.0 if width is None else width
+    if whole:
+        return check_knob(
+            model, at, held_out, _write(model, model.knob(at), target, path, held_out)
+        )
+    module = model.at(lam, at)
+    run = _write(model, module, target, path, held_out, OperatingPoint(lam, at))
+    return agree(run, (module,), held_out, ())
 
 
 def _write(
@@ -170,101 +174,30 @@ def _write(
     target: Target,
     path: Path,
     held_out: Split,
-    point: OperatingPoint,
+    point: OperatingPoint | None = None,
 ) -> Run:
-    """Write a module; return what is read back."""
-    example = example_of(model, held_out, whole=model.has_knob and point.lam is None)
+    """Write a module, of a point or the whole knob; return what is read back."""
+    example = example_of(model, held_out, whole=point is None)
     if target == "pt2":
         write_pt2(module, example, path)
         return read_pt2(path)
     if target == "onnx":
         write_onnx(module, example, path)
         return read_onnx(path)
-    assert target == "safetensors"
+    assert point is not None
     if not hasattr(module, "config"):
         raise ModelError(
             f"{model.label} at {point.lam:g} is two networks that run together; export it to pt2 "
             "or onnx, or leave `lam` out for the weights of both."
         )
-    said = {**model.about, "point": point._asdict()}
-    path.write_bytes(pack(module.state_dict(), said))
+    path.write_bytes(pack(module.state_dict(), {**model.about, "point": point._asdict()}))
     return open_file(path, torch.device("cpu")).at()
-
-
-def example_of(model: TrainedModel, held_out: Split, *, whole: bool) -> tuple[Tensor, ...]:
-    """Return inputs of a module: two images, and a λ for each where it has a knob."""
-    images = unit(held_out.images[:2])
-    return (images, torch.full((len(images),), model.lams[0])) if whole else (images,)
-
-
-def _reference(model: TrainedModel, lam: float, width: float) -> nn.Module:
-    """Return what a whole knob must be at one λ; that of a mixture gives log-probabilities."""
-    network = model.at(lam, width)
-    return nn.Sequential(network, nn.LogSoftmax(1)) if isinstance(model.network, Pair) else network
-
-
-def _lams_to_check(model: TrainedModel) -> tuple[float, ...]:
-    return tuple(sorted({*model.lams, *(KNOB_LAMS if model.any_lam else ())}))
-
-
-@torch.no_grad()
-def _agree(
-    run: Callable[..., Tensor],
-    references: Sequence[nn.Module],
-    held_out: Split,
-    lams: Sequence[float],
-) -> Agreement:
-    """Hold a file against networks: at each λ, or at its one point."""
-    images = unit(held_out.images[:CHECK_IMAGES])
-    largest, same = 0.0, 1.0
-    for i, reference in enumerate(references):
-        expected = reference(images)
-        for count in (len(images), *ODD_BATCHES):
-            few = images[:count]
-            given = (few, torch.full((len(few),), lams[i])) if lams else (few,)
-            logits, wanted = run(*given), expected[:count]
-            if logits.shape != wanted.shape:
-                raise ModelError(
-                    f"The exported model returns {tuple(logits.shape)} for {count} images, "
-                    f"not {tuple(wanted.shape)}."
-                )
-            apart = (logits - wanted).abs() / wanted.abs().clamp(min=1)
-            largest = max(largest, apart.max().item())
-            same = min(same, (logits.argmax(1) == wanted.argmax(1)).double().mean().item())
-    return {
-        "images": len(images),
-        "lams": list(lams),
-        "largest_difference": largest,
-        "same_class": same,
-    }
-
-
-def _together(found: Sequence[Agreement], lams: Sequence[float]) -> Agreement:
-    return {
-        "images": found[0]["images"],
-        "lams": list(lams),
-        "largest_difference": max(one["largest_difference"] for one in found),
-        "same_class": min(one["same_class"] for one in found),
-    }
-
-
-def _refuse_if_apart(found: Agreement, path: Path) -> None:
-    """Remove a file that does not agree with its network, and say so; NaN does not agree."""
-    if found["largest_difference"] <= TOLERANCE and found["same_class"] == 1:
-        return
-    path.unlink()
-    raise ModelError(
-        f"The exported model does not agree with the network: logits differ by up to "
-        f"{found['largest_difference']:.2g} (at most {TOLERANCE:g}), and "
-        f"{100 * found['same_class']:.1f} % of {found['images']} held-out images get the same "
-        f"class; '{path}' was not kept."
-    )
 
 
 def _record(
     model: TrainedModel,
     target: Target,
-    path: Path,
+    data: bytes,
     found: Agreement,
     study: str,
     lam: float | None,
@@ -279,7 +212,7 @@ def _record(
         "checkpoint": model.about["checkpoint"],
         "epoch": model.about["epoch"],
         "format": target,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256(data).hexdigest(),
         "lam": lam,
         "width": width,
         "lams": [] if lam is not None else list(model.lams),

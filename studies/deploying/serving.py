@@ -6,8 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from oat.data import Split, unit
-from studies.deploying.exporting import example_of
-from studies.deploying.formats import write_pt2
+from studies.deploying.agreement import agree, check_knob, example_of, refuse_if_apart
+from studies.deploying.formats import read_pt2, write_pt2
 from studies.deploying.model import TrainedModel
 from studies.errors import ModelError
 from studies.tracking.experiment import Experiment
@@ -37,7 +37,8 @@ def serve_by(
         alias: Points to the new version; None for none.
 
     Raises:
-        ModelError: The trial has no run in MLflow, or the model has no such point.
+        ModelError: The trial has no run in MLflow, the model has no such point, or what was
+            written does not agree with the network.
         TrackingError: MLflow does not take it.
     """
     first = model.lams[0] if model.has_knob and lam is None else lam
@@ -84,12 +85,17 @@ def _run_of(experiment: Experiment, model: TrainedModel) -> str:
 
 
 def _write(model: TrainedModel, held_out: Split, folder: Path, default: float | None) -> None:
-    """Write a network for each width, and what they know."""
+    """Write a network for each width, each checked, and what they know."""
     files = {}
     for width in model.widths:
         module = model.knob(width) if model.has_knob else model.at(None, width)
         name = f"width-{width:g}.pt2"
         write_pt2(module, example_of(model, held_out, whole=model.has_knob), folder / name)
+        run = read_pt2(folder / name)
+        if model.has_knob:
+            refuse_if_apart(check_knob(model, width, held_out, run))
+        else:
+            refuse_if_apart(agree(run, (module,), held_out, ()))
         files[f"{width:g}"] = name
     record = {
         "files": files,

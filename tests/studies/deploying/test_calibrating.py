@@ -13,11 +13,11 @@ from oat.data import Split
 from oat.operating import OperatingPoint
 from studies.deploying.calibrating import (
     Candidate,
-    Constraints,
     Rate,
     choose,
     confirmed_by,
 )
+from studies.deploying.constraints import Constraints
 from studies.deploying.model import TrainedModel
 from studies.errors import ModelError
 from studies.study_file.loading import load_study

@@ -181,6 +181,17 @@ def test_a_file_that_does_not_agree_with_its_network_is_not_kept(
     with pytest.raises(ModelError, match=r"does not agree .* differ by up to 0.00\d+ .* not kept"):
         studies.export(tiny, to="pt2", out=out, storage=finished, **POINT)
     assert list(tmp_path.iterdir()) == []
+    # one that was there before stays as it was
+    out.write_bytes(b"of yesterday")
+    with pytest.raises(ModelError, match="does not agree"):
+        studies.export(tiny, to="pt2", out=out, storage=finished, **POINT)
+    assert out.read_bytes() == b"of yesterday"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_folder_that_takes_no_file_is_one_sentence(finished: Path, tiny: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=r"'/proc/a.safetensors' cannot be written \("):
+        studies.export(tiny, to="safetensors", out="/proc/a.safetensors", storage=finished)
 
 
 @pytest.mark.parametrize(
