@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from oat.attacks import Attack
+from oat.dedicated import Dedicated
 from oat.lambdas import check_lam
-from oat.method import Dedicated, Work
+from oat.method import Work
 from oat.widths import check_width
 
 if TYPE_CHECKING:

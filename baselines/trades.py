@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from oat.attacks import Attack
-from oat.method import Dedicated, Work
+from oat.dedicated import Dedicated
+from oat.method import Work
 from oat.widths import check_width
 
 if TYPE_CHECKING:

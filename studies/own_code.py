@@ -22,6 +22,8 @@ VALUES = ("lam", "beta")
 """Fields of which a dedicated method must have one: its trade-off value."""
 
 
+CODE = "code_at_import"
+"""Attribute of an imported class: the digest of its file, as it was then."""
 ALLOWED: set[str] = set()
 """Classes that a study names. No file in storage can have any other imported."""
 
@@ -33,7 +35,7 @@ def allow(names: Iterable[str]) -> None:
 
 def is_own(name: object) -> bool:
     """Tell whether a name is that of a class of the user's."""
-    return isinstance(name, str) and re.match(OWN_NAME, name) is not None
+    return isinstance(name, str) and re.fullmatch(OWN_NAME, name) is not None
 
 
 def own_method(name: str) -> type[Any]:
@@ -74,7 +76,8 @@ def own_method(name: str) -> type[Any]:
         ) from error
     _check(name, found)
     # a class of the same fields, so that its name is the one that everybody knows it by
-    return type(found.__name__, (found,), {"name": name, "__doc__": found.__doc__})
+    own = {"name": name, "__doc__": found.__doc__, CODE: _digest(found)}
+    return type(found.__name__, (found,), own)
 
 
 def _check(name: str, found: Any) -> None:
@@ -86,7 +89,7 @@ def _check(name: str, found: Any) -> None:
     if missing:
         raise StudyError(
             f"The method '{name}' lacks {', '.join(f'`{part}`' for part in missing)}; inherit from "
-            "`oat.method.Dedicated`, which has all but `losses`."
+            "`oat.dedicated.Dedicated`, which has all but `losses`."
         )
     if not any(field.name in VALUES for field in fields(found)):
         raise StudyError(
@@ -101,19 +104,31 @@ def codes(names: Iterable[str]) -> dict[str, str]:
     allow(names := list(names))
     for name in names:
         try:
-            found[name] = digest_of(own_method(name))
+            found[name] = str(getattr(own_method(name), CODE))
         except StudyError as error:
             found[name] = str(error)
     return found
 
 
 def code_of(method: Method) -> str | None:
-    """Return 12 hex digits of the file that defines a method of the user's; None of one of ours."""
-    return digest_of(type(method)) if is_own(method.name) else None
+    """Return 12 hex digits of the file that defines a method of the user's; None of one of ours.
+
+    Raises:
+        StudyError: The file has changed since it was imported, so that what runs here is not what
+            it says.
+    """
+    if not is_own(method.name):
+        return None
+    imported, now = str(getattr(method, CODE)), _digest(type(method).__mro__[1])
+    if imported != now:
+        raise StudyError(
+            f"The file of the method '{method.name}' has changed since this process imported it; "
+            "start Python anew."
+        )
+    return imported
 
 
-def digest_of(own: type[Any]) -> str:
-    """Return 12 hex digits of the file of a class that `own_method` has returned."""
-    source = inspect.getsourcefile(own.__mro__[1])
+def _digest(found: type[Any]) -> str:
+    source = inspect.getsourcefile(found)
     assert source is not None
     return hashlib.sha256(Path(source).read_bytes()).hexdigest()[:12]

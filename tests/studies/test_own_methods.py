@@ -18,7 +18,8 @@ import yaml
 
 import studies
 from baselines import PgdAt, Trades
-from oat.method import Dedicated, Oat, Oats
+from oat.dedicated import Dedicated
+from oat.method import Oat, Oats
 from studies import own_code
 from studies.driver import nodes
 from studies.driver.same_data import KnownData
@@ -50,6 +51,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(sys, "path", sys.path.copy())
     known = {*METHODS}
     yield tmp_path
+    _forget(known)
+
+
+def _forget(known: set[str]) -> None:
+    """Leave nothing of the user's methods, as a process that starts has nothing of them."""
     for table in (METHODS, METHOD_BLOCKS, SWEPT):
         for name in [name for name in table if name not in known]:
             del table[name]
@@ -136,6 +142,7 @@ def test_its_options_ranges_and_lists_are_those_of_the_study_file(home: Path) ->
 
 
 def test_the_code_is_part_of_the_run_key_and_must_be_the_same_on_a_worker(home: Path) -> None:
+    ours = {name for name in METHODS if ":" not in name}
     study = load_study("study.yaml")
     method = study.all_methods()[-1]
     config, keys = trial_config(study, method, 0), run_keys(study)
@@ -143,7 +150,12 @@ def test_the_code_is_part_of_the_run_key_and_must_be_the_same_on_a_worker(home: 
     assert method_of(sent) == method
     with (home / "my_pkg" / "mart.py").open("a") as file:
         file.write("# a remark\n")
-    others = run_keys(study)
+    # this process runs the code that it has imported, which is not what the file says
+    for ask in (lambda: run_keys(study), lambda: method_of(sent)):
+        with pytest.raises(StudyError, match="has changed since this process imported it"):
+            ask()
+    _forget(ours)
+    others = run_keys(load_study("study.yaml"))
     assert len(keys - others) == len(others - keys) == 2
     with pytest.raises(StudyError, match=r"is not that of the trial .* give every node the same"):
         method_of(sent)
@@ -170,10 +182,11 @@ FAULTS: dict[str, tuple[str, str, str]] = {
     ),
     "no value": (
         "my_pkg.odd:Mart",
-        "from dataclasses import dataclass\nfrom oat.method import Dedicated\n"
+        "from dataclasses import dataclass\nfrom oat.dedicated import Dedicated\n"
         "@dataclass(frozen=True)\nclass Mart(Dedicated):\n    def losses(self): ...",
         "needs a field `lam` or `beta`",
     ),
+    "a line break": ("my_pkg.odd:Mart\\n", "", "Unknown method"),
     "no name": (":", "", "Unknown method ':'"),
 }
 
@@ -183,7 +196,7 @@ def test_what_is_no_method_is_one_sentence_that_says_what_is_missing(case: str, 
     name, text, said = FAULTS[case]
     (home / "my_pkg" / "odd.py").write_text(text)
     with pytest.raises(StudyError) as refused:
-        load_study("study.yaml", [f"methods.2={{name: '{name}', beta: 1}}"])
+        load_study("study.yaml", [f'methods.2={{name: "{name}", beta: 1}}'])
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
 
