@@ -1,6 +1,7 @@
 """The attacks that finished models are judged by, as configs; `oat.evaluation` runs them.
 
-A new one is a class here, in `AnyAttack` and `ATTACKS`, and a branch in `oat.evaluation`.
+A new one is a class here, in `AnyAttack` and `ATTACKS`, and a branch in `oat.evaluation`. Those of
+users are functions; see `oat.own_attack`.
 """
 
 from abc import ABC, abstractmethod

@@ -15,6 +15,7 @@ from oat.lambdas import SAME_LAM
 from oat.models import Conditioning, Interpolation, Mixed, Network, Pair, build_unfilled
 from oat.models.network import Unit
 from oat.models.norm import Affine2d, Condition, ConvNorm
+from oat.models.own import OwnNetwork
 from oat.operating import check_alpha
 from oat.widths import scaled
 
@@ -89,6 +90,8 @@ def fold(model: Network | Pair, lam: float | None, width_mult: float = 1.0) -> N
     if isinstance(model, Pair):
         return _fold_pair(model, lam, width_mult)
     cond = condition(model, lam, width_mult)
+    if isinstance(model, OwnNetwork):
+        return model.folded(cond)
     plain = build_unfilled(
         replace(model.config, width=scaled(model.config.first_width, width_mult)),
         in_channels=model.in_channels,

@@ -22,6 +22,7 @@ from oat.deploy import fold
 from oat.method import Method
 from oat.models import Network, Pair, flops, stored_bytes
 from oat.operating import OperatingPoint
+from oat.own_attack import OwnAttack
 
 
 def looks(device: torch.device, done: int) -> bool:
@@ -129,11 +130,14 @@ def _survivors(
     right: Tensor,
     starts: Sequence[torch.Generator],
 ) -> Tensor:
-    """Return which images of a batch withstand a gradient attack, bool (N,).
+    """Return which images of a batch withstand an attack, bool (N,).
 
     Raises:
         TypeError: Nothing here runs an attack of this class.
     """
+    if isinstance(attack, OwnAttack):
+        images_adv = attack.craft(logits_fn, images, labels, starts[0])
+        return right & _right(logits_fn, images_adv, labels)
     if not isinstance(attack, Pgd | Fgsm | Transfer):
         raise TypeError(f"`oat.evaluation` cannot run an attack of class {type(attack).__name__}.")
     alive, start = right.nonzero().squeeze(1), images

@@ -6,9 +6,10 @@ from typing import Any, NotRequired, TypedDict
 
 from baselines import Interpolate, Mix, PgdAt, Trades
 from oat.method import Method, Oat, Oats
+from oat.own_code import is_own
 from oat.recipe import SHARED, TrainConfig
 from studies.errors import StudyError
-from studies.own_code import code_of, is_own, own_method
+from studies.own_code import code_of, own_method
 
 RESULTS_VERSION = 2
 """Part of every run key; raised by a commit that changes the numbers that a config leads to."""

@@ -1,47 +1,27 @@
-"""Methods that users bring: classes named as ``module:Class``, and the digest of their code."""
+"""What users bring to a study, by name: methods as classes; the digest of all their code."""
 
-import hashlib
-import importlib
-import inspect
-import re
-import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from oat.method import Method
+from oat.models.config import ModelConfig
+from oat.own_code import OwnCodeError, check_code, digest_of, imported, is_own
 from studies.errors import StudyError
 
-MARK = ":"
-OWN_NAME = r"^[A-Za-z0-9_.]+:[A-Za-z0-9_]+$"
-"""How the name of a class of the user's is written: ``module:Class``."""
 PARTS = ("conditioning", "losses", "fixed_shapes", "operating_points", "work")
 """Functions that a method must have: see `oat.method.Method`."""
 VALUES = ("lam", "beta")
 """Fields of which a dedicated method must have one: its trade-off value."""
 
-
-CODE = "code_at_import"
-"""Attribute of an imported class: the digest of its file, as it was then."""
-ALLOWED: set[str] = set()
-"""Classes that a study names. No file in storage can have any other imported."""
-
-
-def allow(names: Iterable[str]) -> None:
-    """Let classes be imported that a study, or the job of its driver, names."""
-    ALLOWED.update(filter(is_own, names))
-
-
-def is_own(name: object) -> bool:
-    """Tell whether a name is that of a class of the user's."""
-    return isinstance(name, str) and re.fullmatch(OWN_NAME, name) is not None
+METHOD, NETWORK, ATTACK, DATA = "method", "network", "attack", "data"
+"""What code of the user's is, in sentences."""
+CODE = "code"
+"""Key of a trial's config with the digest of code of the user's."""
 
 
 def own_method(name: str) -> type[Any]:
     """Import a method, and name it as the study file does.
-
-    The folder that the command is called in counts among those that Python looks in.
 
     Args:
         name: ``module:Class``.
@@ -50,34 +30,13 @@ def own_method(name: str) -> type[Any]:
         StudyError: There is no such module or class, its import fails, or it is no method: one
             sentence that says what is missing. Or no study names it.
     """
-    if name not in ALLOWED:
-        raise StudyError(
-            f"A file names the method '{name}', and no study does, so that its code is not run; "
-            "name the study."
-        )
-    module, _, attribute = name.partition(MARK)
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        if error.name is not None and not f"{module}.".startswith(f"{error.name}."):
-            raise StudyError(f"`{name}` needs the package '{error.name}'; install it.") from error
-        raise StudyError(
-            f"There is no module '{module}' of the method '{name}'; call the command in the folder "
-            "that holds it, install it, or set PYTHONPATH."
-        ) from error
-    except AttributeError as error:
-        raise StudyError(f"The module '{module}' has no '{attribute}' ('{name}').") from error
-    except Exception as error:  # whatever the module does
-        raise StudyError(
-            f"The module of the method '{name}' cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+        found = imported(name, METHOD)
+    except OwnCodeError as error:
+        raise StudyError(str(error)) from error
     _check(name, found)
     # a class of the same fields, so that its name is the one that everybody knows it by
-    own = {"name": name, "__doc__": found.__doc__, CODE: _digest(found)}
-    return type(found.__name__, (found,), own)
+    return type(found.__name__, (found,), {"name": name, "__doc__": found.__doc__})
 
 
 def _check(name: str, found: Any) -> None:
@@ -98,14 +57,46 @@ def _check(name: str, found: Any) -> None:
         )
 
 
-def codes(names: Iterable[str]) -> dict[str, str]:
-    """Return the digest of the code of each of the user's methods here, or why it is not there."""
-    found = {}
-    allow(names := list(names))
-    for name in names:
+class WithModel(TypedDict):
+    """A trial's config, as far as it says which network that is.
+
+    Attributes:
+        model: Fields of `oat.models.ModelConfig`; of one of the user's also `CODE`.
+    """
+
+    model: dict[str, Any]
+
+
+def model_of(config: WithModel) -> ModelConfig:
+    """Return the network of a trial's config.
+
+    Raises:
+        StudyError: It is one of the user's, and its code is not there or is not the same.
+    """
+    values = dict(config["model"])
+    code = values.pop(CODE, None)
+    model = ModelConfig(**values)
+    if model.own:
         try:
-            found[name] = str(getattr(own_method(name), CODE))
-        except StudyError as error:
+            check_code(model.name, NETWORK, str(code))
+        except OwnCodeError as error:
+            raise StudyError(str(error)) from error
+    return model
+
+
+def codes(named: Mapping[str, str]) -> dict[str, str]:
+    """Return the digest of all code of the user's here, or why it is not there.
+
+    Args:
+        named: What each name is: `METHOD`, `NETWORK`, `ATTACK` or `DATA`.
+    """
+    found = {}
+    for name, kind in named.items():
+        try:
+            if kind == METHOD:
+                own_method(name)
+            found[name] = digest_of(name, kind)
+        except (OwnCodeError, StudyError) as error:
             found[name] = str(error)
     return found
 
@@ -117,18 +108,18 @@ def code_of(method: Method) -> str | None:
         StudyError: The file has changed since it was imported, so that what runs here is not what
             it says.
     """
-    if not is_own(method.name):
+    return code_named(method.name, METHOD)
+
+
+def code_named(name: str, kind: str) -> str | None:
+    """Return 12 hex digits of the file that defines what a name is of; None of what is ours.
+
+    Raises:
+        StudyError: As `code_of`.
+    """
+    if not is_own(name):
         return None
-    imported, now = str(getattr(method, CODE)), _digest(type(method).__mro__[1])
-    if imported != now:
-        raise StudyError(
-            f"The file of the method '{method.name}' has changed since this process imported it; "
-            "start Python anew."
-        )
-    return imported
-
-
-def _digest(found: type[Any]) -> str:
-    source = inspect.getsourcefile(found)
-    assert source is not None
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest()[:12]
+    try:
+        return digest_of(name, kind)
+    except OwnCodeError as error:
+        raise StudyError(str(error)) from error

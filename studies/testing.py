@@ -1,6 +1,7 @@
-"""Checks for methods that users bring; see docs/own.md."""
+"""Checks for what users bring: methods, networks, attacks, data; see docs/own.md."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -8,9 +9,12 @@ import torch
 from torch import Tensor
 
 from oat.attacks import Attack
-from oat.data import DataConfig, Dataset, Split
-from oat.method import Method
-from oat.models import ModelConfig, Network, build
+from oat.data import DataConfig, Dataset, Split, load
+from oat.method import Method, Oat
+from oat.models import Conditioning, ModelConfig, Network, build
+from oat.models.own_check import check_own_network
+from oat.own_attack import attack_class, check_own_attack
+from oat.own_code import allow
 from oat.recipe import TrainConfig
 from oat.training import Training
 from studies.known_methods import tuples
@@ -18,6 +22,74 @@ from studies.known_methods import tuples
 IMAGES, CLASSES, SIDE, BATCH = 24, 5, 8, 12
 MODEL = ModelConfig("resnet8", width=8)
 ATTACK = Attack(eps=0.1, steps=2)
+
+
+def check_network(
+    name: str,
+    *,
+    image_shape: tuple[int, int, int] = (3, 32, 32),
+    num_classes: int = 10,
+    args: Mapping[str, Any] | None = None,
+    lam: bool = False,
+) -> None:
+    """Build a network of your own, and check what every network must hold.
+
+    Args:
+        name: ``module:function``, as in ``model.name`` of a study file.
+        image_shape: Channels, height and width of the images that it is for.
+        num_classes: Length of its logits.
+        args: Its arguments, as in ``model.args``.
+        lam: Whether OAT is to train it as well, with λ as an input.
+
+    Raises:
+        OwnCodeError: One sentence that says what does not hold.
+    """
+    allow([name])
+    config = ModelConfig(name, args=dict(args or {}))
+    asked = Oat().conditioning() if lam else Conditioning()
+    check_own_network(config, asked, image_shape, num_classes)
+
+
+def check_attack(
+    name: str,
+    *,
+    eps: float = 8 / 255,
+    image_shape: tuple[int, int, int] = (3, 32, 32),
+    num_classes: int = 10,
+    **options: Any,
+) -> None:
+    """Try an attack of your own on a linear network, and check what every attack must hold.
+
+    Args:
+        name: ``module:function``, as in ``evaluate.attacks`` of a study file.
+        eps: Radius, in units of pixel values in [0, 1].
+        image_shape: Channels, height and width of the images.
+        num_classes: Length of the logits.
+        **options: Its options.
+
+    Raises:
+        OwnCodeError: One sentence that says what does not hold.
+    """
+    allow([name])
+    kind: Any = attack_class(name)
+    check_own_attack(kind(eps=eps, **options), image_shape, num_classes)
+
+
+def check_data(
+    name: str, root: str = "./data", *, args: Mapping[str, Any] | None = None
+) -> Dataset:
+    """Read data of your own, check and split them as a study does, and return them.
+
+    Args:
+        name: ``module:function``, as in ``data.name`` of a study file.
+        root: As in ``data.root``.
+        args: Its arguments, as in ``data.args``.
+
+    Raises:
+        DataError: One sentence that says what does not hold.
+    """
+    allow([name])
+    return load(DataConfig(name, root=root, args=dict(args or {})))
 
 
 def check_method(method: Any) -> None:

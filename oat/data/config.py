@@ -1,8 +1,10 @@
 """Which data set, and how it is split and augmented: the block ``data`` of a study file."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from oat.names import unknown
+from oat.own_code import NO_ARGS, frozen_args, is_own
 from oat.paths import local_path
 
 DATA_SETS = ("digits", "fashion_mnist", "cifar10", "svhn", "stl10", "imagefolder")
@@ -14,7 +16,7 @@ class DataConfig:
     """Which images, and how they are split and augmented.
 
     Attributes:
-        name: One of `DATA_SETS`.
+        name: One of `DATA_SETS`, or a function of your own, ``module:function`` (docs/own.md).
         root: Folder of the data, ``~`` is your home; not used by ``digits``.
         download: Whether torchvision may fetch what is missing.
         val_fraction: Share of the training images held out for validation, in (0, 1).
@@ -22,6 +24,7 @@ class DataConfig:
         image_size: Side to resize to; ``imagefolder`` only.
         crop: Pixels of zero padding for a random crop; None is the data set's custom.
         flip: Whether to mirror at random; None is the data set's custom.
+        args: Keyword arguments of a function of your own.
 
     Raises:
         ValueError: A value is out of its range.
@@ -35,10 +38,17 @@ class DataConfig:
     image_size: int | None = None
     crop: int | None = None
     flip: bool | None = None
+    args: dict[str, Any] = NO_ARGS
 
     def __post_init__(self) -> None:
-        if self.name not in DATA_SETS:
+        if self.name not in DATA_SETS and not is_own(self.name):
             raise ValueError(unknown("data set", self.name, DATA_SETS))
+        object.__setattr__(self, "args", frozen_args(self.args))
+        if self.args and not is_own(self.name):
+            raise ValueError(
+                f"`args` must be left out for {self.name}; they are those of a function of your "
+                "own."
+            )
         try:
             local_path(self.root)
         except ValueError as error:

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from oat.data.config import DataConfig
 from oat.data.errors import DataError, printable
+from oat.data.own import read_own
 from oat.data.readers import READERS
 from oat.data.splits import first, hold_out
 from oat.data.tensors import Dataset, Source, Split
@@ -17,7 +18,7 @@ def load(config: DataConfig) -> Dataset:
     Raises:
         DataError: The data are missing, or unfit; the sentence says where and what to do.
     """
-    source = READERS[config.name](config)
+    source = READERS.get(config.name, read_own)(config)
     _check(config, source)
     labels, images = source.train.labels, source.train.images
     val, rest = hold_out(labels, config.val_fraction)

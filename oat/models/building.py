@@ -1,5 +1,6 @@
 """Networks by name."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from oat.models.config import WIDE, Conditioning, ModelConfig
 from oat.models.network import Network
 from oat.models.operations import Unfilled
+from oat.models.own import OwnNetwork
 from oat.models.resnet import ResNet
 from oat.models.wide_resnet import WideResNet
 from oat.widths import scaled
@@ -22,6 +24,8 @@ def build(
 ) -> Network:
     """Build a network with He initialisation from torch's global generator.
 
+    One of the user's is initialised as its function does it.
+
     Args:
         config: Name and width.
         in_channels: Channels of the images.
@@ -33,8 +37,11 @@ def build(
 
     Raises:
         ValueError: A width leaves no whole number of channels.
+        OwnCodeError: A function of the user's fails, or its network cannot be conditioned so.
     """
     conditioning = conditioning or Conditioning()
+    if config.own:
+        return OwnNetwork(config, conditioning, in_channels=in_channels, num_classes=num_classes)
     if conditioning.base_width != 1:
         config = replace(config, width=scaled(config.first_width, conditioning.base_width))
     family = WideResNet if WIDE.fullmatch(config.name) else ResNet
@@ -54,9 +61,11 @@ def build_unfilled(
 ) -> Network:
     """Build a network whose weights are not drawn, to be counted or filled.
 
-    torch's meta device would do the same, and imports torch's compiler.
+    torch's meta device would do the same, and imports torch's compiler. A network of the user's
+    is built as it is, as it may hold values that are in no state dict.
     """
-    with torch.random.fork_rng(devices=[]), Unfilled():  # encodings draw a little
+    unfilled = nullcontext() if config.own else Unfilled()
+    with torch.random.fork_rng(devices=[]), unfilled:  # encodings draw a little
         return build(
             config, in_channels=in_channels, num_classes=num_classes, conditioning=conditioning
         )

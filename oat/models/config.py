@@ -2,9 +2,11 @@
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from oat.encodings import Encoding
 from oat.names import unknown
+from oat.own_code import NO_ARGS, frozen_args, is_own
 
 # Blocks in each stage of a ResNet. Three stages start at 16 channels, four at 64.
 STAGES: dict[str, tuple[int, ...]] = {
@@ -29,10 +31,12 @@ class ModelConfig:
     """Which network.
 
     Attributes:
-        name: A key of `STAGES`, or ``wrn-D-K`` of depth D = 6n + 4 and widening factor K.
+        name: A key of `STAGES`, ``wrn-D-K`` of depth D = 6n + 4 and widening factor K, or a
+            function of your own, ``module:function`` (docs/own.md).
         width: Channels of the first stage (of the stem of a ``wrn``); None is the family's own:
             16, or 64 for a ResNet of four stages.
         dropout: Share of features dropped in each block of a ``wrn``.
+        args: Keyword arguments of a function of your own.
 
     Raises:
         ValueError: The name is unknown, or a value out of its range.
@@ -41,8 +45,18 @@ class ModelConfig:
     name: str = "resnet34"
     width: int | None = None
     dropout: float = 0.0
+    args: dict[str, Any] = NO_ARGS
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "args", frozen_args(self.args))
+        if self.own:
+            self._check_own()
+            return
+        if self.args:
+            raise ValueError(
+                f"`args` must be left out for {self.name}; they are those of a function of your "
+                "own."
+            )
         match = WIDE.fullmatch(self.name)
         if match is None and self.name not in STAGES:
             raise ValueError(unknown("model", self.name, EXAMPLES))
@@ -59,6 +73,19 @@ class ModelConfig:
             raise ValueError(f"`dropout` must be in [0, 1), got {self.dropout:g}.")
         if self.dropout and match is None:
             raise ValueError(f"`dropout` is for wrn-D-K only, got {self.dropout:g}.")
+
+    def _check_own(self) -> None:
+        """Refuse what is for networks of ours alone."""
+        for key, value in (("width", self.width), ("dropout", self.dropout or None)):
+            if value is not None:
+                raise ValueError(
+                    f"`{key}` is for networks of ours; give '{self.name}' what it takes in `args`."
+                )
+
+    @property
+    def own(self) -> bool:
+        """Whether a function of the user's makes it."""
+        return is_own(self.name)
 
     @property
     def wide(self) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """What networks cost: operations, parameters, bytes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,6 +10,7 @@ from torch import nn
 from oat.models.building import build_unfilled
 from oat.models.network import Network
 from oat.models.operations import Operations
+from oat.models.own import OwnNetwork
 from oat.models.pairs import Mixed, Mixture, Pair
 
 
@@ -31,15 +34,28 @@ def flops(net: Network | Mixed, image_shape: tuple[int, int, int], width_mult: f
     """
     if isinstance(net, Mixed):
         return sum(flops(end, image_shape, width_mult) for end in net.networks)
-    nothing = torch.zeros(0, *image_shape, device=next(net.parameters()).device)
-    code = net.encoding.table[:0] if net.encoding is not None else None
+    # a network of the user's may not take a batch of no image
+    rows = int(isinstance(net, OwnNetwork))
+    images = torch.zeros(rows, *image_shape, device=next(net.parameters()).device)
+    code = net.encoding.table[:rows] if net.encoding is not None else None
     was_training = net.training
     net.eval()
-    with torch.no_grad(), Operations() as counter:
-        net(nothing, code, num_zero_lam=None if code is None else 0, width_mult=width_mult)
+    with torch.no_grad(), _attention_in_parts(), Operations() as counter:
+        net(images, code, num_zero_lam=None if code is None else 0, width_mult=width_mult)
     net.train(was_training)
     total: int = counter.total
     return total
+
+
+@contextmanager
+def _attention_in_parts() -> Iterator[None]:
+    """Let torch's transformer layers run in parts, as it has no formula for the whole."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 @dataclass(frozen=True)

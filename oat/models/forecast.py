@@ -33,8 +33,11 @@ def forward_flops(
 
     Raises:
         ValueError: The width leaves no whole number of channels.
+        OwnCodeError: A network of the user's does not take such images.
     """
     channels, *sides = image_shape
+    if config.own:
+        return _counted(config, image_shape, num_classes)
     first = scaled(config.first_width, width)
     total = last = 0
     for conv in _convolutions(config, channels, first):
@@ -53,6 +56,20 @@ def relative_flops(
         return 1.0
     full, narrow = (forward_flops(config, image_shape, 10, width) for width in (1.0, width_mult))
     return narrow / full
+
+
+@lru_cache(maxsize=256)
+def _counted(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> int:
+    """Count the operations of a network of the user's by running it on an image."""
+    from oat.models.building import build_unfilled
+    from oat.models.costs import flops
+    from oat.own_code import failure
+
+    net = build_unfilled(config, in_channels=image_shape[0], num_classes=num_classes)
+    try:
+        return flops(net, image_shape)
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+        raise failure(config.name, "network", error) from error
 
 
 def _convolutions(config: ModelConfig, channels: int, first: int) -> Iterator[_Conv]:

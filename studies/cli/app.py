@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from oat.own_code import OwnCodeError
 from studies.cli.catalogue import attacks, methods, presets
 from studies.cli.clean import clean
 from studies.cli.compare import compare
@@ -92,6 +93,6 @@ def main() -> None:
             command = next(iter(sys.argv[1:]), "")
             err.print(f"Stopped. {AFTERWARDS.get(command, '')}".rstrip())
         raise
-    except UserError as error:
+    except (UserError, OwnCodeError) as error:
         say(err, str(error))
         raise SystemExit(2) from None

@@ -182,7 +182,7 @@ def ui(
         StudyError: The study is faulty.
         TrackingError: There is no such experiment, the port is taken, or MLflow does not start.
     """
-    from studies.tracking.experiment import find_experiment
+    from studies.tracking.experiment import find_experiment, tags_of
     from studies.tracking.mlflow_page import mlflow_page
 
     uri, _ = tracking_place(storage, tracking_uri, make=False)
@@ -190,6 +190,7 @@ def ui(
     with mlflow_page(
         uri,
         experiment,
+        tags_of(uri, experiment),
         host=host,
         port=port,
         stop=stop or threading.Event(),

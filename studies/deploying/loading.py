@@ -1,10 +1,9 @@
 """Trained models from a study's storage, or from a weights file alone."""
 
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -17,6 +16,7 @@ from studies.deploying.model import TrainedModel
 from studies.errors import ModelError, StudyError
 from studies.known_methods import CONDITIONAL, VALUES, method_of
 from studies.naming import listed
+from studies.own_code import model_of
 from studies.planning.plan import Plan, PlannedTrial
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError
@@ -190,7 +190,7 @@ def _rebuilt(
     fixed = said.get("point")
     if fixed is not None:
         point = OperatingPoint(**fixed)
-        network = _folded(config["model"], said, point, method_of(config).conditioning())
+        network = _folded(model_of(config), said, point, method_of(config).conditioning())
         network.load_state_dict(state)
         return TrainedModel(network.to(device), said, point)
     method = method_of(config)
@@ -206,13 +206,14 @@ def _rebuilt(
 
 
 def _folded(
-    model: Mapping[str, Any], said: About, point: OperatingPoint, trained: Conditioning
+    config: ModelConfig, said: About, point: OperatingPoint, trained: Conditioning
 ) -> Network:
     """Build the plain network that a model is at one point, its weights not filled."""
-    config = ModelConfig(**model)
-    width = scaled(scaled(config.first_width, trained.base_width), point.width_mult)
+    if not config.own:
+        width = scaled(scaled(config.first_width, trained.base_width), point.width_mult)
+        config = replace(config, width=width)
     network = build_unfilled(
-        replace(config, width=width),
+        config,
         in_channels=said["image_shape"][0],
         num_classes=len(said["classes"]),
         conditioning=Conditioning(folded=True),

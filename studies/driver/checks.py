@@ -11,6 +11,9 @@ from rich.console import Console
 from oat.adversaries import EXTRA, check_classes
 from oat.autoattack import check_installed
 from oat.data import DataError, Dataset, count_images, load, repeated_images
+from oat.models.own_check import check_own_network
+from oat.own_attack import OwnAttack, check_own_attack
+from oat.own_code import OwnCodeError
 from studies.console import say
 from studies.driver.same_data import KnownData
 from studies.errors import StudyError, UserError
@@ -87,6 +90,7 @@ DATA = "data"
 def check_evaluation(study: Study, known: KnownData) -> list[Check]:
     """Read the data in this process, and check the attacks, and what was trained, against them."""
     remarks: list[str] = []
+    own: list[Check] = []
 
     def data() -> str:
         try:
@@ -98,9 +102,30 @@ def check_evaluation(study: Study, known: KnownData) -> list[Check]:
         finally:
             load.cache_clear()
         remarks.extend(remarks_on(found))
+        own.extend(check_own_code(study, found.image_shape, found.num_classes))
         return f"{study.data.name}, {count_images(found)}"
 
-    return [checked(DATA, data), *data_warnings(remarks)]
+    return [checked(DATA, data), *data_warnings(remarks), *own]
+
+
+def check_own_code(
+    study: Study, image_shape: tuple[int, int, int], num_classes: int
+) -> list[Check]:
+    """Check that the network and the attacks of the user's do what they must; none of ours."""
+
+    def network() -> str:
+        for conditioning in dict.fromkeys(m.conditioning() for m in study.all_methods()):
+            check_own_network(study.model, conditioning, image_shape, num_classes)
+        return f"{study.model.name} takes the images, and gives {num_classes} logits for each"
+
+    def attacks() -> str:
+        for attack in own:
+            check_own_attack(attack, image_shape, num_classes)
+        return ", ".join(dict.fromkeys(attack.name for attack in own))
+
+    own = [attack for attack in study.attacks() if isinstance(attack, OwnAttack)]
+    checks = [checked("network", network)] if study.model.own else []
+    return [*checks, checked("attacks", attacks)] if own else checks
 
 
 def remarks_on(dataset: Dataset) -> list[str]:
@@ -132,5 +157,7 @@ def checked(name: str, look: Callable[[], str]) -> Check:
     """Make a check of a function that returns what it found, or raises."""
     try:
         return Check(name, look())
+    except OwnCodeError as error:
+        return Check(name, str(error), StudyError(str(error)))
     except UserError as error:
         return Check(name, str(error), error)

@@ -9,17 +9,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from oat.data import DataConfig, DataError, count_images, load
+from oat.own_code import allow
 from studies.driver.checks import (
     DATA,
     Check,
     check_attacks,
+    check_own_code,
     checked,
     data_warnings,
     remarks_on,
 )
 from studies.driver.same_data import KnownData
 from studies.errors import StorageError, StudyError
-from studies.own_code import codes, is_own
+from studies.own_code import codes
 from studies.planning.run_keys import absolute_root
 from studies.storage.folder import Folder
 from studies.storage.opening import check_writable, open_folder
@@ -47,12 +49,13 @@ class NodeSight(TypedDict):
         token: Whether its Ray asks for a token.
         fingerprint: Digest of its data; not there if it cannot read them.
         num_classes: Of these data; likewise.
+        image_shape: Of their images; likewise.
         counts: How many images they are; likewise.
         remarks: What the user should know of them; likewise.
         data_error: Why it cannot, if so.
         sees_storage: Whether it sees the storage of the driver; not there if it cannot look.
         storage_error: What storage does not do, if so.
-        codes: Of each method of the user's the digest of its code, or why it is not there.
+        codes: Of all code of the user's the digest, or why it is not there.
     """
 
     host: str
@@ -61,6 +64,7 @@ class NodeSight(TypedDict):
     token: bool
     fingerprint: NotRequired[str]
     num_classes: NotRequired[int]
+    image_shape: NotRequired[tuple[int, int, int]]
     counts: NotRequired[str]
     remarks: NotRequired[list[str]]
     data_error: NotRequired[str]
@@ -119,13 +123,12 @@ def check_nodes(
     data = replace(study.data, root=absolute_root(study.data))
     marker = f".preflight-{uuid.uuid4().hex[:8]}"
     folder.write(marker, b"")
-    own = _own_methods(study)
     began = time.time()
     ask = ray.remote(num_cpus=0, max_retries=0)(_look_around)
     asked = {
         ask.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(data, folder.uri, marker, own): node
+        ).remote(data, folder.uri, marker, study.own_code()): node
         for node in nodes
         if node["Alive"] and _may_run(study, node["Resources"])
     }
@@ -150,14 +153,13 @@ def _may_run(study: Study, have: Mapping[str, float]) -> bool:
     )
 
 
-def _own_methods(study: Study) -> list[str]:
-    return sorted({name for name in study.method_names() if is_own(name)})
-
-
-def _look_around(data: DataConfig, folder_uri: str, marker: str, own: list[str]) -> NodeSight:
+def _look_around(
+    data: DataConfig, folder_uri: str, marker: str, own: Mapping[str, str]
+) -> NodeSight:
     """Tell what a node is and sees; runs there."""
     from studies.cluster.ray_internals import token_is_enabled
 
+    allow(own)
     told: NodeSight = {
         "host": socket.gethostname(),
         "versions": versions(),
@@ -170,6 +172,7 @@ def _look_around(data: DataConfig, folder_uri: str, marker: str, own: list[str])
         told |= {
             "fingerprint": dataset.fingerprint,
             "num_classes": dataset.num_classes,
+            "image_shape": dataset.image_shape,
             "counts": count_images(dataset),
             "remarks": remarks_on(dataset),
         }
@@ -235,13 +238,14 @@ def _judge_node(
         return "the same as here, and can be written"
 
     def code() -> str:
-        for method, here in codes(_own_methods(study)).items():
-            there = told["codes"][method]
+        own = study.own_code()
+        for name, here in codes(own).items():
+            there = told["codes"][name]
             if there != here:
-                said = f"has other code of the method '{method}' ({there} there, {here} here)"
+                said = f"has other code of the {own[name]} '{name}' ({there} there, {here} here)"
                 said = said if re.fullmatch("[0-9a-f]{12}", there) else f"says: {there}"
                 raise StudyError(f"{where} {said.rstrip('.')}; give every node the same file.")
-        return ", ".join(f"{method} {digest}" for method, digest in told["codes"].items())
+        return ", ".join(f"{name} {digest}" for name, digest in told["codes"].items())
 
     checks = [
         checked(f"{name}: versions", same_versions),
@@ -267,9 +271,10 @@ def _compare_nodes(study: Study, answers: Sequence[NodeAnswer]) -> list[Check]:
         said = f"`data` differ between nodes: {where}; give every node the same files."
         checks.append(Check(DATA, said, StudyError(said)))
     elif prints:
-        counts = next(told["counts"] for told in answers if "counts" in told)
+        able = next(told for told in answers if "fingerprint" in told)
         remarks = [remark for told in answers for remark in told.get("remarks", ())]
-        checks.append(Check(DATA, f"{study.data.name}, {counts}"))
+        checks.append(Check(DATA, f"{study.data.name}, {able['counts']}"))
+        checks += check_own_code(study, able["image_shape"], able["num_classes"])
         checks += data_warnings(list(dict.fromkeys(remarks)))
     if answers and not all(told["token"] for told in answers):
         said = "The cluster runs code for whoever reaches its port; start it with "

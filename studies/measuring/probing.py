@@ -7,13 +7,15 @@ import torch
 from rich.console import Console
 
 from oat.data import DataConfig, DataError, load
-from oat.models import ModelConfig, relative_flops
+from oat.models import relative_flops
 from oat.operating import OperatingPoint
+from oat.own_code import allow
 from oat.probe import seconds_of_validation, seconds_per_pass, seconds_per_step
 from oat.recipe import images_seen
 from oat.training import Training
 from studies.console import say
 from studies.errors import StudyError
+from studies.own_code import model_of
 from studies.planning.costs import validations
 from studies.planning.estimates import ProbeRecord, keep_probes, on_gpu
 from studies.planning.expand import make_plan
@@ -45,6 +47,7 @@ def build_training(job: TrialJob) -> Training:
     config, need = job["config"], job["resources"]
     torch.set_num_threads(int(need["cpu"]))
     data = DataConfig(**config["data"], **job["data"])
+    allow(job.get("own", ()))
     dataset = load(data).to(torch.device("cuda" if on_gpu(need) else "cpu"))
     probe = probe_of(job, dataset)
     return probe.make(how_to_run(job, dataset, probe, None))
@@ -90,7 +93,7 @@ def _probe(training: Training, job: TrialJob, kind: str) -> ProbeRecord:
 def _seconds_per_pass(training: Training, job: TrialJob) -> float:
     """Return what judging takes for each pass of the plain, full network: see `Work.judging`."""
     base = training.method.conditioning().base_width
-    model, shape = ModelConfig(**job["config"]["model"]), training.dataset.image_shape
+    model, shape = model_of(job["config"]), training.dataset.image_shape
     places = dict.fromkeys((point["lam"], point["width_mult"]) for point in job["points"])
     size = job["points"][0]["batch_size"]
     seconds = {

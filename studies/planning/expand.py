@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from studies.own_code import is_own
 from studies.planning.costs import assumed_seconds_per_unit, judging_units, validation_units
 from studies.planning.estimates import Estimate, Estimator, Work, need_of, read_probes
 from studies.planning.judgements import SharedKeys, checks_of, held_out_of, points_of
@@ -103,7 +102,7 @@ def _plan_trial(
     }
     if sources := sources_by_label(study, entry, seed):
         job["sources"] = sources
-    if own := sorted({name for name in study.method_names() if is_own(name)}):
+    if own := sorted(study.own_code()):
         job["own"] = own
     units, judge_units = judging_units(study, entry)
     kind = digest(entry_key(study, entry, None))

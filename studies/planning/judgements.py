@@ -92,9 +92,9 @@ def _attack_settings(attack: EvaluationAttack) -> dict[str, Any]:
     """Return what decides an attack; of its options those at their default are left out.
 
     So an option that a later release adds changes no key. Steps and step size are older than
-    this rule and always there.
+    this rule and always there, and so is the digest of code of the user's.
     """
-    always = {"name", "eps", "steps", "step_size"}
+    always = {"name", "eps", "steps", "step_size", "code"}
     return {
         field.name: getattr(attack, field.name)
         for field in fields(attack)

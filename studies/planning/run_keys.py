@@ -10,7 +10,7 @@ from oat.method import Method
 from oat.paths import local_path
 from oat.recipe import TrainConfig
 from studies.known_methods import JUDGED_AT, RESULTS_VERSION
-from studies.own_code import code_of
+from studies.own_code import CODE, NETWORK, code_named, code_of
 from studies.storage.sealed import digest
 from studies.study_file.method_blocks import Entry
 from studies.study_file.study import Study
@@ -28,7 +28,7 @@ def trial_config(
         "results_version": RESULTS_VERSION,
         "seed": seed,
         "data": data,
-        "model": asdict(study.model),
+        "model": _with_code(study, asdict(study.model)),
         "train": _lists(asdict(train or study.train)),
         "attack": asdict(study.attack),
         "method": {**_named(method), **_weighty(_lists(asdict(method)))},  # type: ignore[call-overload]
@@ -50,7 +50,7 @@ def key_config(study: Study, method: Method, seed: int, train: TrainConfig) -> T
         "results_version": RESULTS_VERSION,
         "seed": seed,
         "data": data,
-        "model": _changed(study.model),
+        "model": _with_code(study, _changed(study.model)),
         "train": _changed(train),
         "attack": _changed(study.attack),
         "method": {**_named(method), **_weighty(_lists(_changed(method)))},
@@ -125,6 +125,12 @@ def _named(method: Method) -> dict[str, str]:
     """Return a method's name, and the digest of its code where that is the user's."""
     code = code_of(method)
     return {"name": method.name} if code is None else {"name": method.name, "code": code}
+
+
+def _with_code(study: Study, model: dict[str, Any]) -> dict[str, Any]:
+    """Add to a network of the user's the digest of its code."""
+    code = code_named(study.model.name, NETWORK)
+    return model if code is None else {**model, CODE: code}
 
 
 def _weighty(values: dict[str, Any]) -> dict[str, Any]:

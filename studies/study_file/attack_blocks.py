@@ -9,9 +9,12 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-from pydantic import BaseModel, Discriminator, create_model, model_validator
+from pydantic import BaseModel, Discriminator, SerializeAsAny, create_model, model_validator
 
-from oat.adversaries import ATTACKS, AnyAttack
+from oat.adversaries import ATTACKS, EvaluationAttack
+from oat.own_attack import attack_class
+from oat.own_code import allow, is_own
+from studies.study_file.own_blocks import by_own_name
 from studies.study_file.tune_block import STRICT
 
 RADIUS = "eps"
@@ -22,6 +25,7 @@ class AttackBlock(BaseModel):
     """One entry under ``attacks``; its subclasses are made from the attacks' own fields."""
 
     model_config = STRICT
+    name: str
 
     @model_validator(mode="after")
     def _check(self) -> "AttackBlock":
@@ -34,15 +38,19 @@ class AttackBlock(BaseModel):
             )
         return self
 
-    def expand(self) -> list[AnyAttack]:
+    def expand(self) -> list[EvaluationAttack]:
         """Return the attacks that the block stands for, one for each of its radii."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         radii = values.pop(RADIUS)
-        kind = ATTACKS[values["name"]]
+        kind: Any = attack_class(values["name"])
         return [kind(eps=eps, **values) for eps in (radii if isinstance(radii, tuple) else [radii])]
 
 
-def _attack_block(kind: type[AnyAttack]) -> type[AttackBlock]:
+CODE = "code"
+"""Field of an attack of the user's that follows from its file, and stands in no study file."""
+
+
+def _attack_block(kind: type[EvaluationAttack]) -> type[AttackBlock]:
     """Make the schema of an attack's block from the fields of its config."""
     hints = get_type_hints(kind)
     keys: dict[str, Any] = {
@@ -51,12 +59,31 @@ def _attack_block(kind: type[AnyAttack]) -> type[AttackBlock]:
             field.default,
         )
         for field in dataclasses.fields(kind)
+        if field.name != CODE
     }
     return create_model(f"{kind.__name__}Block", __base__=AttackBlock, **keys)
 
 
 ATTACK_BLOCKS = {name: _attack_block(kind) for name, kind in ATTACKS.items()}
+
+
+def attack_block_of(name: str) -> type[AttackBlock]:
+    """Return the schema of an attack's entry; that of one of the user's is made here.
+
+    Raises:
+        OwnCodeError: There is no such function, or its arguments do not fit.
+    """
+    if name not in ATTACK_BLOCKS and is_own(name):
+        allow([name])
+        ATTACK_BLOCKS[name] = _attack_block(attack_class(name))
+    return ATTACK_BLOCKS[name]
+
+
 if TYPE_CHECKING:
     AnyAttackBlock = AttackBlock
 else:
-    AnyAttackBlock = Annotated[reduce(or_, ATTACK_BLOCKS.values()), Discriminator("name")]
+    AnyAttackBlock = Annotated[
+        Annotated[reduce(or_, ATTACK_BLOCKS.values()), Discriminator("name")],
+        by_own_name(attack_block_of),
+        SerializeAsAny(),
+    ]

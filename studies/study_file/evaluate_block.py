@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from oat.adversaries import AnyAttack
+from oat.adversaries import EvaluationAttack
 from oat.lambdas import check_choices
 from oat.recipe import RULES, CheckpointRule
 from studies.naming import radius_text
@@ -37,7 +37,7 @@ class Evaluate(BaseModel):
 
     model_config = STRICT
     lams: tuple[float, ...] | None = None
-    attacks: tuple[AnyAttackBlock, ...] = (ATTACK_BLOCKS[PLAIN_ATTACK](),)
+    attacks: tuple[AnyAttackBlock, ...] = (ATTACK_BLOCKS[PLAIN_ATTACK](name=PLAIN_ATTACK),)
     checkpoints: tuple[CheckpointRule, ...] = ("last",)
     images: int | None = Field(None, ge=1)
     held_out_images: int = Field(1000, ge=0)
@@ -76,6 +76,6 @@ class Evaluate(BaseModel):
             check_choices(self.lams, "lams")
         return self
 
-    def each_attack(self) -> list[AnyAttack]:
+    def each_attack(self) -> list[EvaluationAttack]:
         """Return the attacks, lists of radii expanded, in the order of the file."""
         return [attack for block in self.attacks for attack in block.expand()]

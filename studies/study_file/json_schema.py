@@ -4,10 +4,9 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
-from studies.own_code import OWN_NAME
+from oat.own_code import OWN_NAME, Args
 from studies.study_file.evaluate_block import PLAIN_ATTACK
 from studies.study_file.keys import keys_of, summary
-from studies.study_file.method_blocks import METHOD_BLOCKS
 from studies.study_file.study import Study
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -18,12 +17,11 @@ NUMBER = r"^\s*[+-]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][+-]?[\d_]+)?(\s*/\s*\d+(
 WORDS = ("yes", "no", "on", "off", "true", "false", "y", "n", "t", "f")
 BOOLEAN = f"^({'|'.join(''.join(f'[{c}{c.upper()}]' for c in word) for word in WORDS)}|[01])$"
 """A truth value as text, which ``yes`` and ``on`` are for YAML 1.2."""
-OWN_METHOD = {
-    "type": "object",
-    "description": "A method of your own, `module:Class`; its options are the fields of its class.",
-    "required": ["name"],
-    "properties": {"name": {"type": "string", "pattern": OWN_NAME}},
+OWN = {
+    "method": "A method of your own, `module:Class`; its options are the fields of its class.",
+    "attack": "An attack of your own, `module:function`; its options are those of the function.",
 }
+"""What an entry of a list may name instead of something of ours."""
 
 
 def schema() -> dict[str, Any]:
@@ -64,14 +62,25 @@ class _Generator(GenerateJsonSchema):
         """Tell the blocks of a list apart by their name, which one of them may lack."""
         made = super().tagged_union_schema(schema)
         tag, blocks = made["discriminator"]["propertyName"], made["discriminator"]["mapping"]
-        own = [OWN_METHOD] if blocks.keys() >= METHOD_BLOCKS.keys() else []
+        own = OWN["method" if "oat" in blocks else "attack"]
         return {
             "oneOf": [
                 {"$ref": place} | ({} if name == PLAIN_ATTACK else {"required": [tag]})
                 for name, place in blocks.items()
             ]
-            + own
+            + [
+                {
+                    "type": "object",
+                    "description": own,
+                    "required": [tag],
+                    "properties": {tag: {"type": "string", "pattern": OWN_NAME}},
+                }
+            ]
         }
+
+    def encode_default(self, dft: Any) -> Any:
+        """Write a default as JSON has it."""
+        return super().encode_default(dict(dft) if isinstance(dft, Args) else dft)
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         """Give a key no title beside its name."""

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, g
 
 from pydantic import BaseModel
 
-from oat.adversaries import ATTACKS
+from oat.own_attack import attack_class
 from oat.recipe import TrainConfig
 from studies.known_methods import METHODS
 from studies.study_file.attack_blocks import ATTACK_BLOCKS, RADIUS, AttackBlock
@@ -149,7 +149,7 @@ def _sources(block: type) -> list[tuple[type, Mapping[str, str]]]:
             sources += [(source, SWEPT.get(name, {})) for source in METHODS[name].__mro__]
     for name, attack in ATTACK_BLOCKS.items():
         if attack is block:
-            sources += [(source, {RADIUS: RADIUS}) for source in ATTACKS[name].__mro__]
+            sources += [(source, {RADIUS: RADIUS}) for source in attack_class(name).__mro__]
     sources += [(source, {}) for source in block.__mro__]
     if issubclass(block, OwnSettings):
         sources.append((TrainConfig, {}))

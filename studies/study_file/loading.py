@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from oat.adversaries import ATTACKS
 from oat.attacks import Attack
 from oat.data import DataConfig
 from oat.models import ModelConfig
@@ -18,6 +17,7 @@ from oat.names import unknown
 from oat.recipe import TrainConfig
 from studies.errors import StudyError
 from studies.naming import one_line
+from studies.study_file.attack_blocks import attack_block_of
 from studies.study_file.evaluate_block import PLAIN_ATTACK, Evaluate
 from studies.study_file.faults import explain, kind_of
 from studies.study_file.method_blocks import Resources, Settings, Start, block_of
@@ -166,8 +166,8 @@ def _known_keys(path: Sequence[str | int], data: Any) -> list[str]:
         case ["evaluate"]:
             return list(Evaluate.model_fields)
         case ["evaluate", "attacks", int(i), *_]:
-            kind = ATTACKS[data["evaluate"]["attacks"][i].get("name", PLAIN_ATTACK)]
-            return [field.name for field in dataclasses.fields(kind)]
+            name = data["evaluate"]["attacks"][i].get("name", PLAIN_ATTACK)
+            return list(attack_block_of(name).model_fields)
     blocks: dict[Any, Any] = {
         "data": DataConfig,
         "model": ModelConfig,

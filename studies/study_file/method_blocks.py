@@ -6,7 +6,6 @@ nothing is said twice. A list where a dedicated method takes one value makes one
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
 from functools import cached_property, reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -17,8 +16,6 @@ from pydantic import (
     Field,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
     create_model,
     model_serializer,
     model_validator,
@@ -26,10 +23,10 @@ from pydantic import (
 
 from baselines import Pairing
 from oat.method import Method
+from oat.own_code import allow, is_own
 from oat.recipe import SHARED, TrainConfig
-from studies.errors import StudyError
 from studies.known_methods import METHODS, begins_in_words, describe, method_class
-from studies.own_code import allow, is_own
+from studies.study_file.own_blocks import by_own_name
 from studies.study_file.tune_block import STRICT, SWEPT
 
 SMALLEST_SHARE = 1e-4
@@ -243,21 +240,12 @@ def block_of(name: str) -> type[MethodBlock]:
     return METHOD_BLOCKS[name]
 
 
-def _own_or_ours(value: Any, ours: ValidatorFunctionWrapHandler) -> MethodBlock:
-    """Check an entry by the schema of its method, one of the user's included."""
-    name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
-    try:
-        return block_of(str(name)).model_validate(value) if is_own(name) else ours(value)
-    except StudyError as error:  # pydantic takes no other errors
-        raise ValueError(str(error)) from error
-
-
 if TYPE_CHECKING:
     AnyMethodBlock = MethodBlock
 else:
     AnyMethodBlock = Annotated[
         Annotated[reduce(or_, METHOD_BLOCKS.values()), Discriminator("name")],
-        WrapValidator(_own_or_ours),
+        by_own_name(block_of),
         SerializeAsAny(),
     ]
 

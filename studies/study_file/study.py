@@ -25,9 +25,11 @@ from oat.encodings import BY_VALUE
 from oat.lambdas import SAME_LAM
 from oat.method import Method, Oat
 from oat.models import ModelConfig
+from oat.own_code import allow, imported, is_own
 from oat.recipe import TrainConfig
 from oat.widths import scaled
 from studies.known_methods import METHODS, ONCE
+from studies.own_code import ATTACK, DATA, METHOD, NETWORK
 from studies.study_file.evaluate_block import Evaluate
 from studies.study_file.method_blocks import AnyMethodBlock, Entry, FileBlock, Resources
 from studies.study_file.sources import check_sources
@@ -87,6 +89,7 @@ class Study(BaseModel):
             raise ValueError("`seeds` must name at least one seed, got an empty list.")
         if bad := [seed for seed in self.seeds if not 0 <= seed < 2**31]:
             raise ValueError(f"`seeds` must be from 0 to 2147483647, got {bad[0]}.")
+        self._import_own()
         trials = [(entry.method, entry.train, entry.start) for entry in self.entries()]
         labels = dict(zip(trials, (entry.label for entry in self.entries()), strict=True))
         methods = [(labels[trial], count) for trial, count in Counter(trials).items()]
@@ -119,13 +122,29 @@ class Study(BaseModel):
             self._check_lams(method)
             asked = method.conditioning()
             for width in (asked.base_width, *asked.widths):
-                scaled(self.model.first_width, width)
+                self._check_width(method, width)
             if isinstance(method, Oat) and method.dual_bn:
                 self._check_rows(method)
         if self.tune is not None:
             check_space(self.tune.space, self.methods, self.train)
             self._check_searched_lams(self.tune)
         return self
+
+    def _import_own(self) -> None:
+        """Import the network and the data of the user's, so that faults are told at once."""
+        for name, kind in self.own_code().items():
+            allow([name])
+            imported(name, kind)
+
+    def _check_width(self, method: Method, width: float) -> None:
+        """Refuse a width that leaves no whole number of channels."""
+        if not self.model.own:
+            scaled(self.model.first_width, width)
+        elif width != 1:
+            raise ValueError(
+                f"{method.name} has the width {width:g}, and `model` '{self.model.name}' has no "
+                "widths, as it is a network of your own; leave `oats` and `width_mults` out."
+            )
 
     def _check_radii(self) -> None:
         """Refuse radii that are alike but not equal: as two they would be compared with nothing."""
@@ -205,6 +224,16 @@ class Study(BaseModel):
             need = block.resources or self.resources
             entries += [Entry(method, train, settings, need, start) for method in block.expand()]
         return tuple(entries)
+
+    def own_code(self) -> dict[str, str]:
+        """Return the names of the user's code in the study, and what each is."""
+        named = [
+            *((name, METHOD) for name in self.method_names()),
+            (self.model.name, NETWORK),
+            *((attack.name, ATTACK) for attack in self.evaluate.attacks),
+            (self.data.name, DATA),
+        ]
+        return {name: kind for name, kind in named if is_own(name)}
 
     def method_names(self) -> list[str]:
         """Return the name of each entry's method, in the order of the file."""

@@ -58,6 +58,16 @@ def find_experiment(uri: str, study: str) -> str:
     )
 
 
+def tags_of(uri: str, experiment: str) -> dict[str, str]:
+    """Return the tags of an experiment.
+
+    Raises:
+        TrackingError: Its store does not answer.
+    """
+    with refusals(uri):
+        return dict(MlflowClient(tracking_uri=uri).get_experiment(experiment).tags)
+
+
 def experiment_id(uri: str, study: str) -> str | None:
     """Return the id of a study's experiment; None where there is none. Makes nothing.
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO
@@ -21,6 +21,7 @@ from studies.console import say
 from studies.errors import TrackingError
 from studies.knocking import http_answer
 from studies.storage.addresses import without_credentials
+from studies.tracking.shared_view import page_of
 
 START_SECONDS = 180
 """The longest that MLflow may take to answer; 10 to 15 s is usual on an idle machine."""
@@ -86,6 +87,7 @@ class MlflowPage:
 def mlflow_page(
     uri: str,
     experiment: str,
+    tags: Mapping[str, str],
     *,
     host: str,
     port: int,
@@ -97,6 +99,7 @@ def mlflow_page(
     Args:
         uri: Tracking URI; a database, or a server, for which nothing is started.
         experiment: Id of what the address shows.
+        tags: Its tags, which may have a view of ours.
         host: Name or address to listen on.
         port: 0 for any that is free.
         stop: Set by whoever wants it to end, also before it has started.
@@ -106,7 +109,7 @@ def mlflow_page(
         TrackingError: The port is taken, or the page does not start.
     """
     if uri.startswith(("http://", "https://")):
-        yield MlflowPage(_address(without_credentials(uri).rstrip("/"), experiment))
+        yield MlflowPage(page_of(without_credentials(uri).rstrip("/"), experiment, tags))
         return
     port = _free_port(host, port)
     reached = ANYWHERE.get(host, host)
@@ -123,16 +126,11 @@ def mlflow_page(
             stderr=log, start_new_session=True,
         )  # fmt: skip
         try:
-            page = MlflowPage(_address(server, experiment), process, log)
+            page = MlflowPage(page_of(server, experiment, tags), process, log)
             _wait_for(page, f"{server}/health", stop)
             yield page
         finally:
             _end(process)
-
-
-def _address(server: str, experiment: str) -> str:
-    # without `runs` MLflow 3 shows its overview of language models' traces
-    return f"{server}/#/experiments/{experiment}/runs"
 
 
 def _environment(uri: str, host: str, port: int) -> dict[str, str]:

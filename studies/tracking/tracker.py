@@ -21,6 +21,7 @@ from studies.storage.folder import Folder
 from studies.storage.sealed import digest
 from studies.tracking.experiment import Experiment, refusals
 from studies.tracking.reaching import knock
+from studies.tracking.shared_view import view_tags
 from studies.tracking.trial_runs import TrialRuns, flat
 
 log = logging.getLogger("oat.tracking")
@@ -41,6 +42,11 @@ class Tracker(Experiment):
     def __init__(self, uri: str, study: str, artifacts: str | None = None) -> None:
         super().__init__(uri, study, artifacts)
         self._trials = TrialRuns(self)
+        with refusals(uri):
+            known = self.client.get_experiment(self.experiment_id).tags
+            for tag, value in view_tags().items():
+                if known.get(tag) != value:
+                    self.client.set_experiment_tag(self.experiment_id, tag, value)
 
     def load(self) -> None:
         """Learn which runs there are; of several with one key all but the oldest are deleted.

@@ -12,11 +12,12 @@ from oat.choice import Probe, choose, choose_precision, settled_precision
 from oat.data import DataConfig, Dataset
 from oat.execution import Execution, Precision, as_asked
 from oat.method import training_cost
-from oat.models import ModelConfig, forward_flops
+from oat.models import forward_flops
+from oat.own_code import allow
 from oat.recipe import TrainConfig, images_seen, steps_per_epoch
 from oat.training import Training
 from studies.known_methods import method_of, tuples
-from studies.own_code import allow
+from studies.own_code import model_of
 from studies.storage.folder import Folder
 from studies.storage.opening import open_folder
 from studies.storage.sealed import ResultError, digest, unseal, write_sealed
@@ -35,7 +36,7 @@ def probe_of(job: TrialJob, dataset: Dataset) -> Probe:
     """
     allow(job.get("own", ()))
     config, method = job["config"], method_of(job["config"])
-    model = ModelConfig(**config["model"])
+    model = model_of(config)
     data = DataConfig(**config["data"], **job["data"])
     train, attack = TrainConfig(**tuples(config["train"])), Attack(**config["attack"])
     count, shape = len(dataset.train), dataset.image_shape

@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import TypeVar, cast
 
-from oat.adversaries import ATTACKS
 from oat.ascent import LogitsFn
 from oat.data import Dataset
 from oat.deploy import fold
@@ -19,6 +18,7 @@ from oat.models import (
     in_situ_cost,
 )
 from oat.operating import OperatingPoint
+from oat.own_attack import attack_class
 from studies.known_methods import method_of, variant_of
 from studies.storage.folder import Folder
 from studies.storage.opening import open_folder
@@ -138,7 +138,7 @@ class _Judging:
             if surrogates is None:
                 return
             progress = JudgingProgress(self.folder, key, self._judgement(point))
-            attack = ATTACKS[point["attack"]["name"]](**point["attack"])
+            attack = attack_class(point["attack"]["name"])(**point["attack"])
             with _exact(point):
                 found = evaluate_at(
                     model,

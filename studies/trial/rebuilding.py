@@ -8,9 +8,10 @@ from baselines import Interpolate, Mix
 from oat.attacks import Attack
 from oat.data import DataConfig, Dataset
 from oat.method import Method
-from oat.models import Interpolation, Mixture, ModelConfig, Network, Pair, build_unfilled
+from oat.models import Interpolation, Mixture, Network, Pair, build_unfilled
 from oat.models.pairs import Settle
 from oat.statistics import settle
+from studies.own_code import model_of
 from studies.trial.shapes import TrialConfig
 
 
@@ -56,7 +57,7 @@ def network_of(
 
     def plain() -> Network:
         return build_unfilled(
-            ModelConfig(**config["model"]),
+            model_of(config),
             in_channels=in_channels,
             num_classes=num_classes,
             conditioning=method.conditioning(),

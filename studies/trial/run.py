@@ -20,9 +20,9 @@ from baselines import Pairing
 from oat.data import DataConfig, DataError, Dataset, load
 from oat.memory import keep_freed_memory
 from oat.models import count_parameters, stored_bytes
+from oat.own_code import allow
 from oat.training import DivergenceError, Training
 from studies.known_methods import method_of
-from studies.own_code import allow
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError, write_lines, write_sealed
 from studies.trial.checkpoints import Checkpoints, TrainingState

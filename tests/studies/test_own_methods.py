@@ -18,15 +18,17 @@ import yaml
 
 import studies
 from baselines import PgdAt, Trades
+from oat import own_code
 from oat.dedicated import Dedicated
 from oat.method import Oat, Oats
-from studies import own_code
+from oat.own_code import is_own
 from studies.driver import nodes
 from studies.driver.same_data import KnownData
 from studies.errors import StudyError
 from studies.known_methods import METHODS, method_of
 from studies.planning.run_keys import run_keys, trial_config
 from studies.storage.local import LocalFolder
+from studies.study_file.attack_blocks import ATTACK_BLOCKS
 from studies.study_file.loading import load_study
 from studies.study_file.method_blocks import METHOD_BLOCKS
 from studies.study_file.tune_block import SWEPT
@@ -34,7 +36,9 @@ from studies.testing import check_method
 from studies.trial.weights import pack
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own.md").read_text()
-MART, CHECK = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+FILES = {name: PYTHON[i] for i, name in ((0, "mart"), (2, "nets"), (3, "attacks"), (4, "data"))}
+MART, CHECK, MAKE_DATA, CHECK_ALL = (PYTHON[i] for i in (0, 1, 5, 6))
 (STUDY,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 OAT = Path(sys.executable).with_name("oat")
 NAME = "my_pkg.mart:Mart"
@@ -45,29 +49,35 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with the page's files, in which commands are called; nothing of it stays."""
     (tmp_path / "my_pkg").mkdir()
     (tmp_path / "my_pkg" / "__init__.py").write_text("")
-    (tmp_path / "my_pkg" / "mart.py").write_text(MART)
+    for name, text in FILES.items():
+        (tmp_path / "my_pkg" / f"{name}.py").write_text(text)
     (tmp_path / "study.yaml").write_text(STUDY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path.copy())
-    known = {*METHODS}
     yield tmp_path
-    _forget(known)
+    _forget()
 
 
-def _forget(known: set[str]) -> None:
+def _forget() -> None:
     """Leave nothing of the user's methods, as a process that starts has nothing of them."""
-    for table in (METHODS, METHOD_BLOCKS, SWEPT):
-        for name in [name for name in table if name not in known]:
+    for table in (METHODS, METHOD_BLOCKS, ATTACK_BLOCKS, SWEPT):
+        for name in [name for name in table if is_own(name)]:
             del table[name]
     for module in [m for m in sys.modules if m.partition(".")[0] == "my_pkg"]:
         del sys.modules[module]
+    own_code._import.cache_clear()
 
 
-def test_the_check_of_the_page_passes(home: Path) -> None:
+def test_the_checks_of_the_page_pass(home: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", CHECK], cwd=home, capture_output=True, text=True, check=False
+        [sys.executable, "-c", "\n".join([CHECK, MAKE_DATA, CHECK_ALL])],
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "(1, 8, 8)\n"
 
 
 @pytest.mark.parametrize(
@@ -90,18 +100,35 @@ def test_the_study_of_the_page_runs_and_mart_stands_beside_the_others(home: Path
             [OAT, *words], cwd=home, capture_output=True, text=True, check=False, env=environment
         )
 
+    subprocess.run([sys.executable, "-c", MAKE_DATA], cwd=home, check=True)
     ended = oat("run", "study.yaml")
     assert ended.returncode == 0, ended.stderr
     assert f"{NAME} β=5" in ended.stdout
     points = studies.points("study.yaml")
     own = points[points["method"] == NAME]
-    assert sorted(own["beta"]) == [1, 5]
+    assert sorted(own["beta"]) == [1, 1, 5, 5]
+    assert set(points["attack"]) == {"pgd10", "square_patch-size2"}
     assert own["lam"].isna().all()
     asked = oat("runs", "study.yaml", "--where", f"method == '{NAME}' and beta > 2")
-    assert "1 rows" in asked.stdout
+    assert "2 rows" in asked.stdout  # under either attack
     network = studies.load_model("study.yaml", NAME, beta=5).at()
     assert network(torch.rand(2, 1, 8, 8)).shape[1] == 10
-    # other code makes other trials, and nothing of the old ones is part of the study
+    once_for_all = studies.load_model("study.yaml")
+    assert once_for_all.classes[3] == "digit 3"
+    images = torch.rand(4, 1, 8, 8)
+    lams = torch.tensor([0.0, 0.5, 0.5, 1.0])
+    knob = once_for_all.knob()(images, lams)
+    for row, lam in enumerate(lams.tolist()):
+        assert torch.allclose(once_for_all.at(lam)(images)[row], knob[row], atol=1e-5)
+    path = home / "at-half.safetensors"
+    studies.export("study.yaml", at_lam=0.5, to="safetensors", out=path)
+    assert torch.equal(studies.load_model(path).at()(images), once_for_all.at(0.5)(images))
+    # other code judges or trains anew, and nothing of the old is part of the study
+    with (home / "my_pkg" / "attacks.py").open("a") as file:
+        file.write("# a remark\n")
+    states = {t["state"] for t in json.loads(oat("plan", "study.yaml", "--json").stdout)["trials"]}
+    assert states == {"evaluate"}
+    (home / "my_pkg" / "attacks.py").write_text(FILES["attacks"])
     with (home / "my_pkg" / "mart.py").open("a") as file:
         file.write("# a remark\n")
     changed = json.loads(oat("plan", "study.yaml", "--json").stdout)
@@ -137,12 +164,12 @@ def test_its_options_ranges_and_lists_are_those_of_the_study_file(home: Path) ->
         with pytest.raises(StudyError) as refused:
             load_study("study.yaml", [where + more])
         assert said in str(refused.value)
-    narrow = load_study("study.yaml", [f"{where}width_mults: [0.5, 1]}}"])
+    ours = "model={name: resnet8, width: 4}"
+    narrow = load_study("study.yaml", [ours, f"{where}width_mults: [0.5, 1]}}"])
     assert [e.label for e in narrow.entries()][2:] == [f"{NAME} β=5 width=0.5", f"{NAME} β=5"]
 
 
 def test_the_code_is_part_of_the_run_key_and_must_be_the_same_on_a_worker(home: Path) -> None:
-    ours = {name for name in METHODS if ":" not in name}
     study = load_study("study.yaml")
     method = study.all_methods()[-1]
     config, keys = trial_config(study, method, 0), run_keys(study)
@@ -154,7 +181,7 @@ def test_the_code_is_part_of_the_run_key_and_must_be_the_same_on_a_worker(home: 
     for ask in (lambda: run_keys(study), lambda: method_of(sent)):
         with pytest.raises(StudyError, match="has changed since this process imported it"):
             ask()
-    _forget(ours)
+    _forget()
     others = run_keys(load_study("study.yaml"))
     assert len(keys - others) == len(others - keys) == 2
     with pytest.raises(StudyError, match=r"is not that of the trial .* give every node the same"):
@@ -248,11 +275,14 @@ def test_the_check_finds_what_is_wrong_with_a_method(fault: str, said: str) -> N
 def test_a_node_without_the_code_or_with_other_code_is_named(home: Path) -> None:
     study, folder = load_study("study.yaml"), LocalFolder(home / "shared")
     folder.write("marker", b"")
-    sight = nodes._look_around(study.data, folder.uri, "marker", [NAME])
+    subprocess.run([sys.executable, "-c", MAKE_DATA], cwd=home, check=True)
+    own_code.ALLOWED.clear()  # as on a node, which the driver tells
+    sight = nodes._look_around(study.data, folder.uri, "marker", study.own_code())
+    assert "data_error" not in sight
     told: Any = {"name": "node 10.0.0.7", **sight}
 
     def said_of(codes: dict[str, str]) -> tuple[str, str]:
-        answer: Any = {**told, "codes": codes}
+        answer: Any = {**told, "codes": {**told["codes"], **codes}}
         (check,) = (
             check
             for check in nodes._judge_node(study, folder, answer, time.time(), KnownData("", {}))
@@ -260,8 +290,8 @@ def test_a_node_without_the_code_or_with_other_code_is_named(home: Path) -> None
         )
         return check.state, check.said
 
-    (digest,) = told["codes"].values()
-    assert said_of(told["codes"]) == ("ok", f"{NAME} {digest}")
+    digest = told["codes"][NAME]
+    assert said_of({}) == ("ok", ", ".join(f"{k} {v}" for k, v in told["codes"].items()))
     state, said = said_of({NAME: "0123456789ab"})
     assert state == "failed"
     assert f"has other code of the method '{NAME}' (0123456789ab there, {digest} here)" in said

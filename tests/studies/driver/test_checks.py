@@ -98,7 +98,7 @@ def test_the_images_of_a_cluster_are_told_once(tiny: dict[str, Any], tmp_path: P
     tiny["data"] = {"name": "imagefolder", "root": str(tmp_path / "data")}
     study = load_study(tiny)
     LocalFolder(tmp_path / "shared").write("marker", b"")
-    sight = preconditions._look_around(study.data, str(tmp_path / "shared"), "marker", [])
+    sight = preconditions._look_around(study.data, str(tmp_path / "shared"), "marker", {})
     told = [{"name": f"node 10.0.0.{i}", **sight} for i in (7, 8)]
     checks = [check for check in preconditions._compare_nodes(study, told) if check.name == "data"]
     assert [check.state for check in checks] == ["ok", "warning"]
@@ -120,7 +120,7 @@ def told(tiny: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     """What this machine tells of itself."""
     study = load_study(tiny)
     LocalFolder(tmp_path / "shared").write("marker", b"")
-    found = preconditions._look_around(study.data, str(tmp_path / "shared"), "marker", [])
+    found = preconditions._look_around(study.data, str(tmp_path / "shared"), "marker", {})
     return {"name": "node 10.0.0.7", **found}
 
 
@@ -160,7 +160,7 @@ def test_a_folder_of_the_same_name_on_another_disk_is_not_the_storage(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     study = load_study(tiny)
-    found = preconditions._look_around(study.data, str(tmp_path / "own"), "marker", [])
+    found = preconditions._look_around(study.data, str(tmp_path / "own"), "marker", {})
     said = _failed(_judged(tiny, tmp_path, {"name": "node 10.0.0.7", **found}))
     assert "folder of its own" in said["node 10.0.0.7: storage"]
     assert "s3://" in said["node 10.0.0.7: storage"]
@@ -170,7 +170,7 @@ def test_storage_that_a_node_cannot_write_is_a_sentence(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    found = preconditions._look_around(load_study(tiny).data, str(tmp_path / "file"), "marker", [])
+    found = preconditions._look_around(load_study(tiny).data, str(tmp_path / "file"), "marker", {})
     said = _failed(_judged(tiny, tmp_path, {"name": "node 10.0.0.7", **found}))
     assert str(tmp_path / "file") in said["node 10.0.0.7: storage"]
 
@@ -190,7 +190,7 @@ def test_a_node_without_the_data_is_a_sentence(tiny: dict[str, Any], tmp_path: P
     tiny["data"] = {"name": "svhn", "root": str(tmp_path)}
     LocalFolder(tmp_path / "shared").write("marker", b"")
     data = load_study(tiny).data
-    found = preconditions._look_around(data, str(tmp_path / "shared"), "marker", [])
+    found = preconditions._look_around(data, str(tmp_path / "shared"), "marker", {})
     said = _failed(_judged(tiny, tmp_path, {"name": "node 10.0.0.7", **found}))
     assert list(said) == ["node 10.0.0.7: data"]
     assert str(tmp_path) in said["node 10.0.0.7: data"]

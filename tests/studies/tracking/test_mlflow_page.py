@@ -119,8 +119,8 @@ def test_credentials_in_a_servers_address_are_refused_and_not_shown(tiny_file: P
 def test_the_address_at_a_server_has_no_credentials() -> None:
     quiet, stop = Console(file=io.StringIO()), threading.Event()
     for uri in ("https://me:hidden@host.test/base/", "https://host.test/base"):
-        with mlflow_page(uri, "7", host="", port=0, stop=stop, console=quiet) as page:
-            assert page.address == "https://host.test/base/#/experiments/7/runs"
+        with mlflow_page(uri, "7", {}, host="", port=0, stop=stop, console=quiet) as page:
+            assert page.address.startswith("https://host.test/base/#/experiments/7/runs?")
             assert page.process is None
             page.wait(stop)  # there is nothing to wait for
 
@@ -209,7 +209,8 @@ def test_the_page_answers_to_this_machines_names_and_to_no_other(
 ) -> None:
     _, address, _ = started
     base, port = address.partition("/#")[0], address.split(":")[2].partition("/")[0]
-    assert address == f"http://127.0.0.1:{port}/#/experiments/1/runs"
+    view = "runs?workflowType=machine_learning&viewStateShareKey=oat-points"
+    assert address == f"http://127.0.0.1:{port}/#/experiments/1/{view}"
     search = f"{base}/ajax-api/2.0/mlflow/runs/search"
     asked = b'{"experiment_ids": ["1"]}'
     for name, code in ((socket.gethostname(), 200), ("localhost", 200), ("evil.test", 403)):
