@@ -11,8 +11,8 @@ from baselines.pgd_at import PgdAt
 class Interpolate(Pairing):
     """The weights of two dedicated models, interpolated with a weight α; nothing is trained.
 
-    The network at α has the weights ``(1 - α) θ0 + α θ1``; one network runs. The second model is
-    usually one that `start`s from the first: between models that were both trained from scratch
+    The network at α has the weights ``(1 - α) θ0 + α θ1``; one network runs. The second model
+    usually has a `start` from the first: between models that were both trained from scratch
     there is a barrier, and such a pair is a negative control.
 
     Source: paths between plain and robust models: Zhao et al., arXiv 2005.00060.

@@ -27,7 +27,7 @@ class Pairing:
     Attributes:
         of: Labels of two dedicated models of the study, as `oat plan` prints them: what runs at
             α = 0, and at α = 1.
-        alphas: α to judge at, each in [0, 1]; they stand in the column `lam`.
+        alphas: α to evaluate at, each in [0, 1]; they stand in the column `lam`.
         width_mult: Share of the configured channels that both networks have, in (0, 1].
 
     Raises:

@@ -36,17 +36,17 @@ class TrainConfig:
     Attributes:
         epochs: Passes over the training images.
         batch_size: Images a step; the last, smaller batch of an epoch is left out.
-        optimizer: ``sgd``.
+        optimizer: Only ``sgd``.
         lr: Learning rate: the highest, which all schedules but ``onecycle`` start at.
-        momentum: Of SGD.
-        weight_decay: Of every parameter.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of every parameter.
         schedule: ``cosine`` by epoch to 0; ``multistep`` by `gamma` at each of `milestones`;
             ``onecycle``, which rises from a 25th of `lr` in the first 30 % of the training and
             falls to 0, by step and both as a cosine; or ``constant``.
         milestones: Where ``multistep`` lowers the rate, as shares of the training in (0, 1).
-        gamma: Factor by which it does, in (0, 1).
-        label_smoothing: Of the cross-entropy that is minimised, in [0, 1); attacks and
-            validation have hard labels.
+        gamma: Factor by which ``multistep`` lowers the rate, in (0, 1).
+        label_smoothing: Label smoothing of the training loss, in [0, 1); attacks and validation
+            have hard labels.
         eps_warmup: Epochs in which the radius of the training attack grows, by as much each, to
             the full one; 0 for none. It keeps training from being caught by masked gradients.
         clip_norm: Largest norm of the gradient of all parameters; None does not clip.
@@ -64,7 +64,7 @@ class TrainConfig:
         capture: Whether a GPU records a step once and replays it; ``auto`` does so where that can
             be done and gives the same numbers.
         val_every: Epochs between validations; the last epoch is always validated.
-        val_images: Held-out images used for it, at most.
+        val_images: Held-out images used for a validation, at most.
 
     Raises:
         ValueError: A value is out of its range.

@@ -22,8 +22,10 @@ class DataConfig:
         val_fraction: Share of the training images held out for validation, in (0, 1).
         train_images: Use only so many of the rest; None is all of them.
         image_size: Side to resize to; ``imagefolder`` only.
-        crop: Pixels of zero padding for a random crop; None is the data set's custom.
-        flip: Whether to mirror at random; None is the data set's custom.
+        crop: Pixels of zero padding for a random crop; None is 4 for ``cifar10`` and ``stl10``, 2
+            for ``fashion_mnist``, else 0.
+        flip: Whether to mirror at random; None mirrors ``cifar10``, ``stl10`` and
+            ``fashion_mnist`` alone.
         args: Keyword arguments of a function of your own.
 
     Raises:

@@ -73,8 +73,9 @@ class MaskingColumns(TypedDict):
     """The columns of a point that tell of masked gradients; a number is NaN if not known.
 
     Attributes:
-        masking: ``none``, ``not checked``, or the signs found.
-        check_images: This and the next ten: see `studies.trial.evaluated.MaskingCheck`.
+        masking: Signs of masked gradients: `none`, `not checked`, or the signs that were found.
+        check_images: This and the next ten: see `studies.trial.evaluated.MaskingCheck`. None where
+            the point was not checked: it is on held-out images, or `masking_images` is 0.
         check_sa: Likewise.
         check_ra: Likewise.
         check_ra_restarts: Likewise.
@@ -85,8 +86,10 @@ class MaskingColumns(TypedDict):
         check_ra_eps_4x: Likewise.
         check_ra_eps_half: Likewise.
         check_zero_gradients: Likewise.
-        check_gap_autoattack: How far RA under AutoAttack lies below that under PGD.
-        check_gap_black_box: How far RA under the strongest black box does.
+        check_gap_autoattack: How far RA under AutoAttack lies below RA under PGD, on the same
+            images. Unit: fraction. None where the study has not both.
+        check_gap_black_box: How far RA under the strongest black box lies below RA under PGD.
+            Unit: fraction. None where the study has not both.
     """
 
     masking: str

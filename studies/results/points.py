@@ -120,8 +120,8 @@ def attack_column(label: str) -> str:
 def with_attack_columns(table: pd.DataFrame) -> pd.DataFrame:
     """Add a column for each attack: RA of the row's own operating point under that attack.
 
-    It is NaN where the operating point was not judged by it. Where it was judged so several times,
-    the lowest RA on the most images counts.
+    It is NaN where the operating point was not evaluated by it. Where it was so several times, the
+    lowest RA on the most images counts.
     """
     place = table.groupby(OPERATING_POINT, dropna=False).ngroup()
     ranked = table.sort_values(["images", "ra"], ascending=[False, True])

@@ -31,10 +31,10 @@ class IntervalColumns(TypedDict):
     """Wilson's 95 % intervals of a point's accuracies, as fractions.
 
     Attributes:
-        sa_low: Lower end of that of SA.
-        sa_high: Upper end.
-        ra_low: Lower end of that of RA.
-        ra_high: Upper end.
+        sa_low: Lower end of Wilson's 95 % interval of SA. Unit: fraction.
+        sa_high: Its upper end. Unit: fraction.
+        ra_low: Lower end of Wilson's 95 % interval of RA. Unit: fraction.
+        ra_high: Its upper end. Unit: fraction.
     """
 
     sa_low: float
@@ -51,7 +51,8 @@ class PlannedPointRow(PointRow):
     """A point that a plan's job asks for, with the budget of that plan.
 
     Attributes:
-        recipe: See `studies.known_methods.recipe`.
+        recipe: Training settings of the model's own that are not at their default, such as
+            `lr=0.2`; empty if there are none. See `studies.known_methods.recipe`.
     """
 
     recipe: str

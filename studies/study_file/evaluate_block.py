@@ -18,13 +18,13 @@ PLAIN_ATTACK = "pgd"
 
 
 class Evaluate(BaseModel):
-    """What the finished models are judged by.
+    """How the finished models are evaluated.
 
     Attributes:
-        lams: λ to judge conditional networks at; None is the union of their own choices.
-        attacks: Attacks, each judged apart. At several radii the report has RA at each of them.
-        checkpoints: Which weights of each training; see `oat.recipe.CheckpointRule`. The first
-            is what `oat run` reports.
+        lams: λ to evaluate conditional networks at; None is the union of their own choices.
+        attacks: Attacks, each evaluated by itself. At several radii the report has RA at each.
+        checkpoints: Which weights of each training; see `oat.recipe.CheckpointRule`. `oat run`
+            reports the first.
         images: Use only the first so many test images; None is all of them. An attack may have
             fewer, of its own.
         held_out_images: Images held out of training, at most, on which a comparison chooses the λ

@@ -47,7 +47,8 @@ class Study(BaseModel):
     """A study: methods, data, seeds and evaluations. `oat init` writes a commented file.
 
     Attributes:
-        name: Of its folder and of its experiment in MLflow; letters a-z, digits and ``._-``.
+        name: Name of the study, its folder and its experiment in MLflow; letters a-z, digits and
+            ``._-``.
         seeds: Every method is trained once with each.
         methods: What is trained. One OAT model serves every λ; dedicated ones have one each.
     """

@@ -94,10 +94,10 @@ class Select(BaseModel):
 
     Attributes:
         rule: ``front``: of a dedicated method every trial with a point on the method's front, of a
-            once-for-all method the one trial with the largest hypervolume, as several networks
-            are not once for all. ``hypervolume``: the one trial with the largest. ``sa_at_ra``:
-            the one with the highest SA where RA is at least `ra`. ``weighted``: the one with the
-            highest ``weight * SA + (1 - weight) * RA``.
+            once-for-all method only the best single network, by hypervolume, because the claim is
+            that one network serves all. ``hypervolume``: the one trial with the largest.
+            ``sa_at_ra``: the one with the highest SA where RA is at least `ra`. ``weighted``: the
+            one with the highest ``weight * SA + (1 - weight) * RA``.
         ra: Least RA of ``sa_at_ra``, in [0, 1].
         weight: Weight of SA of ``weighted``, in [0, 1].
     """
@@ -142,8 +142,8 @@ class Tune(BaseModel):
         budget: Device seconds of training for each method, such as ``20h``, ``30min`` or ``600s``.
         sampler: Optuna's sampler: ``tpe``, or ``nsga2`` for budgets of hundreds of trials.
         select: Which trials win.
-        attack: PGD that trials are judged by, on the held-out images.
-        images: Held-out images that they are judged on, at most.
+        attack: PGD that trials are evaluated by, on the held-out images.
+        images: Held-out images that they are evaluated on, at most.
         early_stopping: When hopeless trials are stopped; None never does.
         space: What is searched: under ``train`` settings that every method has, under the name of
             a method its own options. The trade-off values of a dedicated method are always

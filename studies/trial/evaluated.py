@@ -1,4 +1,8 @@
-"""What the evaluation of a trial leaves in its folder, key by key: rows of points and of checks."""
+"""What the evaluation of a trial leaves in its folder, key by key: rows of points and of checks.
+
+The docstrings are the data dictionary (`docs/reference/points.md`): what follows ``Unit:`` is its
+column of units, and a sentence that begins with None says when a value is missing.
+"""
 
 from typing import NotRequired, TypedDict
 
@@ -7,9 +11,10 @@ class PlaceColumns(TypedDict):
     """Where a point or check lies on the front.
 
     Attributes:
-        lam: λ; None for TRADES.
-        beta: β of TRADES; None elsewhere.
-        width_mult: Share of the full network's channels.
+        lam: Trade-off weight λ; α of a mixture or an interpolation. None for a method without λ,
+            such as TRADES.
+        beta: Trade-off weight β. None for a method without β: all but TRADES.
+        width_mult: Share of the configured channels that runs. Unit: fraction.
     """
 
     lam: float | None
@@ -31,38 +36,48 @@ class Point(PlaceColumns, SplitColumn):
     """One operating point under one attack, judged: a line of ``points.jsonl``.
 
     Attributes:
-        point_key: See `studies.trial.shapes.PointSpec`.
-        run_key: Of the trial.
-        training_id: Of the training.
+        point_key: Key of the point: 12 hex digits of all that decides its numbers.
+        run_key: Key of its trial: 12 hex digits of all that decides the weights.
+        training_id: 12 hex digits drawn for the training; a repeated training has another.
         method: Name of the method.
-        variant: The method with what differs from its default.
-        seed: Of the trial.
-        attack: Name of the attack, for people.
-        attack_settings: See `studies.trial.shapes.PointSpec`; not there in older lines.
-        eps: Radius of the attack.
-        step_size: Of the attack; None where it has none.
-        sa: Standard accuracy.
-        ra: Robust accuracy under the attack.
-        images: How many were judged.
-        warnings: Signs of masked gradients that the attack itself has given; may be empty.
+        variant: The method with what differs from its default; each variant is a front.
+        seed: Seed of the trial.
+        attack: Name of the attack, such as `pgd20`. A radius other than that of training follows
+            an @.
+        attack_settings: Digest of the attack's settings; points that differ in it are not
+            compared. Not there in older lines.
+        eps: Radius of the attack. Unit: pixel values in [0, 1].
+        step_size: Length of one step of the attack. Unit: pixel values in [0, 1]. None where the
+            attack has no steps of one length.
+        sa: Standard accuracy: share of the images that are classified correctly. Unit: fraction.
+        ra: Robust accuracy: share that stays so under the whole attack. Unit: fraction.
+        images: How many images were evaluated. Unit: images.
+        warnings: Signs of masked gradients that the attack itself gave; empty if there were none.
         dataset: Name of the data set.
         data_fingerprint: Digest of the images and labels.
         model: Name of the network.
-        epochs: Of the training.
-        precision: That it was trained in; not there in older lines.
-        budget: See `studies.trial.shapes.TrialJob`.
-        checkpoint_rule: Which weights of the training.
-        checkpoint_epoch: Epoch that these are of, from 1.
-        results_version: See `studies.trial.shapes.TrialConfig`.
-        flops: Of the deployed network, for one image.
-        deployed_bytes: Of the deployed network's parameters.
-        in_situ_flops: Of the conditional network as it is, for one image.
-        in_situ_parameters: That this takes.
-        network_bytes: See `Trained`.
-        parameters: See `Trained`.
-        train_device_seconds: Training time.
-        train_units: See `Trained`.
-        train_gradients: Gradients by images that the training has evaluated.
+        epochs: Length of the training. Unit: epochs.
+        precision: Type in which the network was trained; `not recorded` for older points.
+        budget: Digest of what the methods of a study share; points that differ in it are not
+            compared.
+        checkpoint_rule: Which weights of the training: `last`, `averaged` or `chosen`.
+        checkpoint_epoch: Epoch of these weights, counted from 1. Unit: epochs.
+        results_version: Version of the code that decides numbers; versions are not mixed. See
+            `studies.known_methods.RESULTS_VERSION`.
+        flops: Operations for one image of the deployed network, the plain one at this λ and width.
+            Unit: floating-point operations.
+        deployed_bytes: Parameters of the deployed network. Unit: bytes.
+        in_situ_flops: Operations for one image of a network that switches λ in place. Unit:
+            floating-point operations.
+        in_situ_parameters: Parameters that such a network uses at this width. Unit: parameters.
+        network_bytes: The trained network as it is stored, all λ and widths. Unit: bytes.
+        parameters: Parameters of the trained network, all λ and widths. Unit: parameters.
+        train_device_seconds: Training time without validation; of a shared GPU, the share. Unit:
+            device seconds.
+        train_units: Training cost. Unit: equivalent forward passes of one image through the plain
+            network.
+        train_gradients: Gradient evaluations of the training, counted by image. Unit: gradients.
+            None for points from before they were counted.
     """
 
     point_key: str
@@ -106,18 +121,21 @@ class MaskingCheck(PlaceColumns):
         training_id: Of the training.
         check_key: See `studies.trial.shapes.CheckSpec`.
         checkpoint_rule: Which weights of the training.
-        images: How many were used; this and all below: see `oat.masking.Checks`.
-        sa: Without an attack.
-        ra: Under PGD at the radius of the training.
-        ra_restarts: The same with 5 starts.
-        ra_strong: The same, then with margin losses and more steps as well; not there in checks
-            that are older than it.
-        ra_noise: Under noise.
-        ra_eps_0: At radius 0.
-        ra_eps_2x: At twice the radius.
-        ra_eps_4x: At four times the radius.
-        ra_eps_half: At radius 0.5.
-        zero_gradients: Share of the right images without any gradient.
+        images: How many images were used; this and all below: see `oat.masking.Checks`. Unit:
+            images.
+        sa: Accuracy without an attack. Unit: fraction.
+        ra: Accuracy under PGD at the radius of the training. Unit: fraction.
+        ra_restarts: The same with 5 starts. Unit: fraction.
+        ra_strong: The same, then with margin losses and more steps as well. Unit: fraction. None
+            for checks that are older than it.
+        ra_noise: Accuracy under noise. Unit: fraction.
+        ra_eps_0: Accuracy under PGD at radius 0, which must be that without an attack. Unit:
+            fraction.
+        ra_eps_2x: Accuracy under PGD at twice the radius. Unit: fraction.
+        ra_eps_4x: Accuracy under PGD at four times the radius. Unit: fraction.
+        ra_eps_half: Accuracy under PGD at radius 0.5, where nothing can be robust. Unit: fraction.
+        zero_gradients: Share of the correctly classified images without any gradient. Unit:
+            fraction.
     """
 
     training_id: str
