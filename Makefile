@@ -1,5 +1,5 @@
 # Two commands: `make study` shows the system at work, `make test` proves it. Both set up .venv.
-.PHONY: study test check venv lock clean
+.PHONY: study test check docs venv lock clean
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -14,6 +14,11 @@ check: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict oat baselines studies
+
+# the pages as a site, docs/_build/index.html; those of docs/reference/ are written from the code first
+docs: venv
+	$(BIN)/python -m docs.generate
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build
 
 venv: .venv/ready
 
@@ -31,4 +36,4 @@ lock: venv
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet -o requirements.lock
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist docs/_build *.egg-info

@@ -1,24 +1,37 @@
-"""What the pages say exists, and the commands they show are commands that we have."""
+"""What the pages say exists, what they show works, and what is generated is up to date."""
 
+import ast
 import pydoc
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 import typer.main
 import yaml
 
+import studies
+from docs.generate import PAGES as PAGES_OF_THE_CODE
 from studies.cli.app import app
 from studies.study_file.loading import load_study, presets
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    page
+    for page in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+    if "_build" not in page.relative_to(ROOT).parts
+)
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 COMMAND = re.compile(r"^(?:\.venv/bin/)?oat (.+?)(?:\s+#.*)?$", re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def _name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
@@ -47,27 +60,103 @@ def test_every_command_in_a_code_block_is_one_of_ours(words: str) -> None:
     group.commands[name].make_context(name, list(rest))  # type: ignore[attr-defined]
 
 
-def test_the_study_file_of_the_readme_is_a_valid_one(tmp_path: Path) -> None:
-    text = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert text is not None
-    (tmp_path / "study.yaml").write_text(text[1])
-    assert len(load_study(str(tmp_path / "study.yaml")).all_methods()) == 13
+BY_OTHER_TESTS = {"docs/own.md", "docs/deploy.md", "docs/queries.md"}
+"""Pages whose blocks of Python and YAML other tests run."""
 
 
-def test_the_tune_block_of_the_readme_is_a_valid_one() -> None:
-    blocks = re.findall(r"```yaml\n(tune:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    quickstart = load_study("quickstart").dump()
-    for block in blocks:
-        assert load_study({**quickstart, **yaml.safe_load(block)}).tune is not None
-    assert blocks
+def _blocks(language: str) -> list[pytest.param]:
+    return [
+        pytest.param(block, id=f"{_name(page)}-{number}")
+        for page in PAGES
+        if _name(page) not in BY_OTHER_TESTS
+        for number, block in enumerate(
+            re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+        )
+    ]
+
+
+@pytest.mark.parametrize("block", _blocks("yaml"))
+def test_every_yaml_block_is_a_study_file_or_a_part_of_one(block: str) -> None:
+    written = yaml.safe_load(block)
+    study = load_study({**load_study("quickstart").dump(), **written})
+    assert written.keys() <= study.model_fields_set
+    assert "methods" not in written or len(study.methods) == len(written["methods"])
+
+
+@pytest.mark.parametrize("block", _blocks("python"))
+def test_every_python_block_calls_functions_that_we_have(block: str) -> None:
+    calls = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Attribute)]
+    ours = {n.attr for n in calls if isinstance(n.value, ast.Name) and n.value.id == "studies"}
+    assert ours
+    assert ours <= set(studies.__all__)
+
+
+def test_the_readme_is_read_in_a_minute() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_every_page_stands_in_a_table_of_contents() -> None:
+    listed = set()
+    for page in DOCS.rglob("index.md"):
+        for tree in re.findall(r"```{toctree}\n(.*?)```", page.read_text(), re.DOTALL):
+            names = [line for line in tree.splitlines() if line and not line.startswith(":")]
+            listed |= {(page.parent / name).relative_to(DOCS).as_posix() for name in names}
+    there = {
+        page.relative_to(DOCS).with_suffix("").as_posix() for page in PAGES if DOCS in page.parents
+    }
+    assert there - {"index"} == listed
+
+
+GENERATED = sorted((DOCS / "reference").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", GENERATED, ids=lambda page: page.name)
+def test_a_generated_page_says_what_the_code_says(page: Path) -> None:
+    assert page.read_text() == PAGES_OF_THE_CODE[page.name](), "call `make docs`"
+
+
+def test_every_generated_page_is_there() -> None:
+    assert {page.name for page in GENERATED} == PAGES_OF_THE_CODE.keys()
+
+
+def _rows(page: str) -> dict[str, list[str]]:
+    """Return the cells of each row of a reference page, by what its first cell names."""
+    lines = (DOCS / "reference" / page).read_text().splitlines()
+    rows = [re.split(r"(?<!\\) \| ", line.strip("| ")) for line in lines if line.startswith("| `")]
+    return {row[0].strip("`"): row for row in rows}
+
+
+def test_a_key_has_its_range_from_the_check_that_refuses_others() -> None:
+    rows = _rows("keys.md")
+    ranges = {"epochs": "at least 1", "ema": "in (0, 1)", "alphas": "in [0, 1]", "lr": "above 0"}
+    for key, said in ranges.items():
+        assert said in rows[key][2], key
+
+
+def test_every_number_of_a_point_has_a_unit() -> None:
+    rows = _rows("points.md")
+    pure = {"lam", "beta", "seed", "results_version"}
+    without = {name for name, (_, kind, unit, *_) in rows.items() if kind != "text" and not unit}
+    assert without == pure
+
+
+def test_the_citation_has_the_version_of_the_package() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert cited["version"] == project["version"]
+    assert cited["license"] == project["license"]
 
 
 PRESENT = [page for page in PAGES if page.name not in {"CHANGELOG.md", "log.md"}]
-PRESENT = [page for page in PRESENT if page.parent.name != "results"]
-"""Pages that speak of the code as it is; the others keep the names of their time."""
+PRESENT = [page for page in PRESENT if page.parent.name not in {"results", "reference"}]
+"""Pages by hand that speak of the code as it is; the others keep the names of their time."""
 
 EXAMPLES = {"my_pkg/mart.py"}
 """Files that a page tells the reader to write."""
+FOLDERS = ("oat", "baselines", "studies", "benchmarks", "tests", "docs")
+FILES = {
+    path.relative_to(ROOT).as_posix() for name in FOLDERS for path in (ROOT / name).rglob("*.py")
+}
 MODULE = re.compile(r"`((?:[a-z_]+/)*[a-z_]+\.py)`")
 DOTTED = re.compile(r"`((?:oat|baselines|studies|benchmarks)(?:\.[A-Za-z_]+)+)`")
 IN_STUDIES = re.compile(r"`([a-z_]+(?:\.[A-Za-z_]+)+)(?:\(\))?`")
@@ -75,13 +164,12 @@ TAGS = {"oat.kind", "oat.key", "oat.attacks", "oat.masking"}
 """Tags of MLflow's runs, which look like modules."""
 
 
-@pytest.mark.parametrize("page", PRESENT, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PRESENT, ids=_name)
 def test_every_module_that_a_page_names_is_there(page: Path) -> None:
     text = page.read_text()
-    files = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/**/*.py")}
     for name in set(MODULE.findall(text)) - EXAMPLES:
-        found = [file for file in files if file == name or file.endswith(f"studies/{name}")]
-        assert found or f"oat/{name}" in files, f"{page.name} names {name}"
+        found = [file for file in FILES if file == name or file.endswith(f"studies/{name}")]
+        assert found or f"oat/{name}" in FILES, f"{page.name} names {name}"
     for name in set(DOTTED.findall(text)) - TAGS:
         assert _exists(name), f"{page.name} names {name}"
     rooms = {place.name for place in (ROOT / "studies").iterdir()}
@@ -95,18 +183,7 @@ def _exists(name: str) -> bool:
     return pydoc.locate(name) is not None
 
 
-def test_the_readme_names_every_preset_and_command() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_page_of_the_study_file_names_every_preset() -> None:
+    page = (DOCS / "study-file.md").read_text()
     for name in presets():
-        assert f"`{name}`" in readme
-    for name in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
-        assert f"`oat {name} " in readme
-
-
-def test_the_readme_lists_every_module_and_room_of_the_top_packages() -> None:
-    readme = (ROOT / "README.md").read_text()
-    for package in ("oat", "studies"):
-        for place in (ROOT / package).glob("[a-z]*"):
-            if place.suffix == ".py" or (place.is_dir() and any(place.iterdir())):
-                name = f"{place.name}/" if place.is_dir() else place.name
-                assert f"  {name} " in readme, f"{package}/{name} is not in the file tree"
+        assert f"`{name}`" in page

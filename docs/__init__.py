@@ -1,0 +1,1 @@
+"""The pages, what writes some of them (`docs.generate`), and how the site is built."""
