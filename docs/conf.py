@@ -27,6 +27,7 @@ default_role = "code"  # in our docstrings a name stands between single backtick
 napoleon_use_ivar = True
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_default_options = {"exclude-members": "model_config"}
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80

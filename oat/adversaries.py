@@ -23,7 +23,7 @@ class EvaluationAttack(ABC):
 
     Attributes:
         eps: Radius in pixel units; None is that of the study's ``attack``.
-        images: Attack only the first so many test images; None is as many as the study judges.
+        images: Attack only the first so many test images; None is as many as the study evaluates.
 
     Raises:
         ValueError: A value is out of its range.

@@ -46,6 +46,6 @@ def _parameter(record: tuple[str, str]) -> Row:
     """Return how a parameter is written, its default and its meaning."""
     name, said = record
     default = DEFAULT.search(said)
-    shown = "" if default is None else "must be given" if default[1] == "required" else default[1]
-    shown = f"`{shown}`" if shown and shown != "must be given" else shown
-    return f"`{name}`", "" if shown.startswith("`no-") else shown, DEFAULT.sub("", said)
+    shown = "" if default is None or default[1].startswith("no-") else default[1]
+    shown = f"`{shown}`" if shown not in {"", "required"} else shown
+    return f"`{name}`", shown, DEFAULT.sub("", said)

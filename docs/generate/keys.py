@@ -133,7 +133,7 @@ def _keys_table(keys: Iterable[Key], path: Path | None) -> str:
 
 def _default(key: Key) -> str:
     if key.default is REQUIRED:
-        return "must be given"
+        return "required"
     if key.block is not None or key.entries:
         return "none" if key.default is None else "see below"
     return f"`{written(key.default)}`"
