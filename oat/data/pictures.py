@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -31,12 +32,15 @@ class Picture:
     warnings: tuple[str, ...]
 
 
-def read_picture(path: Path, size: int | None) -> Picture:
+def read_picture(
+    path: Path, size: int | tuple[int, int] | None, data: bytes | None = None
+) -> Picture:
     """Read an image.
 
     Args:
         path: Its file.
-        size: Side to resize to; None keeps its own height and width.
+        size: Side, or height and width, to resize to; None keeps its own.
+        data: What the file holds, where it is not to be read; sentences name ``path``.
 
     Raises:
         DataError: The file cannot be read, or its pixels have no scale.
@@ -44,19 +48,20 @@ def read_picture(path: Path, size: int | None) -> Picture:
     from torchvision.transforms.functional import pil_to_tensor, resize
 
     oddities: set[str] = set()
-    with _faults(path), warnings.catch_warnings(record=True) as caught:
+    file = path if data is None else BytesIO(data)
+    with _faults(path, data), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         Image.init()
-        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+        with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
             found = as_rgb(image, path, oddities)
         if size is not None:
-            found = resize(found, [size, size])
+            found = resize(found, [size, size] if isinstance(size, int) else [*size])
         pixels = pil_to_tensor(found)
     return Picture(pixels, frozenset(oddities), tuple(str(one.message) for one in caught))
 
 
 @contextmanager
-def _faults(path: Path) -> Iterator[None]:
+def _faults(path: Path, data: bytes | None) -> Iterator[None]:
     """Turn what Pillow raises into a sentence with the file's path."""
     try:
         yield
@@ -65,14 +70,16 @@ def _faults(path: Path) -> Iterator[None]:
             f"'{path}' has more pixels than Pillow takes for safe; make it smaller."
         ) from None
     except FAULTS as error:
+        reason = _reason(path, data, error)
         raise DataError(
-            f"'{path}' cannot be read as an image ({_reason(path, error)}); replace or remove it."
+            f"'{path}' cannot be read as an image ({reason}); replace or remove it."
         ) from error
 
 
-def _reason(path: Path, error: BaseException) -> str:
+def _reason(path: Path, data: bytes | None, error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "it is empty" if not path.stat().st_size else "it is none that Pillow knows"
+        size = path.stat().st_size if data is None else len(data)
+        return "it is none that Pillow knows" if size else "it is empty"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

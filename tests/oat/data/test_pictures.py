@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -230,9 +231,22 @@ def test_a_pixel_alone_is_an_image(tmp_path: Path) -> None:
     assert _read(tmp_path / "a.png")[0].tolist() == [[[1, 2, 3]]]
 
 
-def _refusal(path: Path) -> str:
+def test_an_image_in_memory_is_read_as_its_file_is_and_to_any_height_and_width(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(PIXELS).save(path)
+    data, nowhere = path.read_bytes(), tmp_path / "not there.png"
+    assert torch.equal(read_picture(nowhere, None, data).pixels, read_picture(path, None).pixels)
+    small = read_picture(nowhere, (3, 2), data).pixels.permute(1, 2, 0).numpy()
+    assert np.array_equal(small, np.asarray(Image.fromarray(PIXELS).resize((2, 3), 2)))
+    for odd, reason in ((b"", "it is empty"), (b"text", "it is none that Pillow knows")):
+        assert f"({reason})" in _refusal(nowhere, odd)
+
+
+def _refusal(path: Path, data: bytes | None = None) -> str:
     with pytest.raises(DataError) as caught:
-        read_picture(path, None)
+        read_picture(path, None, data)
     said = str(caught.value)
     assert f"'{path}'" in said
     assert said.count(str(path)) == 1
