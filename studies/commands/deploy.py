@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from oat.adversaries import EvaluationAttack, Pgd, Transfer
-from oat.lambdas import SAME_LAM
 from oat.operating import OperatingPoint
 from studies.deploying.calibrating import (
     Calibration,
@@ -18,6 +17,7 @@ from studies.deploying.calibrating import (
 )
 from studies.deploying.constraints import Constraints
 from studies.deploying.exporting import Exported, check_target, export_to
+from studies.deploying.judged import points_at, points_of
 from studies.deploying.loading import Wanted, data_of, open_trained
 from studies.deploying.model import TrainedModel
 from studies.driver.places import study_folder, tracking_place
@@ -90,7 +90,7 @@ def calibrate(
     split = dataset.val.head(resolved.evaluate.held_out_images or None)
     if not len(split):
         raise ModelError("The study holds no images out of training to choose λ on.")
-    attack = _choosing_attack(resolved)
+    attack = choosing_attack(resolved)
     size = resolved.evaluate.batch_size
     known = _known_points(plan, folder, trial, model, resolved.label_of(attack))
     chosen, every = choose(model, split, attack, bounds, known=known, batch_size=size)
@@ -183,7 +183,7 @@ def export(
     return export_to(model, target, path, held_out, lam=at_lam, width=at_width, study=resolved.name)
 
 
-def _choosing_attack(study: Study) -> EvaluationAttack:
+def choosing_attack(study: Study) -> Pgd:
     """Return the attack that judges on held-out images at the radius of training."""
     own = [one for one in study.choosing_attacks() if one.eps == study.attack.eps]
     return own[0] if own else Pgd(eps=study.attack.eps)
@@ -209,17 +209,11 @@ def _known_points(
 ) -> Callable[[OperatingPoint], tuple[float, float] | None]:
     """Return a look-up of SA and RA of points that storage has on held-out images."""
     table = study_points(plan, folder, "held_out")
-    own = table[
-        (table["run_key"] == trial.run_key)
-        & (table["checkpoint_rule"] == model.about["checkpoint"])
-        & (table["attack"] == attack)
-    ]
-    base = 1.0 if model.has_knob else model.about["config"]["method"].get("width_mult", 1.0)
+    own = points_of(table, trial, model)
+    own = own[own["attack"] == attack]
 
     def look_up(point: OperatingPoint) -> tuple[float, float] | None:
-        rows = own[(own["width_mult"] - point.width_mult * base).abs() < SAME_LAM]
-        if point.lam is not None:
-            rows = rows[(rows["lam"] - point.lam).abs() < SAME_LAM]
+        rows = points_at(own, model, point)
         if len(rows) != 1:
             return None
         return float(rows["sa"].iloc[0]), float(rows["ra"].iloc[0])

@@ -258,13 +258,13 @@ class Study(BaseModel):
             for a in self.evaluate.each_attack()
         ]
 
-    def choosing_attacks(self) -> list[EvaluationAttack]:
+    def choosing_attacks(self) -> list[Pgd]:
         """Return the attacks on held-out images: at each radius of `attacks` one plain PGD.
 
         It is the first of the study's own at that radius, or else PGD at its defaults. λ is chosen
         by it, so that no attack that takes hours is needed for that.
         """
-        found: dict[float, EvaluationAttack] = {}
+        found: dict[float, Pgd] = {}
         for attack in self.attacks():
             if isinstance(attack, Pgd) and not attack.every_lam:
                 found.setdefault(attack.radius(), dataclasses.replace(attack, images=None))
