@@ -12,6 +12,7 @@ from oat.lazy import on_first_use
 if TYPE_CHECKING:  # for type checkers and editors; a test holds it against the table
     from studies.commands.clean import clean as clean
     from studies.commands.compare import compare as compare
+    from studies.commands.demo import demo as demo
     from studies.commands.deploy import calibrate as calibrate
     from studies.commands.deploy import export as export
     from studies.commands.jobs import job as job
@@ -57,6 +58,7 @@ HOMES = {
     "compare": "commands.compare",
     "load_model": "commands.models",
     "calibrate": "commands.deploy",
+    "demo": "commands.demo",
     "export": "commands.deploy",
     "runs": "commands.tracking",
     "sync": "commands.tracking",

@@ -12,6 +12,7 @@ from oat.own_code import OwnCodeError
 from studies.cli.catalogue import attacks, methods, presets
 from studies.cli.clean import clean
 from studies.cli.compare import compare
+from studies.cli.demo import demo
 from studies.cli.deploying import calibrate, export
 from studies.cli.jobs import job, logs, submit
 from studies.cli.power import power
@@ -72,6 +73,7 @@ for command in (
     points,
     compare,
     calibrate,
+    demo,
     export,
     runs,
     sync,

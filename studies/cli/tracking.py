@@ -84,7 +84,7 @@ def ui(
     """Start MLflow's own page on the study's store and print its address; Ctrl-C ends it."""
     stop = threading.Event()
     with (
-        _signals_set(stop),
+        signals_set(stop),
         studies.ui(
             study,
             storage=storage,
@@ -102,7 +102,7 @@ def ui(
 
 
 @contextmanager
-def _signals_set(stop: threading.Event) -> Iterator[None]:
+def signals_set(stop: threading.Event) -> Iterator[None]:
     """Set an event on Ctrl-C and on SIGTERM, and do nothing else then."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda *_: stop.set()) for number in numbers]

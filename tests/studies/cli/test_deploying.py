@@ -1,11 +1,13 @@
-"""`oat calibrate`, `oat export` and the page about them, whose every block is run here."""
+"""`oat calibrate`, `oat demo`, `oat export` and their page, whose every block is run here."""
 
 import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ def _of_the_file(words: str) -> str:
 
 def test_the_page_has_blocks_and_commands() -> None:
     assert len(BLOCKS) == 5
-    assert len(COMMANDS) == 7
+    assert len(COMMANDS) == 8
 
 
 @pytest.mark.slow
@@ -62,7 +64,7 @@ def test_every_block_of_the_page_runs(block: str, home: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "mlflow" not in c])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "mlflow" not in c and c[:4] != "demo"])
 def test_every_command_of_the_page_runs(
     command: str, home: Path, oat: Oat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +77,26 @@ def test_every_command_of_the_page_runs(
         written = said.text.split()[0]
         assert (home / written).stat().st_size > 0
         assert json.loads((home / f"{written}.json").read_text())["study"] == "quickstart"
+
+
+def test_the_demo_of_the_page_prints_its_address_and_ends_quietly(home: Path) -> None:
+    (command,) = (c for c in COMMANDS if c.startswith("demo"))
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("oat"), *shlex.split(_of_the_file(command)), "--port", "0"],
+        cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
+        with urllib.request.urlopen(address) as answer:
+            assert b"quickstart" in answer.read()
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=1000) == ("", "")
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_calibration_is_told_in_words_and_as_json(
