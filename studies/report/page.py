@@ -13,7 +13,7 @@ from studies.comparison.answer import Comparison
 from studies.naming import NamedRow, name_point, radius_text
 from studies.report import charts
 from studies.report.operating_points import slider_points
-from studies.report.origin import Origin
+from studies.report.origin import Origin, demo_command
 from studies.report.provenance import gaps, provenance_rows, trial_rows
 from studies.report.radius_charts import curve_choices, front_choices
 from studies.report.radius_rows import BY_RADIUS, CURVES, curve_rows, radius_rows
@@ -101,6 +101,7 @@ def render_page(comparison: Comparison, origin: Origin, others: Iterable[Compari
         once=any(point["once"] for point in points),
         trials=trial_rows(origin),
         facts=provenance_rows(origin),
+        demo=demo_command(origin),
         gaps=gaps(comparison, origin),
         links=origin.links,
         gained=gain_rows(comparison.gains.table) if comparison.gains else [],

@@ -1,11 +1,12 @@
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from studies.planning.expand import make_plan
-from studies.report.origin import gather
+from studies.report.origin import demo_command, gather
 from studies.results.mlflow_index import INDEX, Links, write_index
 from studies.storage.addresses import without_credentials
 from studies.storage.local import LocalFolder
@@ -30,6 +31,30 @@ def test_every_finished_trial_has_its_curve_and_its_provenance(
     assert all([e["epoch"] for e in epochs] == [1] for epochs in origin.epochs.values())
     assert origin.command == "oat run tiny"
     assert origin.links == Links()
+
+
+@pytest.mark.parametrize(
+    ("command", "demo"),
+    [
+        ("oat run my.yaml --only x", "oat demo my.yaml"),
+        (
+            "oat compare 'my study.yml' quickstart --set train.lr=1 --attack fgsm --storage s3://b/c",
+            "oat demo 'my study.yml' --set train.lr=1 --storage s3://b/c",
+        ),
+        ("oat run --storage=/x quickstart --set=a=[0]", "oat demo tiny --storage=/x --set=a=[0]"),
+        ("", "oat demo tiny"),
+        ("it's from Python", "oat demo tiny"),
+    ],
+)
+def test_the_demo_is_of_the_study_that_the_reports_command_named(
+    command: str, demo: str, tiny: dict[str, Any], finished: Path
+) -> None:
+    plan, folder = make_plan(load_study(tiny), _folder(finished)), _folder(finished)
+    found = demo_command(gather(plan, folder, command))
+    assert shlex.split(found) == shlex.split(demo)
+    only = load_study({**tiny, "methods": tiny["methods"][1:]})
+    without_oat = demo_command(gather(make_plan(only, folder), folder, command))
+    assert "pgd_at λ=0" in shlex.split(without_oat)
 
 
 @pytest.mark.parametrize("damage", [None, b"", b"[1]", b"{", b"\xff\xfe"])

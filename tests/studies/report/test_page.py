@@ -102,6 +102,7 @@ def test_the_page_has_the_answer_the_tables_and_the_trials(found: Found) -> None
     assert keys == [trial.run_key for trial in origin.plan.trials]
     assert "from Python" not in seen.words
     assert "oat compare tiny" in seen.words
+    assert "oat demo tiny" in seen.words
     charts = {attributes.get("id") for _, attributes in seen.tags}
     assert {"front", "price", "loss", "accuracy"} <= charts
 
