@@ -1,4 +1,4 @@
-"""Trained models in use: loaded, chosen under a constraint, exported, served.
+"""Trained models in use: loaded, shown at work, chosen under a constraint, exported, served.
 
 Imports `trial`, `planning`, `tracking`, `driver` and the rooms below them.
 """

@@ -222,7 +222,7 @@ def _outcome(demo: Demo, result: Attacked, steps: int) -> str:
     if result.robust:
         return f"It withstands {attack}: after the last step the model still says {name}."
     if result.broken_after is None:
-        return "An image that is wrong without an attack counts as not robust; none is run."
+        return "As it is wrong without an attack, it counts as not robust, and no attack is run."
     first = {0: "at the random start", 1: "after 1 step"}
     when = first.get(result.broken_after, f"after {result.broken_after} steps")
     return f"Under {attack} it says {name}; the first wrong answer comes {when}."

@@ -1,5 +1,6 @@
 """A page on loopback: a server in threads of this process that ends with its block."""
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -54,7 +55,8 @@ def listening(port: int) -> Iterator[socket.socket]:
     try:
         listener = socket.create_server((HOST, port))
     except (OSError, OverflowError) as error:
-        said = getattr(error, "strerror", None) or str(error)
+        number = getattr(error, "errno", None)
+        said = os.strerror(number) if number else str(error).rstrip(".")
         raise ModelError(
             f"`--port` {port} on '{HOST}' cannot be had ({said}); choose another, or 0 for any "
             "that is free."

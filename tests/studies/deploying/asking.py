@@ -1,12 +1,18 @@
 """How tests ask a demo: over HTTP, as its page does."""
 
+import io
 import json
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
+
 from studies.deploying.demo_server import DemoPage
+from studies.deploying.own_images import bytes_of
 
 
 @dataclass(frozen=True)
@@ -34,3 +40,9 @@ def ask(page: DemoPage, path: str, wanted: object = None, **headers: str) -> Ans
     except urllib.error.HTTPError as error:
         with error:
             return Answer(error.code, error.read(), dict(error.headers))
+
+
+def pixels_of(address: str) -> Tensor:
+    """Return the image that an address holds, uint8 (C, H, W)."""
+    found: Tensor = pil_to_tensor(Image.open(io.BytesIO(bytes_of(address))))
+    return found

@@ -1,70 +1,27 @@
 """The demo over HTTP, from its real server: what it tells, and what it refuses."""
 
-import io
 import re
 import socket
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 import studies
 from oat.adversaries import Pgd
 from oat.data import DataConfig, Split, load, unit
 from oat.evaluation import evaluate
 from studies.deploying.demo_server import DemoPage
-from studies.deploying.own_images import bytes_of, own_image, png_of
 from studies.errors import ModelError
 from studies.results.mlflow_index import write_index
 from studies.storage.local import LocalFolder
-from studies.study_file.loading import load_study
-from tests.oat.data.files import noise
-from tests.studies.conftest import TrainAll
-from tests.studies.deploying.asking import Answer, ask
-from tests.studies.pictures import draw
+from tests.studies.deploying.asking import Answer, ask, pixels_of
 
 HERE: dict[str, Any] = {"index": 3, "lam": 1, "width": 1, "steps": 1}
-
-
-@pytest.fixture(scope="module")
-def page(finished: Path, tiny_file: Path) -> Iterator[DemoPage]:
-    """The demo of the tiny study's OAT."""
-    with studies.demo(tiny_file, storage=finished, port=0) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def colour(
-    tiny_file: Path, train_all: TrainAll, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[DemoPage, Any]]:
-    """The demo of a model that takes colour, any λ and two widths; and the model."""
-    folder = tmp_path_factory.mktemp("colour")
-    draw(folder / "pictures")
-    method = "{name: oats, lambda_choices: [0, 1], width_mults: [0.5, 1], encoding: continuous}"
-    changes = [f"methods=[{method}]", f"data={{name: imagefolder, root: {folder / 'pictures'}}}"]
-    study = load_study(tiny_file, [*changes, "train.batch_size=8", "train.val_images=4"])
-    train_all(study, folder)
-    with studies.demo(study, storage=folder, port=0) as found:
-        yield found, studies.load_model(study, storage=folder)
-
-
-def _pixels(address: str) -> Tensor:
-    found: Tensor = pil_to_tensor(Image.open(io.BytesIO(bytes_of(address))))
-    return found
-
-
-def _file(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **how)
-    return buffer.getvalue()
 
 
 def test_a_prediction_is_that_of_the_model_and_the_point_that_of_the_study(
@@ -73,7 +30,7 @@ def test_a_prediction_is_that_of_the_model_and_the_point_that_of_the_study(
     test = load(DataConfig("digits")).test
     network = studies.load_model(tiny, storage=finished).at(1.0)
     told = ask(page, "look", HERE).json
-    shown = _pixels(told["image"]).float() / 255  # digits have 17 levels, a PNG has 256
+    shown = pixels_of(told["image"]).float() / 255  # digits have 17 levels, a PNG has 256
     torch.testing.assert_close(shown, unit(test.images[3]), rtol=0, atol=0.5 / 255 + 1e-6)
     assert told["label"] == int(test.labels[3])
     with torch.no_grad():
@@ -103,54 +60,10 @@ def test_an_attack_has_the_outcome_of_an_evaluation_and_its_image_stays_in_the_b
         judged = evaluate(network, one, Pgd(eps=0.1, steps=7))
         assert told["robust"] == bool(judged.robust)
         assert (told["prediction"] == int(one.labels)) == told["robust"]
-        shown = _pixels(told["image"]).float() / 255  # rounded to eight bits
+        shown = pixels_of(told["image"]).float() / 255  # rounded to eight bits
         assert (shown - unit(one.images)[0]).abs().max() <= 0.1 + 0.5 / 255 + 1e-6
         outcomes.add(told["said"].split()[0])
     assert len(outcomes) > 1
-
-
-def test_any_lam_and_width_of_the_model_can_be_asked_for(colour: tuple[DemoPage, Any]) -> None:
-    page, model = colour
-    for lam, width in ((0.37, 0.5), (1, 1), (0, 0.5)):
-        wanted = {"index": 1, "lam": lam, "width": width, "steps": 2}
-        told = ask(page, "look", wanted).json
-        image = unit(_pixels(told["image"]))[None]
-        with torch.no_grad():
-            expected = model.at(lam, width)(image)[0].softmax(0)
-        torch.testing.assert_close(torch.tensor(told["probabilities"]), expected)
-        assert bool(told["found"]) == (lam in (0, 1))  # the others were not judged
-        assert ask(page, "attack", wanted).code == 200
-
-
-@pytest.mark.parametrize("kind", ["grey", "colour"])
-def test_an_image_of_ones_own_is_read_as_image_folders_are_and_then_as_it_is(
-    kind: str, page: DemoPage, colour: tuple[DemoPage, Any]
-) -> None:
-    here = page if kind == "grey" else colour[0]
-    photo = Image.fromarray(noise(5, 20, 30, 3))
-    turned = Image.Exif()
-    turned[274] = 3
-    read = ask(here, "image?name=a.png", _file(photo, exif=turned)).json
-    assert read["done"] == ["turned or mirrored, as EXIF says"]
-    expected = photo.transpose(Image.Transpose.ROTATE_180).resize((8, 8), 2)
-    if kind == "grey":
-        expected = expected.convert("L")
-    assert torch.equal(_pixels(read["image"]), pil_to_tensor(expected))
-    wanted = {"image": read["image"], "lam": 1, "width": 1, "steps": 3}
-    told, after = (ask(here, name, wanted).json for name in ("look", "attack"))
-    assert told["image"] == read["image"]
-    assert told["label"] is None
-    # the attack leads away from what the model says of it
-    assert after["robust"] == (after["prediction"] == told["prediction"])
-
-
-def test_a_grey_image_and_its_png_are_the_same() -> None:
-    for channels in (1, 3):
-        image = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).expand(channels, -1, -1)
-        again, done = own_image(bytes_of(png_of(image)), "a.png", (channels, 16, 16))
-        assert torch.equal(again, image)
-        assert done == ()
-        assert torch.equal(_pixels(png_of(image / 255)), image)
 
 
 def _bomb() -> bytes:
@@ -312,10 +225,14 @@ def test_a_port_that_is_taken_is_refused(finished: Path, tiny: dict[str, Any]) -
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with (
-            pytest.raises(ModelError, match=f"`--port` {port} on '127.0.0.1' cannot be had"),
+            pytest.raises(ModelError) as refused,
             studies.demo(tiny, storage=finished, port=port),
         ):
             pass
+    assert str(refused.value) == (
+        f"`--port` {port} on '127.0.0.1' cannot be had (Address already in use); choose another, "
+        "or 0 for any that is free."
+    )
 
 
 def test_a_demo_ends_though_a_connection_says_nothing(finished: Path, tiny: dict[str, Any]) -> None:
