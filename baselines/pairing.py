@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from oat.attacks import Attack
+from baselines.untrained import Untrained
 from oat.lambdas import check_choices
-from oat.method import Work
 from oat.models.config import Conditioning
 from oat.operating import OperatingPoint, check_alpha
 from oat.widths import check_width
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from oat.models import Network
-
 
 @dataclass(frozen=True)
-class Pairing:
+class Pairing(Untrained):
     """Two trained networks with a weight α between them.
 
     Attributes:
@@ -55,27 +47,6 @@ class Pairing:
         """Return a plain network: each of the two is one."""
         return Conditioning(base_width=self.width_mult)
 
-    def losses(
-        self,
-        model: Network,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        attack: Attack,
-        generator: torch.Generator,
-        label_smoothing: float = 0.0,
-    ) -> Iterator[Tensor]:
-        """Yield nothing: nothing is trained."""
-        yield from ()
-
-    def fixed_shapes(self) -> bool:
-        """There is no step whose shapes could change."""
-        return True
-
     def operating_points(self, lams: Sequence[float]) -> list[OperatingPoint]:
         """Return its own α; λ are those of other methods."""
         return [OperatingPoint(alpha) for alpha in self.alphas]
-
-    def work(self, attack: Attack, batch_size: int) -> dict[float, Work]:
-        """Nothing is trained."""
-        return {}

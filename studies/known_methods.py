@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NotRequired, TypedDict
 
-from baselines import Interpolate, Mix, PgdAt, Trades
+from baselines import Checkpoint, Interpolate, Mix, PgdAt, Trades
 from oat.method import Method, Oat, Oats
 from oat.own_code import is_own
 from oat.recipe import SHARED, TrainConfig
@@ -21,6 +21,7 @@ METHODS: dict[str, type[Any]] = {
     "trades": Trades,
     "mix": Mix,
     "interpolate": Interpolate,
+    "checkpoint": Checkpoint,
 }
 RIVALS = ("mix", "interpolate")
 """Methods that train nothing but pair two dedicated models; α stands in the place of λ."""
@@ -28,7 +29,10 @@ CONDITIONAL = ("oat", "oats")
 """Methods with λ as an input: OAT, and with width OATS."""
 
 ONCE = (*CONDITIONAL, *RIVALS)
-"""Methods of which one model serves every λ; all others are retrained for each value."""
+"""Methods of which one model serves every λ."""
+
+OUTSIDE = ("checkpoint",)
+"""Networks that were trained elsewhere: shown beside the others, and in no verdict."""
 
 VALUES = {"lam": "λ", "beta": "β"}
 """The trade-off value of a dedicated method, and its sign."""
@@ -38,6 +42,11 @@ VALUES_AND_WIDTH = (*VALUES, "width_mult")
 
 JUDGED_AT = ("alphas",)
 """Fields that say where a model is judged alone: they decide neither its weights nor its name."""
+
+
+def is_dedicated(name: str) -> bool:
+    """Tell whether a method retrains a model for each value; those of users do."""
+    return name not in (*ONCE, *OUTSIDE)
 
 
 def tuples(values: Mapping[str, object]) -> dict[str, Any]:
@@ -86,12 +95,23 @@ def method_of(config: WithMethod) -> Method:
     """Build the method of a trial's config.
 
     Raises:
-        StudyError: It is one of the user's, and its code is not there or is not the same.
+        StudyError: It is one of the user's, and its code is not there or is not the same. Or the
+            file of a checkpoint is not there, or is not the same.
     """
     values = tuples(config["method"])
     name, code = values.pop("name"), values.pop("code", None)
-    method: Method = method_class(name)(**values)
+    try:
+        method: Method = method_class(name)(**values)
+    except ValueError as error:
+        if name not in OUTSIDE:
+            raise
+        raise StudyError(f"{name}: {error}") from error
     if code_of(method) != code:
+        if isinstance(method, Checkpoint):
+            raise StudyError(
+                f"The file '{method.path}' of '{method.label}' has changed since the trial was "
+                "planned; give the command again."
+            )
         raise StudyError(
             f"The code of the method '{name}' is not that of the trial ({code_of(method)} here, "
             f"{code} there); give every node the same file, or run the study anew."
@@ -108,6 +128,8 @@ def variant(method: Method, begins: Sequence[str] = ()) -> str:
         method: The method.
         begins: How its training begins, if not with random weights; see `begins_in_words`.
     """
+    if isinstance(method, Checkpoint):
+        return method.label
     odd = [
         f"{field.name}={_as_word(getattr(method, field.name))}"
         for field in fields(method)  # type: ignore[arg-type]

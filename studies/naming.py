@@ -27,9 +27,12 @@ class NamedRow(TypedDict):
 
 
 def knob_text(row: NamedRow) -> str:
-    """Write the trade-off value of a point or cell: ``λ=0.2``, ``β=6``, of a pair ``α=0.5``."""
+    """Write the trade-off value of a point or cell: ``λ=0.2``, ``β=6``, of a pair ``α=0.5``.
+
+    Empty for a network from outside, which has none.
+    """
     if math.isnan(row["lam"]):
-        return f"β={row['beta']:g}"
+        return "" if math.isnan(row["beta"]) else f"β={row['beta']:g}"
     from studies.known_methods import RIVALS  # needs torch, and durations do not
 
     sign = "α" if row.get("variant", "").partition(" ")[0] in RIVALS else "λ"
@@ -41,13 +44,14 @@ def value_text(row: NamedRow) -> str:
 
     Such as ``λ=0.2 lr=0.05``.
     """
-    return " ".join([knob_text(row), *str(row.get("recipe") or "").split()])
+    return " ".join([*knob_text(row).split(), *str(row.get("recipe") or "").split()])
 
 
 def name_point(row: NamedRow, seed: bool = True) -> str:
     """Name a point for people, such as ``pgd_at λ=0.2 width=0.5 seed 1``."""
     width = f" width={row['width_mult']:g}" if row["width_mult"] != 1 else ""
-    return f"{row['variant']} {value_text(row)}{width}" + (f" seed {row['seed']}" if seed else "")
+    value = f" {value_text(row)}".rstrip()
+    return f"{row['variant']}{value}{width}" + (f" seed {row['seed']}" if seed else "")
 
 
 def duration(seconds: float) -> str:

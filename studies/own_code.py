@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypedDict
 
+from baselines import Checkpoint
 from oat.method import Method
 from oat.models.config import ModelConfig
 from oat.own_code import OwnCodeError, check_code, digest_of, imported, is_own
@@ -104,10 +105,14 @@ def codes(named: Mapping[str, str]) -> dict[str, str]:
 def code_of(method: Method) -> str | None:
     """Return 12 hex digits of the file that defines a method of the user's; None of one of ours.
 
+    Of a checkpoint those of its weights.
+
     Raises:
         StudyError: The file has changed since it was imported, so that what runs here is not what
             it says.
     """
+    if isinstance(method, Checkpoint):
+        return method.digest() or None
     return code_named(method.name, METHOD)
 
 

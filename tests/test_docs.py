@@ -151,7 +151,7 @@ PRESENT = [page for page in PAGES if page.name not in {"CHANGELOG.md", "log.md"}
 PRESENT = [page for page in PRESENT if page.parent.name not in {"results", "reference"}]
 """Pages by hand that speak of the code as it is; the others keep the names of their time."""
 
-EXAMPLES = {"my_pkg/mart.py"}
+EXAMPLES = {f"my_pkg/{name}.py" for name in ("mart", "nets", "attacks", "data")}
 """Files that a page tells the reader to write."""
 FOLDERS = ("oat", "baselines", "studies", "benchmarks", "tests", "docs")
 FILES = {

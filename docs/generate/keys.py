@@ -25,6 +25,8 @@ EXAMPLE: dict[str, Any] = {
         {"name": "trades"},
         {"name": "mix", "of": ["pgd_at λ=0", "pgd_at λ=1"]},
         {"name": "interpolate", "of": ["pgd_at λ=0", "pgd_at λ=1"]},
+        # a file that is there, whatever it holds: it is read in a run alone
+        {"name": "checkpoint", "path": __file__, "model": {"name": "resnet8"}},
     ],
     "evaluate": {
         "attacks": [{"name": name} for name in ("pgd", "fgsm", "autoattack", "square", "transfer")]

@@ -39,7 +39,7 @@ def validate(study: StudyArgument, overrides: Overrides = None) -> None:
     methods = Counter(method.name for method in found.all_methods())
     counts = ", ".join(f"{count} {name}" for name, count in methods.items())
     seeds = f"{len(found.seeds)} seed{'s' if len(found.seeds) > 1 else ''}"
-    trials = methods.total() * len(found.seeds)
+    trials = len(found.trials())
     print(
         f"Study {found.name} is valid: {trials} trials ({counts}; {seeds}), "
         f"{count_points(found)} points to judge."

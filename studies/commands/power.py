@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from studies.comparison.assumed import MARGIN, Rates
 from studies.comparison.power import Power, power_of
 from studies.errors import StudyError
-from studies.known_methods import CONDITIONAL, ONCE
+from studies.known_methods import CONDITIONAL, is_dedicated
 from studies.planning.costs import test_images
 from studies.study_file.loading import Source, load_study
 from studies.study_file.study import Study
@@ -51,4 +51,4 @@ def power(
 def comparisons(study: Study) -> int:
     """Count the comparisons of OAT or OATS with a dedicated model."""
     names = [method.name for method in study.all_methods()]
-    return sum(name in CONDITIONAL for name in names) * sum(name not in ONCE for name in names)
+    return sum(name in CONDITIONAL for name in names) * sum(map(is_dedicated, names))

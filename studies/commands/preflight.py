@@ -41,7 +41,7 @@ def preflight(
     resolved = load_study(study, overrides)
     folder = study_folder(resolved, storage)
     uri, _ = tracking_place(storage, tracking_uri)
-    trials = len(resolved.seeds) * len(resolved.all_methods())
+    trials = len(resolved.trials())
     checks = [Check("study", f"{resolved.name}: {trials} trials")]
     checks += check_here(resolved, folder, uri)
     known = data_of_plan(make_plan(resolved, folder), folder)

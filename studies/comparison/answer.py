@@ -81,6 +81,8 @@ class Comparison:
         masking: A row for each operating point and seed that says what was checked for masked
             gradients; see `studies.results.masking.masking_table`.
         gains: What tuning gained for each method, where the models are tuned.
+        outside: Networks that were trained elsewhere, which are in no verdict; see
+            `studies.comparison.outside.outside_table`.
         radii: What the comparison is at each radius, where the models were attacked at several.
     """
 
@@ -108,6 +110,7 @@ class Comparison:
     masking: pd.DataFrame = field(default_factory=pd.DataFrame)
     gains: "Gains | None" = None
     radii: "Radii | None" = None
+    outside: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def under(self) -> str:

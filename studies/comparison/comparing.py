@@ -27,6 +27,7 @@ from studies.comparison.guards import (
 )
 from studies.comparison.model_names import short_names, with_recipes
 from studies.comparison.notes import distance_notes, missing_notes, start_notes, unequal_note
+from studies.comparison.outside import outside_remarks, outside_table, without_outside
 from studies.comparison.pairs import (
     Pairs,
     against_plainest,
@@ -92,6 +93,7 @@ class _Grid:
 
     Attributes:
         points: A frame of points of one checkpoint rule.
+        outside: Those of networks from outside.
         stored: What is stored of them, or of more.
         missing: Models of the study that they lack.
         notes: What a reader must know of them.
@@ -101,6 +103,7 @@ class _Grid:
     """
 
     points: pd.DataFrame
+    outside: pd.DataFrame
     stored: Stored
     missing: list[str]
     notes: list[str]
@@ -164,6 +167,8 @@ def _under(
         notes += held_out.notes
     notes += draws.notes + unequal_note(fronts) + start_notes(fronts)
     notes += missing_notes(points, grid.points, unfinished)
+    outside, lacking = outside_table(grid.outside, grid.stored.correct, chosen, points)
+    notes += outside_remarks(outside) + lacking
     found = Comparison(
         attack=label_of(chosen),
         attacks=chosen,
@@ -187,6 +192,7 @@ def _under(
         missing=grid.missing,
         mixed=differing(grid.points[grid.points["attack"].isin(chosen)]),
         masking=masking,
+        outside=outside,
     )
     return found, Judged(points, correct)
 
@@ -210,13 +216,16 @@ def _sound(
     points = points.copy(deep=False)
     points.attrs = {}  # pandas would copy it at every step
     points, notes = finite_points(points)
+    points, outside = without_outside(points)
     notes += check_one_data(points, force)
     points, lacking = one_checkpoint(points, checkpoint)
+    if len(outside):
+        outside, _ = one_checkpoint(outside, points["checkpoint_rule"].iloc[0])
     points = with_recipes(points)
     names, shared = short_names(points)
     points = points.assign(variant=points["variant"].map(names))
     notes = notes + lacking + shared
-    return _Grid(points, stored, missing, notes, masking_table(points), margin, force)
+    return _Grid(points, outside, stored, missing, notes, masking_table(points), margin, force)
 
 
 def _of(pairs: Pairs, which: NDArray[np.bool_]) -> Pairs:

@@ -2,7 +2,7 @@
 
 import math
 
-from baselines import Interpolate, Mix, Pairing
+from baselines import Interpolate, Mix, Untrained
 from oat.masking_attacks import PASSES as MASKING_PASSES
 from oat.method import Method, training_cost
 from oat.models.forecast import relative_flops
@@ -91,7 +91,7 @@ def _settling_units(study: Study, method: Method, images: int) -> float:
 def validation_units(study: Study, entry: Entry) -> float:
     """Estimate the cost of all validations of a training, if no image is broken."""
     method, train = entry.method, entry.train
-    if isinstance(method, Pairing):
+    if isinstance(method, Untrained):
         return 0.0
     base, shape = method.conditioning().base_width, _nominal_data(study)[2]
     points = method.operating_points(method.conditioning().lambda_choices)

@@ -38,9 +38,7 @@ def make_plan(study: Study, folder: Folder, split: Split = "test") -> Plan:
     there = frozenset(known)
     keys = SharedKeys(study)
     expanded = (
-        _plan_trial(study, entry, seed, folder, keys, split)
-        for seed in study.seeds
-        for entry in study.entries()
+        _plan_trial(study, entry, seed, folder, keys, split) for seed, entry in study.trials()
     )
 
     def look_up(trial: PlannedTrial) -> LookedUp:
@@ -60,10 +58,9 @@ def make_plan(study: Study, folder: Folder, split: Split = "test") -> Plan:
     estimator = Estimator(finished, read_probes(folder) if own_run else [])
     trials = [trial for trial, _ in looked_up]
     if own_run:
-        entries = study.entries() * len(study.seeds)
         trials = [
             replace(trial, estimate=_estimate(study, entry, trial, estimator))
-            for trial, entry in zip(trials, entries, strict=True)
+            for trial, (_, entry) in zip(trials, study.trials(), strict=True)
         ]
     own = {trial.run_key for trial in trials}
     others = [key for key in known if key not in own] if own_run else []

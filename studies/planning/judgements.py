@@ -8,7 +8,7 @@ from oat.adversaries import EVALUATION_SEED, EvaluationAttack, Pgd, Transfer
 from oat.lambdas import SAME_LAM
 from oat.masking_attacks import HOW as MASKING_HOW
 from oat.method import Method
-from studies.known_methods import ONCE
+from studies.known_methods import is_dedicated
 from studies.planning.plan import Split
 from studies.planning.run_keys import entry_key
 from studies.storage.sealed import digest
@@ -83,9 +83,9 @@ def _tf32(study: Study) -> dict[str, bool]:
 
 def count_points(study: Study) -> int:
     """Count the points that all trials of a study are to be judged at."""
-    places = sum(len(method.operating_points(study.lams())) for method in study.all_methods())
+    places = sum(len(e.method.operating_points(study.lams())) for _, e in study.trials())
     each = len(study.evaluate.checkpoints) * len(study.attacks())
-    return places * each * len(study.seeds)
+    return places * each
 
 
 def _attack_settings(attack: EvaluationAttack) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def _shared_settings(study: Study, attack: EvaluationAttack) -> dict[str, Any]:
 
 
 def _dedicated(study: Study) -> list[Entry]:
-    return [entry for entry in study.entries() if entry.method.name not in ONCE]
+    return [entry for entry in study.entries() if is_dedicated(entry.method.name)]
 
 
 def _fewest(*counts: int | None) -> int | None:

@@ -1,12 +1,13 @@
 """What decides a trial's weights, and the run key that is made from it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, cast
 
-from baselines import Pairing
+from baselines import Checkpoint, Pairing
 from oat.data import DataConfig
 from oat.method import Method
+from oat.models.config import ModelConfig
 from oat.paths import local_path
 from oat.recipe import TrainConfig
 from studies.known_methods import JUDGED_AT, RESULTS_VERSION
@@ -28,10 +29,10 @@ def trial_config(
         "results_version": RESULTS_VERSION,
         "seed": seed,
         "data": data,
-        "model": _with_code(study, asdict(study.model)),
+        "model": _network(study, method, asdict),
         "train": _lists(asdict(train or study.train)),
         "attack": asdict(study.attack),
-        "method": {**_named(method), **_weighty(_lists(asdict(method)))},  # type: ignore[call-overload]
+        "method": {**_named(method), **_weighty(_lists(asdict(method))), **_place(method)},  # type: ignore[call-overload]
     }
 
 
@@ -46,15 +47,19 @@ def key_config(study: Study, method: Method, seed: int, train: TrainConfig) -> T
         data.pop(place, None)
     if study.data.name == "imagefolder":  # there, the place says which images they are
         data["root"] = absolute_root(study.data)
-    return {
+    key: Any = {
         "results_version": RESULTS_VERSION,
         "seed": seed,
         "data": data,
-        "model": _with_code(study, _changed(study.model)),
+        "model": _network(study, method, _changed),
         "train": _changed(train),
         "attack": _changed(study.attack),
         "method": {**_named(method), **_weighty(_lists(_changed(method)))},
     }
+    if isinstance(method, Checkpoint):  # how others are trained is not its own; where it lies, too
+        key["method"].pop("path", None)
+        del key["train"], key["attack"]
+    return cast(TrialConfig, key)
 
 
 def entry_config(study: Study, entry: Entry, seed: int) -> TrialConfig:
@@ -84,14 +89,13 @@ def entry_key(study: Study, entry: Entry, seed: int | None) -> Mapping[str, obje
         config["method"]["of"] = sources
     key = {**config, "seed": seed}
     if entry.start is None:
-        return key
+        return cast(TrialConfig, key)
     return {**key, "start": {"run_key": sources[0], "epochs": entry.start.length}}
 
 
 def run_keys(study: Study) -> set[str]:
     """Return the run keys of all trials of a study."""
-    entries = study.entries()
-    return {digest(entry_key(study, entry, seed)) for seed in study.seeds for entry in entries}
+    return {digest(entry_key(study, entry, seed)) for seed, entry in study.trials()}
 
 
 def sources_by_label(study: Study, entry: Entry, seed: int) -> dict[str, str]:
@@ -127,10 +131,20 @@ def _named(method: Method) -> dict[str, str]:
     return {"name": method.name} if code is None else {"name": method.name, "code": code}
 
 
-def _with_code(study: Study, model: dict[str, Any]) -> dict[str, Any]:
-    """Add to a network of the user's the digest of its code."""
-    code = code_named(study.model.name, NETWORK)
-    return model if code is None else {**model, CODE: code}
+def _network(
+    study: Study, method: Method, plain: Callable[[ModelConfig], dict[str, Any]]
+) -> dict[str, Any]:
+    """Return which network it is, of one of the user's with the digest of its code."""
+    config = method.network() if isinstance(method, Checkpoint) else study.model
+    code = code_named(config.name, NETWORK)
+    return plain(config) if code is None else {**plain(config), CODE: code}
+
+
+def _place(method: Method) -> dict[str, str]:
+    """Return where a checkpoint lies, also for a worker, which has a working folder of its own."""
+    if not isinstance(method, Checkpoint) or method.path is None:
+        return {}
+    return {"path": str(method.file())}
 
 
 def _weighty(values: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from studies.errors import StudyError
-from studies.known_methods import ONCE
+from studies.known_methods import is_dedicated
 from studies.naming import GREY_LEVELS
 from studies.study_file.keys import REQUIRED, Key, keys_of, summary
 from studies.study_file.loading import Source, load_study
@@ -147,7 +147,7 @@ class _Writer:
         labels: dict[str, list[str]] = {}
         for entry in self.study.entries():
             plain = entry.start is None and entry.method.conditioning().base_width == 1
-            if plain and entry.method.name not in ONCE:
+            if plain and is_dedicated(entry.method.name):
                 labels.setdefault(entry.method.name, []).append(entry.label)
         alike = max(labels.values(), key=len, default=[])
         return [*alike[:1], *alike[1:][-1:]]

@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from baselines import Pairing
+from baselines import Pairing, Untrained
 from oat.method import Method
 from oat.own_code import allow, is_own
 from oat.recipe import SHARED, TrainConfig
@@ -141,7 +141,7 @@ class MethodBlock(BaseModel):
             if getattr(self, key) == ():
                 raise ValueError(f"`{key}` must name at least one value, got an empty list.")
         self.expand()  # the methods check their values themselves
-        if self.train is not None and issubclass(method_class(self.name), Pairing):
+        if self.train is not None and issubclass(method_class(self.name), Untrained):
             raise ValueError(f"`train` must be left out of {self.name}, which trains nothing.")
         return self
 

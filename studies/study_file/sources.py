@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from baselines import Pairing
 from oat.names import unknown
-from studies.known_methods import ONCE
+from studies.known_methods import is_dedicated
 from studies.study_file.method_blocks import Entry
 
 
@@ -62,14 +62,14 @@ def _check_source(entry: Entry, label: str, known: dict[str, Entry]) -> None:
     dedicated = [
         name
         for name, other in known.items()
-        if other.method.name not in ONCE and (other.start is None or other.start != entry.start)
+        if is_dedicated(other.method.name) and (other.start is None or other.start != entry.start)
     ]
     if source is None:
         raise ValueError(f"{where}: {unknown('dedicated model', label, dedicated)}")
-    if source.method.name in ONCE:
+    if not is_dedicated(source.method.name):
         raise ValueError(
             f"{where} must be a dedicated model ({', '.join(dedicated)}), got '{label}', which "
-            "serves every λ."
+            "is none."
         )
     own, other = (one.method.conditioning().base_width for one in (entry, source))
     if own != other:

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from baselines import Checkpoint
 from oat.adversaries import EvaluationAttack, Pgd, Transfer
 from oat.attacks import Attack
 from oat.data import DataConfig
@@ -28,7 +29,7 @@ from oat.models import ModelConfig
 from oat.own_code import allow, imported, is_own
 from oat.recipe import TrainConfig
 from oat.widths import scaled
-from studies.known_methods import METHODS, ONCE
+from studies.known_methods import METHODS, is_dedicated
 from studies.own_code import ATTACK, DATA, METHOD, NETWORK
 from studies.study_file.evaluate_block import Evaluate
 from studies.study_file.method_blocks import AnyMethodBlock, Entry, FileBlock, Resources
@@ -113,7 +114,7 @@ class Study(BaseModel):
                     "of `attack` where none is given; keep one."
                 )
         self._check_radii()
-        dedicated = sum(method.name not in ONCE for method in self.all_methods())
+        dedicated = sum(is_dedicated(method.name) for method in self.all_methods())
         if dedicated < 2 and any(isinstance(a, Transfer) for a in self.attacks()):
             raise ValueError(
                 "`evaluate.attacks` 'transfer' needs at least two dedicated models (pgd_at, "
@@ -226,11 +227,21 @@ class Study(BaseModel):
             entries += [Entry(method, train, settings, need, start) for method in block.expand()]
         return tuple(entries)
 
+    def trials(self) -> list[tuple[int, Entry]]:
+        """Return seed and entry of each trial; of a checkpoint there is one trial for all seeds."""
+        return [
+            (seed, entry)
+            for seed in self.seeds
+            for entry in self._entries
+            if not isinstance(entry.method, Checkpoint) or seed == self.seeds[0]
+        ]
+
     def own_code(self) -> dict[str, str]:
         """Return the names of the user's code in the study, and what each is."""
         named = [
             *((name, METHOD) for name in self.method_names()),
             (self.model.name, NETWORK),
+            *((block.model["name"], NETWORK) for block in self.methods if hasattr(block, "model")),
             *((attack.name, ATTACK) for attack in self.evaluate.attacks),
             (self.data.name, DATA),
         ]

@@ -244,7 +244,8 @@ class TrialRuns:
         texts |= {k: columns[k] for k in ("lam", "beta", "width_mult", "seed", "eps")}
         tags = {"oat.run_key": row["run_key"], "oat.point_key": row["point_key"]}
         tags |= {tag: columns[name] for name, tag in TAGS.items()}
-        name = f"{row['variant']} {sign}={lam:g} width={row['width_mult']:g} seed={row['seed']}"
+        value = "" if lam is None else f" {sign}={lam:g}"
+        name = f"{row['variant']}{value} width={row['width_mult']:g} seed={row['seed']}"
         name += f" {row['checkpoint_rule']} {row['attack']}"
         run_id = self.create(kind, row["point_key"], name, trial_run, texts, tags)
         self._experiment.log(run_id, {**_numbers(row), **by_attack})

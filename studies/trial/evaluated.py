@@ -109,9 +109,9 @@ class Point(PlaceColumns, SplitColumn):
     in_situ_parameters: int
     network_bytes: int
     parameters: int
-    train_device_seconds: float
-    train_units: float
-    train_gradients: float
+    train_device_seconds: float | None
+    train_units: float | None
+    train_gradients: float | None
 
 
 class MaskingCheck(PlaceColumns):

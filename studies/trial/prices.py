@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from baselines import Checkpoint
 from oat.attacks import Attack
 from oat.method import training_gradients
 from oat.recipe import TrainConfig, images_seen
@@ -20,6 +21,8 @@ def price_of(config: TrialConfig, trained: Trained, count: int) -> Price:
         trained: The record of its training.
         count: Training images.
     """
+    if isinstance(method_of(config), Checkpoint):
+        return {"device_seconds": None, "train_units": None, "train_gradients": None}
     if "behind" in trained:
         return trained["behind"]
     return {
@@ -38,9 +41,9 @@ def price_behind(sources: Iterable[SourceModel], count: int) -> Price:
     """
     prices = [price_of(source.config(), source.trained, count) for source in sources]
     return {
-        "device_seconds": sum(price["device_seconds"] for price in prices),
-        "train_units": sum(price["train_units"] for price in prices),
-        "train_gradients": sum(price["train_gradients"] for price in prices),
+        "device_seconds": sum(price["device_seconds"] or 0.0 for price in prices),
+        "train_units": sum(price["train_units"] or 0.0 for price in prices),
+        "train_gradients": sum(price["train_gradients"] or 0.0 for price in prices),
     }
 
 

@@ -16,7 +16,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from baselines import Pairing
+from baselines import Checkpoint, Pairing
 from oat.data import DataConfig, DataError, Dataset, load
 from oat.memory import keep_freed_memory
 from oat.models import count_parameters, stored_bytes
@@ -25,6 +25,7 @@ from oat.training import DivergenceError, Training
 from studies.known_methods import method_of
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError, write_lines, write_sealed
+from studies.trial.adopting import adopt
 from studies.trial.checkpoints import Checkpoints, TrainingState
 from studies.trial.choosing import as_record, how_to_run, probe_of
 from studies.trial.claims import SupersededError
@@ -159,13 +160,22 @@ def _train_and_judge(job: TrialJob, folder: Folder, report: Report, started: flo
         trained = None
     folder.write("config.json", json.dumps(config, indent=1).encode())
     if trained is None:
-        pairs = isinstance(method_of(config), Pairing)
-        made = join(job, dataset, folder) if pairs else _train(job, dataset, folder, report)
+        made = _make(job, dataset, folder, report)
         trained = {**made, "data_fingerprint": dataset.fingerprint}
         write_provenance(folder, dataset, device, started, trained)
         write_sealed(folder, "trained.json", trained)
     judge(job, dataset, trained, folder, report)
     return {"run_key": job["run_key"], "status": "done", "trained": trained}
+
+
+def _make(job: TrialJob, dataset: Dataset, folder: Folder, report: Report) -> Trained:
+    """Train a model, pair two, or take one from outside."""
+    method = method_of(job["config"])
+    if isinstance(method, Checkpoint):
+        return adopt(job, method, dataset, folder)
+    if isinstance(method, Pairing):
+        return join(job, dataset, folder)
+    return _train(job, dataset, folder, report)
 
 
 def _already_trained(folder: Folder) -> Trained | None:

@@ -42,7 +42,7 @@ class Weights(TypedDict):
 
 
 class Price(TypedDict):
-    """What trainings took.
+    """What trainings took; None of a network from outside, of which nobody knows.
 
     Attributes:
         device_seconds: Training time; see `Trained`.
@@ -50,9 +50,9 @@ class Price(TypedDict):
         train_gradients: Gradients by images that were evaluated.
     """
 
-    device_seconds: float
-    train_units: float
-    train_gradients: float
+    device_seconds: float | None
+    train_units: float | None
+    train_gradients: float | None
 
 
 class Trained(TypedDict):

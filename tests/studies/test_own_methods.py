@@ -39,7 +39,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "own.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 FILES = {name: PYTHON[i] for i, name in ((0, "mart"), (2, "nets"), (3, "attacks"), (4, "data"))}
 MART, CHECK, MAKE_DATA, CHECK_ALL = (PYTHON[i] for i in (0, 1, 5, 6))
-(STUDY,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+*_, STUDY = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 OAT = Path(sys.executable).with_name("oat")
 NAME = "my_pkg.mart:Mart"
 

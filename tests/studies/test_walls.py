@@ -20,6 +20,7 @@ FILE = "what a user writes into a study file, which pydantic checks key by key"
 
 ALLOWED = {
     "studies.known_methods.WithMethod.method": FIELDS,
+    "studies.own_code.WithModel.model": FIELDS,
     "studies.known_methods.tuples": FIELDS,
     "studies.trial.shapes.Fields": FIELDS,
     "studies.study_file.loading.Source": FILE,

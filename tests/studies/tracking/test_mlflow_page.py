@@ -238,7 +238,7 @@ def test_of_a_store_that_is_a_server_the_address_there_is_given_and_nothing_star
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed")
-def test_the_address_shows_the_studys_experiment_and_its_runs(
+def test_the_address_shows_the_studys_points_with_sa_and_ra_in_the_mode_of_trained_models(
     started: tuple[subprocess.Popen[str], str, Path],
 ) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -248,9 +248,11 @@ def test_the_address_shows_the_studys_experiment_and_its_runs(
         tab = browser.new_page(viewport={"width": 1400, "height": 900})
         tab.goto(address)
         tab.get_by_role("link", name="tiny").first.wait_for(timeout=1_000_000)
-        # the study, its four trials, five points, and five on held-out images
-        tab.get_by_text(re.compile(r"^\s*15\s+matching runs")).first.wait_for(timeout=1_000_000)
-        assert "tiny" in tab.inner_text("body")
+        # of the study's 15 runs its points
+        tab.get_by_text(re.compile(r"^\s*5\s+matching runs")).first.wait_for(timeout=1_000_000)
+        for name in ("sa", "ra", "method", "attack"):
+            tab.get_by_role("columnheader", name=name, exact=True).wait_for(timeout=1_000_000)
+        assert "Judges" not in tab.inner_text("body")  # as in the mode of language models
         if "OAT_SCREENSHOT" in os.environ:
             tab.screenshot(path=os.environ["OAT_SCREENSHOT"])
         browser.close()
