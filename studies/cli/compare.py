@@ -7,7 +7,7 @@ import typer
 
 import studies
 from studies.cli import completing
-from studies.cli.options import Json, Overrides, Storage
+from studies.cli.options import Json, Overrides, Storage, Verbose
 from studies.cli.printing import print_comparison, this_command
 from studies.comparison.assumed import MARGIN
 from studies.storage.addresses import DEFAULT_STORAGE
@@ -34,6 +34,7 @@ def compare(
     ] = None,
     margin: Annotated[float, typer.Option(help="How much worse is free, as a fraction.")] = MARGIN,
     force: Annotated[bool, typer.Option(help="Compare different settings all the same.")] = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Compare one model for every trade-off with one retrained for each."""
@@ -51,4 +52,4 @@ def compare(
     if as_json:
         print(json.dumps(result.record(), indent=1))
     else:
-        print_comparison(result)
+        print_comparison(result, verbose=verbose)

@@ -44,6 +44,7 @@ HeldOut = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show all tables and all caveats.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

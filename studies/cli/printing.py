@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -28,15 +29,26 @@ def this_command() -> str:
     return shlex.join(["oat", *sys.argv[1:]])
 
 
-def print_comparison(result: Any) -> None:
-    """Print the tables and sentences of a comparison, laid out for the terminal."""
+def print_comparison(result: Any, *, verbose: bool) -> None:
+    """Print a comparison: the answer, the main table, caveats; all of it if ``verbose``."""
     from studies.report.terminal import terminal_parts
 
-    for part in terminal_parts(result, out.width):
+    for part in terminal_parts(result, out.width, everything=verbose):
         if isinstance(part, str):
-            print(part)
+            print(_wrapped(part))
         else:
             print_table(part)
+
+
+def _wrapped(text: str) -> str:
+    """Break a text between its words to the width of the terminal; a list is indented."""
+    return textwrap.fill(
+        text,
+        out.width,
+        subsequent_indent="  " if text.startswith("- ") else "",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def print_table(table: Table) -> None:

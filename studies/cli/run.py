@@ -20,6 +20,7 @@ from studies.cli.options import (
     Storage,
     StudyArgument,
     TrackingUri,
+    Verbose,
 )
 from studies.cli.printing import (
     column_names,
@@ -124,9 +125,10 @@ def run(
             help="End the run at the first trial that fails; others go on to a checkpoint.",
         ),
     ] = False,
+    verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run what is missing, judge it, log it to MLflow, compare. Safe to call again."""
+    """Run what is missing, evaluate it, log it to MLflow, compare. Safe to call again."""
     outcome = studies.run(
         study,
         storage=storage,
@@ -144,7 +146,7 @@ def run(
         which = "chosen trials" if outcome.left_out else "trials"
         print(f"Nothing to train: all {len(asked)} {which} are finished.")
     if outcome.comparison is not None:
-        print_comparison(outcome.comparison)
+        print_comparison(outcome.comparison, verbose=verbose)
     for name in ("index.html", "front.png", "front.svg"):
         if name in outcome.report:
             print(f"{name:10} {outcome.report[name]}")

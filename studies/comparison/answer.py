@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from studies.comparison.curves import area_remark
-from studies.comparison.fronts import front_remark
+from studies.comparison.fronts import front_remark, price_clause
 from studies.comparison.rivals import LOSES, rival_remarks
 from studies.comparison.verdict import ONE_SEED
 from studies.known_methods import RIVALS
@@ -22,19 +22,26 @@ SAME: Question = "the same λ"
 VERDICT_SAID = {
     "better": "OAT is better than every retrained model here",
     "free": "OAT replaces the retrained models here",
-    "undecided": "It is undecided whether OAT replaces the retrained models here",
+    "undecided": "Whether OAT replaces the retrained models here is undecided",
     "not free": "OAT does not replace the retrained models here",
     ONE_SEED: "One seed compares these networks and gives no verdict on the method",
 }
 """What each verdict on the method means, in words."""
 
-COUNTED = {
-    "better": "is better than",
+UNDECIDED = "undecided"
+AGAINST_MODELS = {
+    "better": "beats",
     "free": "matches",
-    "undecided": "is undecided against",
     "not free": "loses to",
+    UNDECIDED: "is undecided against",
 }
-"""What each verdict on a row means, in words that a number follows."""
+IN_COMPARISONS = {
+    "better": "is better in",
+    "free": "matches in",
+    "not free": "loses in",
+    UNDECIDED: "is undecided in",
+}
+"""What each verdict on a row means, in words that a number follows: of models, of comparisons."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Comparison:
         table: A row for each dedicated operating point, with OAT's beside it: SA, RA, their
             differences (OAT minus dedicated) with intervals, the verdict, what would decide it, the
             training time.
-        rivals: A row for each variant of OAT beside each rival (mixed or interpolated models); see
+        rivals: A row for each variant of OAT against each rival (mixed or interpolated models); see
             `studies.comparison.rivals.against_rivals`. In ``table`` rivals have rows of their own,
             which do not count in the verdict on OAT.
         question: How OAT's operating points were found: the ``best λ`` for each dedicated model, as
@@ -142,43 +149,71 @@ class Comparison:
 
     @property
     def caveats(self) -> list[str]:
-        """What narrows the answer, a part of a sentence for each; empty if nothing does."""
+        """What narrows the answer, a clause for each; empty if nothing does."""
         said = []
         if self.mixed:
-            said.append(f"although the points come from different {listed(self.mixed)}")
-        if self.missing:
-            said.append(f"without {len(self.missing)} models of the study ({listed(self.missing)})")
+            said.append(f"the points come from different {listed(self.mixed)}")
+        if count := len(self.missing):
+            what = "1 model of the study is" if count == 1 else f"{count} models of the study are"
+            said.append(f"{what} missing ({listed(self.missing)})")
         if not self.paired:
-            said.append("without results by image, so that intervals are wider than they need be")
+            said.append("some results are not known by image, so intervals are wider than need be")
         if self.question == SAME:
-            said.append(f"at {SAME}, as there are no held-out points to choose the best by")
+            said.append(f"OAT runs at {SAME}, as there are no held-out points to choose it by")
         return said
 
     def answer(self) -> str:
-        """Say the answer in one sentence, or two."""
+        """Say the answer: the verdict, the areas and the price; and what narrows it, if anything.
+
+        Accuracies are in percent, areas are fractions.
+        """
         if self.table.empty:
-            said = "Nothing to compare: it takes points of OAT and of at least one dedicated model."
             if self.reference is None:
-                return said
-            return f"No dedicated model to compare with; variants stand beside '{self.reference}'."
+                return "Nothing to compare: points of OAT and of a retrained model are needed."
+            return f"There is no retrained model; variants are compared with '{self.reference}'."
         own = self.own_rows
         if own.empty:
-            return "Nothing to compare: it takes points of OAT beside those of its rivals."
-        start = f"{VERDICT_SAID[self.verdict]}: of {_of_what(own)}, OAT {_counts(own)}"
+            return "Nothing to compare with its rivals: points of OAT are needed."
+        parts = [
+            f"{VERDICT_SAID[self.verdict]}: {_counts(own)} ({', '.join(self.conditions())}).",
+            self._areas_and_price(),
+        ]
         lost = [row for row in self.rivals.to_dict("records") if row["verdict"] == LOSES]
         if lost:
             names = listed(row["rival"] for row in lost)
-            start = f"OAT loses to {names}, whose front has more area. {start}"
+            parts.insert(0, f"OAT loses to {names}, whose front has more area.")
+        if self.caveats:
+            parts.append(f"Limits: {'; '.join(self.caveats)}.")
+        return " ".join(parts)
+
+    def conditions(self) -> list[str]:
+        """Say what the verdicts hold for: radius where there are several, margin, level, λ."""
         radius = [] if self.radii is None else [f"at ε={radius_text(self.radii.decides)}"]
-        rest = [*radius, f"margin {in_points(self.margin)} in SA and RA", f"{LEVEL:.0%} intervals"]
-        if self.question == BEST:
-            rest.append(f"λ chosen on {self.chosen_on} held-out images")
-        narrowed = "".join(f", {caveat}" for caveat in self.caveats)
-        return f"{start} ({', '.join(rest)}){narrowed}; {self._ratio_text()}."
+        chosen = f"λ chosen on {self.chosen_on} held-out images"
+        return [
+            *radius,
+            f"margin {in_points(self.margin)} in SA and RA",
+            f"{LEVEL:.0%} intervals",
+            *([chosen] if self.question == BEST else []),
+        ]
 
     def __str__(self) -> str:
         """Return the answer with all that a reader must know of it, a line for each."""
-        return "\n".join([self.answer(), *self.remarks(), *self.notes])
+        return "\n".join([self.answer(), *self.told()])
+
+    def told(self) -> list[str]:
+        """Say all that a reader must know beside the answer, the most important first."""
+        masking = self._masking_remark()
+        alarming = masking_verdict(self.masking).state == "bad"
+        return [
+            *([masking] if alarming else []),
+            *self.notes,
+            *self.rival_remarks(),
+            *self.front_remarks(),
+            *self.radius_remarks(),
+            *([] if self.gains is None else self.gains.notes),
+            *([] if alarming else [masking]),
+        ]
 
     def record(self) -> dict[str, Any]:
         """Return the comparison as plain values, such as JSON holds: what `--json` prints."""
@@ -228,33 +263,43 @@ class Comparison:
 
     def remarks(self) -> list[str]:
         """Say what else the fronts tell, and the checks for masked gradients."""
-        verdict = masking_verdict(self.masking)
-        checks = " ".join([verdict.said, *(f"{flag.rstrip('.')}." for flag in verdict.flagged)])
-        return [*self.front_remarks(), *self.rival_remarks(), *self.radius_remarks(), checks]
+        found = [*self.front_remarks(), *self.rival_remarks(), *self.radius_remarks()]
+        return [*found, self._masking_remark()]
 
-    def _ratio_text(self) -> str:
+    def _masking_remark(self) -> str:
+        verdict = masking_verdict(self.masking)
+        return " ".join([verdict.said, *(f"{sign.rstrip('.')}." for sign in verdict.by_sign)])
+
+    def _areas_and_price(self) -> str:
+        """Say the area of each front of OAT over that of the retrained models; of one its price."""
         if not self.ratios:
-            return "the dedicated front has no area to compare with"
+            return "The front of the retrained models has no area to compare with."
         texts = {
             name: f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for name, r in self.ratios.items()
         }
-        if len(texts) == 1:
-            return f"hypervolume ratio {next(iter(texts.values()))}"
-        return "hypervolume ratios " + ", ".join(f"{name} {text}" for name, text in texts.items())
-
-
-def _of_what(table: pd.DataFrame) -> str:
-    """Say what the rows of a table are."""
-    count = len(table)
-    if table["once"].nunique() > 1:
-        return f"{count} comparisons with retrained models"
-    return f"{count} retrained model{'' if count == 1 else 's'}"
+        if len(texts) > 1:
+            said = ", ".join(f"{name} {text}" for name, text in texts.items())
+            return f"Hypervolume relative to the retrained models: {said}."
+        (text,) = texts.values()
+        (row,) = self.fronts[self.fronts["ratio"].notna()].to_dict("records")
+        price = f", and training it{clause}" if (clause := price_clause(row)) else ""
+        return f"Its hypervolume is {text} of theirs{price}."
 
 
 def _counts(table: pd.DataFrame) -> str:
-    """Say how many rows have each verdict."""
-    counts = table["verdict"].value_counts()
-    return ", ".join(f"{COUNTED[v]} {counts[v]}" for v in COUNTED if v in counts)
+    """Say against how many retrained models each verdict was given."""
+    counts, total = table["verdict"].value_counts(), len(table)
+    verbs, whole = AGAINST_MODELS, f"{total} retrained model{'' if total == 1 else 's'}"
+    if table["once"].nunique() > 1:
+        verbs, whole = IN_COMPARISONS, f"{total} comparisons with retrained models"
+    open_ = counts.get(UNDECIDED, 0)
+    if open_ == total:
+        return f"OAT {verbs[UNDECIDED]} {whole}"
+    decided = [f"{verbs[v]} {counts[v]}" for v in verbs if v in counts and v != UNDECIDED]
+    decided[0] = f"OAT {decided[0]} of {whole}"
+    *most, last = decided
+    said = f"{', '.join(most)} and {last}" if most else last
+    return f"{said}; {open_} {'is' if open_ == 1 else 'are'} undecided" if open_ else said
 
 
 @dataclass(frozen=True)

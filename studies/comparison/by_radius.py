@@ -103,8 +103,8 @@ def _deciding(at: Mapping[float, Comparison], decides: float, asked: bool) -> st
     else:
         why = "as asked for" if asked else "the largest, as none is that of training"
     return (
-        f"The answer is for ε={radius_text(decides)}, {why}; what is said at {others} is "
-        "descriptive: the chance of a false 'not free' is held at each radius alone, not over all "
+        f"The answer is for ε={radius_text(decides)}, {why}. The results at {others} are "
+        "descriptive: the chance of a false 'not free' is at most 5% at each radius, not over all "
         "of them."
     )
 
@@ -116,15 +116,15 @@ def _odd_radii(at: Mapping[float, Comparison], first: Comparison) -> list[str]:
     if len(set(map(tuple, names.values()))) > 1:
         said = "; ".join(f"ε={radius_text(eps)}: {', '.join(some)}" for eps, some in names.items())
         notes.append(
-            f"RA is not the worst over the same attacks at every radius ({said}), so a part of its "
-            "fall from one to the next may be the attacks'."
+            f"RA is not the worst over the same attacks at every radius ({said}), so part of its "
+            "fall between radii may come from the attacks."
         )
     unchosen = [eps for eps, one in at.items() if one.question == SAME and len(one.same_knob)]
     if first.question == BEST and unchosen:
         where = listed(f"ε={radius_text(eps)}" for eps in unchosen)
         notes.append(
-            f"At {where} there are no points on held-out images to choose λ by, so OAT stands at "
-            "the λ of the dedicated model there; `oat run` evaluates them, and trains nothing for "
+            f"At {where} there are no points on held-out images to choose λ by, so OAT runs at "
+            "the λ of the retrained model there. `oat run` evaluates them; it trains nothing for "
             "that."
         )
     return notes

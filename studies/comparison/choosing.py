@@ -60,8 +60,8 @@ def held_out_values(draws: Resampled, points: pd.DataFrame, held_out: pd.DataFra
     there = _of_the_same(points, held_out)
     if there.empty:
         said = (
-            "There are no points on held-out images to choose λ by, so OAT is judged at the λ of "
-            "the dedicated model; `oat run` evaluates them, and trains nothing for that."
+            "There are no points on held-out images to choose λ by, so OAT runs at the λ of the "
+            "retrained model. `oat run` evaluates them; it trains nothing for that."
         )
         return HeldOut(nothing, 0, "", [said])
     groups = [
@@ -73,9 +73,9 @@ def held_out_values(draws: Resampled, points: pd.DataFrame, held_out: pd.DataFra
     )
     if images < LEAST_IMAGES:
         said = (
-            f"Only {images} images are held out of training, too few to choose λ by, so OAT is "
-            f"judged at the λ of the dedicated model; at least {LEAST_IMAGES} are needed "
-            "(`data.val_fraction`, `evaluate.held_out_images`)."
+            f"Only {images} images are held out of training. At least {LEAST_IMAGES} are needed "
+            "to choose λ (`data.val_fraction`, `evaluate.held_out_images`), so OAT runs at the λ "
+            "of the retrained model."
         )
         return HeldOut(nothing, 0, "", [said])
     found = HeldOut(values, images, str(attack), [])
@@ -83,7 +83,7 @@ def held_out_values(draws: Resampled, points: pd.DataFrame, held_out: pd.DataFra
     names = listed(name_point(row, seed=False) for row in lacking)
     if names:
         found.notes.append(
-            f"Not evaluated on held-out images, and so left out of the choice of λ: {names}."
+            f"Not evaluated on held-out images, so λ was chosen without them: {names}."
         )
     return found
 

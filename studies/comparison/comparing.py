@@ -97,6 +97,7 @@ class _Grid:
         stored: What is stored of them, or of more.
         missing: Models of the study that they lack.
         notes: What a reader must know of them.
+        names: What the names of their variants leave out.
         masking: See `studies.results.masking.masking_table`.
         margin: How much worse still counts as free.
         force: Compare points of different settings all the same.
@@ -107,6 +108,7 @@ class _Grid:
     stored: Stored
     missing: list[str]
     notes: list[str]
+    names: list[str]
     masking: pd.DataFrame
     margin: float
     force: bool
@@ -142,18 +144,16 @@ def _under(
     known = sorted(grid.points["attack"].unique())
     if unknown := [attack for attack in attacks if attack not in known]:
         raise ComparisonError(
-            f"No point was judged by '{unknown[0]}'; there are {', '.join(known)}."
+            f"No point was evaluated under '{unknown[0]}'; known: {', '.join(known)}."
         )
     chosen, mixed = _comparable(grid.points, attacks, grid.force)
     points, correct, bounds = worst_case(grid.points, grid.stored.correct, chosen)
     if points.empty:
         raise ComparisonError(
-            f"No operating point was judged by each of {', '.join(chosen)}; name one (`--attack`), "
-            "or evaluate all models by the same attacks."
+            f"No operating point was evaluated under each of {', '.join(chosen)}; name one "
+            "(`--attack`), or evaluate all models under the same attacks."
         )
     points = points.sort_values("point_key", ignore_index=True)
-    notes = list(dict.fromkeys(grid.notes + mixed + bounds)) + precision_notes(points)
-    notes += distance_notes(grid.points, points, chosen, correct, masking)
     draws = Resampled(points, correct)
     held_out = held_out_values(draws, points, grid.stored.held_out)
     knob = same_knob(draws)
@@ -163,12 +163,20 @@ def _under(
     reference, variants = against_plainest(draws)
     fronts = measure_fronts(draws, points, knob, margin)
     seeds = int(draws.cells["seeds"].min())
-    if len(table) or not held_out.images:
-        notes += held_out.notes
-    notes += draws.notes + unequal_note(fronts) + start_notes(fronts)
-    notes += missing_notes(points, grid.points, unfinished)
     outside, lacking = outside_table(grid.outside, grid.stored.correct, chosen, points)
-    notes += outside_remarks(outside) + lacking
+    notes = [  # the most important first
+        *dict.fromkeys(grid.notes + mixed + bounds),
+        *draws.notes,
+        *missing_notes(points, grid.points, unfinished),
+        *distance_notes(grid.points, points, chosen, correct, masking),
+        *(held_out.notes if len(table) or not held_out.images else []),
+        *precision_notes(points),
+        *start_notes(fronts),
+        *outside_remarks(outside),
+        *lacking,
+        *unequal_note(fronts),
+        *grid.names,
+    ]
     found = Comparison(
         attack=label_of(chosen),
         attacks=chosen,
@@ -224,8 +232,8 @@ def _sound(
     points = with_recipes(points)
     names, shared = short_names(points)
     points = points.assign(variant=points["variant"].map(names))
-    notes = notes + lacking + shared
-    return _Grid(points, outside, stored, missing, notes, masking_table(points), margin, force)
+    masking = masking_table(points)
+    return _Grid(points, outside, stored, missing, notes + lacking, shared, masking, margin, force)
 
 
 def _of(pairs: Pairs, which: NDArray[np.bool_]) -> Pairs:

@@ -188,11 +188,11 @@ def area_notes(areas: pd.DataFrame) -> list[str]:
         for some in (areas[areas["area"].isna()], areas[areas["area"].notna() & ~areas["by_image"]])
     )
     if lacking:
-        notes.append(f"Without a point at every radius, and so without an area: {lacking}.")
+        notes.append(f"No area, as a radius is missing: {lacking}.")
     if unpaired:
         notes.append(
-            f"It is not known which images withstand each radius for {unpaired}, so the intervals "
-            "of the areas are as wide as they can be."
+            f"No per-image results at each radius for {unpaired}, so the intervals of the areas "
+            "are as wide as they can be."
         )
     return notes
 
@@ -210,9 +210,9 @@ def area_remark(areas: pd.DataFrame, largest: float) -> str:
         for row in known.drop_duplicates("variant").to_dict("records")
     )
     return (
-        f"Area under RA by radius, from 0 to ε={radius_text(largest)} and divided by it (the mean "
-        f"accuracy over these radii), where it is largest for each method: {listed(said)}. These "
-        "points are the best on the same images, which flatters a method with more points."
+        f"Area under RA by radius (mean accuracy from 0 to ε={radius_text(largest)}) at the best "
+        f"point of each method: {listed(said)}. The points were chosen on the same images, which "
+        "favors a method with more points."
     )
 
 
@@ -236,9 +236,8 @@ def rises(at: Mapping[float, Judged]) -> list[str]:
         return []
     return [
         "RA is higher at a larger radius, by more than the interval of the difference: "
-        f"{listed(said for _, said in clearest.values())}. No network withstands more at a larger "
-        "radius, so an attack there is too weak, or gradients are masked: judge by more steps, "
-        "more starts or AutoAttack."
+        f"{listed(said for _, said in clearest.values())}. This cannot be: an attack there is too "
+        "weak, or gradients are masked. Evaluate with more steps, more starts or AutoAttack."
     ]
 
 

@@ -15,6 +15,7 @@ from studies.statistics.frontier import coverage, hypervolume, largest_gap, pare
 from studies.statistics.intervals import measured
 
 ALL_WIDTHS = "all widths"
+ALL_RETRAINED = "all retrained"
 Pairs = Sequence[tuple[int, int]]
 
 SUMMARIES = ("gap", "gap_at", "covered", "break_even", "break_even_seconds")
@@ -102,7 +103,7 @@ def _groups(draws: Resampled, here: NDArray[np.bool_], dedicated: Members) -> di
         str(name): np.flatnonzero(here & (variants == name)) for name in variants[here].unique()
     }
     if variants.iloc[dedicated].nunique() > 1:
-        groups["all dedicated"] = dedicated
+        groups[ALL_RETRAINED] = dedicated
     return groups
 
 
@@ -213,24 +214,35 @@ def front_remark(row: Mapping[Any, Any], margin: float) -> str:
         row: Of `measure_fronts`.
         margin: How much worse still counts as reached.
     """
-    covered = (
-        f"The front of {row['front']} reaches {row['covered']:.0%} of the dedicated front within "
-        f"{in_points(margin)}"
-    )
-    where = f"at SA {100 * row['gap_at']:.1f}"
+    name = row["front"]
+    where = f"at SA {100 * row['gap_at']:.1f} %"
     if row["sa_max"] < row["gap_at"] - margin - 1e-12:
-        where += f", which it does not reach (its highest is {100 * row['sa_max']:.1f})"
+        where += (
+            f", a level that {name} does not reach (its highest SA: {100 * row['sa_max']:.1f} %)"
+        )
     gap = (
-        f"at worst it lies {100 * row['gap']:.1f} points of RA below, {where}"
+        f"The largest gap is {100 * row['gap']:.1f} points of RA, {where}."
         if row["gap"] > 0
-        else f"it nowhere lies below (largest gap {100 * row['gap']:.1f} points of RA)"
+        else f"At no level of SA is its RA lower (largest gap {100 * row['gap']:.1f} points)."
     )
-    price = (
-        f"Training it costs less than training {_models(row['break_even'])} by gradient work (in "
-        f"forward passes, FiLM included), and {_models(row['break_even_seconds'])} by device time"
+    price = f" Training it{clause}." if (clause := price_clause(row)) else ""
+    return (
+        f"{name} matches {row['covered']:.0%} of the retrained models' front within "
+        f"{in_points(margin)} in SA and RA. {gap}{price}"
     )
-    return f"{covered}; {gap}. {price}."
 
 
-def _models(number: float) -> str:
-    return f"{number:g} dedicated model{'' if number == 1 else 's'}"
+def price_clause(row: Mapping[Any, Any]) -> str:
+    """Say from how many retrained models on a once-for-all network is cheaper; "" if not known.
+
+    Args:
+        row: Of `measure_fronts`.
+    """
+    numbers = {"forward passes": row["break_even"], "device time": row["break_even_seconds"]}
+    known = [(what, number) for what, number in numbers.items() if not math.isnan(number)]
+    if not known:
+        return ""
+    (what, number), *rest = known
+    first = f"{number:g} retrained model{'' if number == 1 else 's'} by {what}"
+    more = [f"{number:g} by {what}" for what, number in rest]
+    return f" costs less than training {' and '.join([first, *more])}"

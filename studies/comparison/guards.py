@@ -59,7 +59,7 @@ def one_checkpoint(points: pd.DataFrame, rule: str | None) -> tuple[pd.DataFrame
     kept = points[points["checkpoint_rule"] == rule]
     if kept.empty:
         known = ", ".join(sorted(set(points["checkpoint_rule"])))
-        raise ComparisonError(f"No model was judged with '{rule}' weights; there are {known}.")
+        raise ComparisonError(f"No model was evaluated with '{rule}' weights; known: {known}.")
     lost = points[~points["run_key"].isin(kept["run_key"])]
     if lost.empty:
         return kept, []
@@ -109,7 +109,7 @@ def check_comparable(
             said = f"The points come from different {what}: {', '.join(sorted(map(str, values)))}"
             if not force:
                 raise ComparisonError(f"{said}; compare them apart, or use `--force`.")
-            notes.append(f"{said}; compared all the same.")
+            notes.append(f"{said}; compared anyway (`--force`).")
     return notes
 
 

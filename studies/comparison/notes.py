@@ -41,9 +41,9 @@ def missing_notes(
     """
     notes = []
     if lacking := listed(unfinished):
-        notes.append(f"Planned and not there: {lacking}.")
+        notes.append(f"Not finished yet: {lacking}.")
     if lacking := listed(_missing_seeds(points, grid)):
-        notes.append(f"Missing cells: {lacking}.")
+        notes.append(f"Without a point under this attack: {lacking}.")
     points = points[~points["method"].isin(RIVALS)]  # their value is no λ
     once = points["method"].isin(ONCE)
     several = points["width_mult"].nunique() > 1
@@ -58,14 +58,16 @@ def missing_notes(
         )
 
     if ours and theirs - ours:
-        notes.append(f"OAT was not judged at {places(theirs - ours)}.")
+        notes.append(f"OAT was not evaluated at {places(theirs - ours)}.")
     widths = points.loc[once, "width_mult"]
     lone = points[~once & points["lam"].isna() & ~points["width_mult"].isin(widths)]
     if len(widths) and len(lone):
         names = listed(name_point(row, seed=False) for _, row in lone.iterrows())
-        notes.append(f"OAT was not judged at the width of {names}.")
+        notes.append(f"OAT was not evaluated at the width of {names}.")
     if theirs and ours - theirs:
-        notes.append(f"No dedicated model of PGD-AT stands beside OAT at {places(ours - theirs)}.")
+        notes.append(
+            f"No model was retrained by PGD-AT at {places(ours - theirs)}, where OAT was evaluated."
+        )
     return notes
 
 
@@ -124,7 +126,7 @@ def distance_notes(
         images = int(row.check_images)
         if images <= len(own):
             falls.append(Fall(float(own[:images].mean()) - row.check_ra_strong, row.name, images))
-    return notes + _distance("the strongest attack of the checks for masked gradients", falls)
+    return notes + _distance("the strongest attack of the masking checks", falls)
 
 
 class Fall(NamedTuple):
@@ -149,7 +151,7 @@ def _distance(attack: str, falls: Sequence[Fall]) -> list[str]:
     images = min(found.images for found in falls)
     where = f"Under {attack}, on the first {images} images of {len(falls)} points, RA is"
     if worst.fall <= 0:
-        return [f"{where} nowhere lower (mean {-100 * mean:+.1f} points)."]
+        return [f"{where} lower at none (mean {-100 * mean:+.1f} points)."]
     return [
         f"{where} {100 * mean:.1f} points lower on average and {100 * worst.fall:.1f} at most "
         f"({worst.name})."
@@ -159,21 +161,20 @@ def _distance(attack: str, falls: Sequence[Fall]) -> list[str]:
 def start_notes(fronts: pd.DataFrame) -> list[str]:
     """Say of models that start from others what their price leaves out."""
     return [
-        f"The training time and the work of '{name}' are of the epochs after its start alone; the "
-        "training of the model that it starts from comes on top."
+        f"The training time and cost of '{name}' count only the epochs after its start; add the "
+        "training of the model that it starts from."
         for name in fronts["front"]
         if " start=" in name
     ]
 
 
 def unequal_note(fronts: pd.DataFrame) -> list[str]:
-    """Say so where a hypervolume ratio is between fronts of unequally many points."""
+    """Say so where a hypervolume ratio is between fronts of different numbers of points."""
     for _, here in fronts.groupby("width_mult", dropna=False):
-        ours = set(here.loc[here["ratio"].notna(), "operating_points"])
         theirs = here.loc[here["ratio"].isna(), "operating_points"].max()
-        if any(count != theirs for count in ours):
+        for row in here[here["ratio"].notna() & (here["operating_points"] != theirs)].itertuples():
             return [
-                "The hypervolume ratios set fronts of unequally many operating points side by "
-                "side: a front of more points has more area even where no shared point is better."
+                f"{row.front} has {row.operating_points:g} points, the front of the retrained "
+                f"models {theirs:g}; more points cover more area. See the matched ratio."
             ]
     return []

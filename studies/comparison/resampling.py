@@ -185,10 +185,10 @@ class Resampled:
             values[cell, self.seeds.index(row.seed)] = row.sa, row.ra
         found = luck_of_variants(values, self.cells)
         if not found:
-            setting = "" if len(self.seeds) == 1 else " a setting"
+            setting = "" if len(self.seeds) == 1 else " per setting"
             self.notes.append(
-                f"1 seed{setting}: the intervals cover the choice of the test images, not the luck "
-                "of a training. Three seeds or more compare methods."
+                f"One seed{setting}: intervals ignore run-to-run variation; use 3 or more for a "
+                "paper."
             )
             return {}
         said = []
@@ -197,8 +197,8 @@ class Resampled:
             rest = ", taken from the others" if luck.borrowed else ""
             said.append(f"{variant} {sa:.1f} in SA and {ra:.1f} in RA{rest}")
         self.notes.append(
-            f"{len(self.seeds)} seeds: trainings of one setting differ by so many points (standard "
-            f"deviation): {'; '.join(said)}."
+            f"{len(self.seeds)} seeds: the standard deviation between trainings of one setting, in "
+            f"points, is {'; '.join(said)}."
         )
         return found
 

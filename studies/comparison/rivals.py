@@ -70,8 +70,8 @@ def rival_remarks(rivals: pd.DataFrame) -> list[str]:
         price = (
             ""
             if np.isnan(row["work"])
-            else f"; training it takes {row['work']:.2f} times the work of the rival's models"
-            + ("" if np.isnan(row["seconds"]) else f" and {row['seconds']:.2f} times their time")
+            else f", and its training {row['work']:.2f} times the cost of the rival's models"
+            + ("" if np.isnan(row["seconds"]) else f" ({row['seconds']:.2f} times the device time)")
         )
         area = f"{row['area']:.3f} [{row['area_low']:.3f}, {row['area_high']:.3f}]"
         said.append(

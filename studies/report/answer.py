@@ -29,13 +29,14 @@ class Answer(Comparison):
         table = pd.DataFrame(body).rename(columns=headings_of(body)) if body else None
         parts = [f"<p><b>{escape(self.answer())}</b></p>"]
         if table is not None:
-            parts.append(f"<p>{escape(heading_of(self))}, {self.question}, in percent</p>")
+            said = f"{heading_of(self)}, OAT at {self.question}, in percent, Δ in points"
+            parts.append(f"<p>{escape(said)}</p>")
             parts.append(table.to_html(index=False))
         if by_radius := radius_rows(self):
             parts.append(f"<p>{BY_RADIUS}</p>")
             parts.append(pd.DataFrame(by_radius).to_html(index=False))
-        notes = [f"<li>{escape(note)}</li>" for note in [*self.remarks(), *self.notes]]
-        return "".join([*parts, "<ul>", *notes, "</ul>"])
+        notes = [f"<li>{escape(note)}</li>" for note in self.told()]
+        return "".join([*parts, "<p>Caveats</p><ul>", *notes, "</ul>"])
 
     def plot_front(self, ax: Axes | None = None) -> Axes:
         """Draw standard against robust accuracy: a line for OAT, a mark for each retrained model.

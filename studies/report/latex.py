@@ -1,4 +1,4 @@
-"""The free-vs-retrained table for a paper in LaTeX."""
+"""The main table for a paper in LaTeX."""
 
 import re
 
@@ -28,11 +28,12 @@ TEX = {
 
 
 def latex_table(comparison: Comparison) -> str:
-    """Write the free-vs-retrained table as a ``tabular`` of LaTeX."""
+    """Write the main table as a ``tabular`` of LaTeX."""
     texts = rows(comparison)
     headings = headings_of(texts)
     body = [[tex(cell) for cell in row.values()] for row in texts]
     lines = [list(map(tex, headings.values())), *body]
+    # verdicts are words: they stand at the left, as names do
     # a row that starts with a bracket or a star would be an argument of the rule above it
     head, *rest = [
         ("{}" if line[0].startswith(("[", "*")) else "") + " & ".join(line) + r" \\"
@@ -42,7 +43,7 @@ def latex_table(comparison: Comparison) -> str:
         [
             r"% needs \usepackage{booktabs}",
             f"% {_one_line(heading_of(comparison))}, in percent; intervals at {LEVEL:.0%}",
-            rf"\begin{{tabular}}{{ll{'r' * (len(headings) - 2)}}}",
+            rf"\begin{{tabular}}{{lll{'r' * (len(headings) - 3)}}}",
             r"\toprule",
             head,
             r"\midrule",

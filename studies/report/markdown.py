@@ -6,6 +6,7 @@ from studies.comparison.answer import Comparison
 from studies.report.radius_rows import BY_RADIUS, CURVES, curve_rows, radius_rows
 from studies.report.rows import (
     SAME_HEADINGS,
+    SAME_KNOB,
     Row,
     front_rows,
     gain_rows,
@@ -28,16 +29,14 @@ def markdown_tables(comparison: Comparison, others: Iterable[Comparison] = ()) -
     same, radii = same_knob_rows(comparison), radius_rows(comparison)
     parts = [
         *([_markdown_table(texts, headings_of(texts))] if texts else []),
-        *(["At the same λ:", _markdown_table(same, SAME_HEADINGS)] if same else []),
+        *([f"{SAME_KNOB}:", _markdown_table(same, SAME_HEADINGS)] if same else []),
         *([f"{BY_RADIUS}:", _markdown_table(radii)] if radii else []),
         *([f"{CURVES}:", _markdown_table(curve_rows(comparison))] if radii else []),
         *([_markdown_table(variants)] if variants else []),
         *([_markdown_table(fronts)] if (fronts := front_rows(comparison)) else []),
         *([_markdown_table(gain_rows(comparison.gains.table))] if comparison.gains else []),
         comparison.answer(),
-        *comparison.remarks(),
-        *comparison.notes,
-        *(comparison.gains.notes if comparison.gains else []),
+        *comparison.told(),
     ]
     for other in others:
         parts.append(f"## {heading_of(other)}")

@@ -9,7 +9,7 @@ from studies.comparison.verdict import ONE_SEED, VERDICTS
 from studies.naming import radius_text
 from studies.report.rows import Cell, Row
 
-BY_RADIUS = "By radius (* decides): rows of each verdict, and hypervolume ratio"
+BY_RADIUS = "By radius (* decides): number of each verdict, and hypervolume ratio"
 CURVES = "RA by radius, in percent, and the area under it"
 PAGE_ALONE = ("images", "OAT at")
 """Columns of the table by radius that a terminal has no room for."""

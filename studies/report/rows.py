@@ -12,40 +12,44 @@ from studies.known_methods import RIVALS
 from studies.naming import duration, value_text
 
 HEADINGS = {
-    "dedicated": "dedicated model",
+    "dedicated": "retrained model",
+    "verdict": "verdict",
     "oat": "OAT at",
     "sa_oat": "SA OAT",
-    "sa_dedicated": "SA ded.",
+    "sa_dedicated": "SA retrained",
     "d_sa": "ΔSA",
     "ra_oat": "RA OAT",
-    "ra_dedicated": "RA ded.",
+    "ra_dedicated": "RA retrained",
     "d_ra": "ΔRA",
-    "verdict": "verdict",
     "decide": "would decide it",
     "cost": "training",
 }
-"""Columns of the free-vs-retrained table. What would decide a row is left out where all are."""
+"""Columns of the main table. What would decide a row is left out where all are decided."""
 
-SAME_HEADINGS = {key: HEADINGS[key] for key in ("dedicated", "oat", "d_sa", "d_ra", "verdict")}
+SAME_HEADINGS = {key: HEADINGS[key] for key in ("dedicated", "verdict", "oat", "d_sa", "d_ra")}
 """Columns of the table at the same λ."""
+
+COST = "training cost (equivalent forward passes, millions)"
 
 COST_HEADINGS = (
     "models",
     "training time",
-    "forward passes",
-    "gradients",
-    "cheaper from, by work",
-    "cheaper from, by time",
+    COST,
+    "gradients (millions)",
+    "break-even (models) by cost",
+    "break-even (models) by time",
     "parameters",
-    "stored",
+    "stored weights",
 )
 """Columns of the table of fronts that say what a front costs; the page shows them apart."""
+
+SAME_KNOB = "At the same λ as the retrained model"
 
 MOST_IMAGES = 10_000_000
 OUT_OF_REACH = "out of reach"
 """What would decide a row whose difference lies so near the margin that no data set does."""
 
-GAINED = "What tuning gained: hypervolume of the study's own settings → of the winners"
+GAINED = "What tuning gained: hypervolume of the study's settings → of the winners"
 
 Row = dict[str, "Cell"]
 
@@ -85,7 +89,7 @@ def has_widths(comparison: Comparison) -> bool:
 
 
 def rows(comparison: Comparison) -> list[Row]:
-    """Return the free-vs-retrained table as text, a mapping of `HEADINGS` keys for each row."""
+    """Return the main table as text, a mapping of `HEADINGS` keys for each row."""
     out = _rows(comparison, comparison.table)
     if any(row["decide"] for row in out):
         return out
@@ -112,6 +116,7 @@ def _rows(comparison: Comparison, table: pd.DataFrame) -> list[Row]:
         out.append(
             {
                 "dedicated": Cell(f"{row['dedicated']} {value_text(row)}{width}"),
+                "verdict": Cell(row["verdict"], VERDICTS.index(row["verdict"])),
                 "oat": Cell(
                     f"{once}{sign}={row['oat_lam']:g}{own_width}",
                     None if several else row["oat_lam"],
@@ -122,7 +127,6 @@ def _rows(comparison: Comparison, table: pd.DataFrame) -> list[Row]:
                 "ra_oat": percent(row["ra_oat"]),
                 "ra_dedicated": percent(row["ra_dedicated"]),
                 "d_ra": difference(row, "d_ra"),
-                "verdict": Cell(row["verdict"], VERDICTS.index(row["verdict"])),
                 "decide": _decide(row),
                 "cost": Cell(duration(row["seconds_dedicated"]), row["seconds_dedicated"]),
             }
@@ -144,7 +148,7 @@ def _decide(row: Mapping[Any, Any]) -> Cell:
 
 
 def headings_of(body: list[Row]) -> dict[str, str]:
-    """Return the headings of the columns that a free-vs-retrained table has."""
+    """Return the headings of the columns that the main table has."""
     return {key: HEADINGS[key] for key in HEADINGS if not body or key in body[0]}
 
 
@@ -239,15 +243,15 @@ def _front_row(row: Mapping[Any, Any]) -> Row:
         ),
         "ratio": known("ratio", "{ratio:.3f}"),
         "matched ratio": known("matched", "{matched:.3f} [{matched_low:.3f}, {matched_high:.3f}]"),
-        "largest RA gap": known("gap", "{points:.1f} at SA {level:.1f}"),
-        "covered": known("covered", "{covered:.0%}"),
-        "cheaper from, by work": known("break_even", "{break_even:g}"),
-        "cheaper from, by time": known("break_even_seconds", "{break_even_seconds:g}"),
+        "largest gap (points of RA)": known("gap", "{points:.1f} at SA {level:.1f}"),
+        "share of front matched": known("covered", "{covered:.0%}"),
+        "break-even (models) by cost": known("break_even", "{break_even:g}"),
+        "break-even (models) by time": known("break_even_seconds", "{break_even_seconds:g}"),
         "training time": Cell(duration(row["device_seconds"]), row["device_seconds"]),
-        "forward passes": known("train_units", "{millions:,.2f} M"),
-        "gradients": known("train_gradients", "{millions:,.2f} M"),
+        COST: known("train_units", "{millions:,.2f}"),
+        "gradients (millions)": known("train_gradients", "{millions:,.2f}"),
         "parameters": known("parameters", "{parameters:,.0f}"),
-        "stored": Cell(f"{row['network_bytes'] / 1e6:.2f} MB", row["network_bytes"]),
+        "stored weights": Cell(f"{row['network_bytes'] / 1e6:.2f} MB", row["network_bytes"]),
     }
 
 

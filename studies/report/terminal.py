@@ -1,4 +1,4 @@
-"""The tables of a comparison in a terminal, laid out by its width."""
+"""A comparison in a terminal: the answer, then tables laid out by its width, then caveats."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +11,7 @@ from studies.report.radius_rows import BY_RADIUS, PAGE_ALONE, radius_rows
 from studies.report.rows import (
     GAINED,
     SAME_HEADINGS,
+    SAME_KNOB,
     Cell,
     front_rows,
     gain_rows,
@@ -24,20 +25,61 @@ from studies.statistics.intervals import LEVEL
 NARROW = 100
 """Columns of a terminal below which a table leaves out what would decide a row."""
 
-IN_TERMINAL = ("front", "models", "operating points", "hypervolume", "training time", "stored")
+IN_TERMINAL = (
+    "front",
+    "models",
+    "operating points",
+    "hypervolume",
+    "training time",
+    "stored weights",
+)
 """Columns of the table of fronts that a terminal shows."""
 
+MOST_CAVEATS = 5
+"""Caveats that a terminal shows unless it is to show everything."""
 
-def terminal_parts(comparison: Comparison, width: int) -> Iterator[Table | str]:
-    """Yield what a terminal of so many columns shows of a comparison, in order."""
+
+def terminal_parts(
+    comparison: Comparison, width: int, *, everything: bool = True
+) -> Iterator[Table | str]:
+    """Yield what a terminal of so many columns shows of a comparison, in order.
+
+    Args:
+        comparison: The comparison.
+        width: Columns of the terminal.
+        everything: Show all tables and all caveats, not only the main table and the most important
+            caveats with the number of the rest.
+    """
+    yield comparison.answer()
     if len(comparison.table):
         tables = list(comparison.table.groupby("once", sort=False))
         for once, table in tables:
-            name = f" {once}," if len(tables) > 1 else ""
+            name = str(once) if len(tables) > 1 else "OAT"
+            yield ""
             yield _main_table(replace(comparison, table=table), name, width)
+    if everything or comparison.table.empty:
+        for further in _further_tables(comparison, width):
+            yield from ("", further)
+    yield from _caveats(comparison.told(), everything)
+
+
+def _caveats(told: list[str], everything: bool) -> Iterator[str]:
+    """Yield the caveats, a paragraph for each."""
+    shown = told if everything else told[:MOST_CAVEATS]
+    if shown:
+        yield from ("", "Caveats")
+    for caveat in shown:
+        yield f"- {caveat}"
+    if more := len(told) - len(shown):
+        said = "1 more caveat" if more == 1 else f"{more} more caveats"
+        yield f"{said}: `--verbose` and the page (index.html) show everything."
+
+
+def _further_tables(comparison: Comparison, width: int) -> Iterator[Table]:
+    """Yield the tables beside the main one."""
     if texts := same_knob_rows(comparison):
         yield _terminal_table(
-            "At the same λ as the dedicated model, in points",
+            f"{SAME_KNOB}, in points",
             list(SAME_HEADINGS.values()),
             [list(row.values()) for row in texts],
             left=2,
@@ -62,7 +104,7 @@ def terminal_parts(comparison: Comparison, width: int) -> Iterator[Table | str]:
             width=width,
         )
     yield _terminal_table(
-        f"Hypervolume above (0, 0) with {LEVEL:.0%} interval, and price",
+        f"Hypervolume above (0, 0), as a fraction, with {LEVEL:.0%} interval; and price",
         list(IN_TERMINAL),
         [[row[key] for key in IN_TERMINAL] for row in front_rows(comparison)],
         left=1,
@@ -73,21 +115,17 @@ def terminal_parts(comparison: Comparison, width: int) -> Iterator[Table | str]:
         yield _terminal_table(
             GAINED, list(texts[0]), [list(row.values()) for row in texts], left=1, width=width
         )
-    yield comparison.answer()
-    yield from comparison.remarks()
-    yield from comparison.notes
-    if comparison.gains is not None:
-        yield from comparison.gains.notes
 
 
 def _main_table(comparison: Comparison, name: str, width: int) -> Table:
-    """Make the table of one once-for-all model against all dedicated ones."""
+    """Make the table of one once-for-all model against all retrained ones."""
     body = rows(comparison)
     # the training time stands in the table of fronts
     left_out = {"cost"} if width >= NARROW else {"cost", "decide"}
     shown = {key: text for key, text in headings_of(body).items() if key not in left_out}
     return _terminal_table(
-        f"Free vs retrained,{name} {comparison.question}, RA under {comparison.under}, in percent",
+        f"{name} at {comparison.question} against each retrained model, in percent (Δ in points); "
+        f"RA under {comparison.under}",
         list(shown.values()),
         [[row[key] for key in shown] for row in body],
         left=2,
@@ -127,6 +165,8 @@ def _laid_out(
     )
     for i, heading in enumerate(headings):
         shown = heading.replace(" ", "\n", 1)
+        if narrow and i >= left:
+            shown = shown.replace("retrained", "retr.")
         texts = [_folded(row[i], narrow) for row in body]
         pieces = [part for text in texts for part in text.split(None if i < left else "\n")]
         table.add_column(

@@ -6,7 +6,7 @@ threshold below; sources as in `oat.masking`.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, TypedDict, cast, get_args
 
@@ -210,11 +210,13 @@ class MaskingVerdict:
         said: One sentence.
         state: ``good``, ``bad`` or ``unknown``.
         flagged: A sentence for each operating point and seed that has a sign of them.
+        by_sign: The same, a sentence for those that have the same signs.
     """
 
     said: str
     state: str
     flagged: list[str]
+    by_sign: list[str] = field(default_factory=list)
 
 
 def masking_table(points: pd.DataFrame) -> pd.DataFrame:
@@ -252,10 +254,14 @@ def masking_verdict(table: pd.DataFrame) -> MaskingVerdict:
     rest = f" {left} were not checked." if left else ""
     if not found:
         return MaskingVerdict(f"No sign of masked gradients in {what}.{rest}", "good", [])
-    flagged = [
-        f"{name_point(row)}: {row['flags']}" for row in checked.to_dict("records") if row["flags"]
+    rows = [(name_point(row), row["flags"]) for row in checked.to_dict("records") if row["flags"]]
+    flagged = [f"{name}: {flags}" for name, flags in rows]
+    by_sign = [
+        f"{', '.join(name for name, its in rows if its == flags)}: {flags}"
+        for flags in dict.fromkeys(flags for _, flags in rows)
     ]
-    return MaskingVerdict(f"Signs of masked gradients in {found} of {what}.{rest}", "bad", flagged)
+    said = f"Signs of masked gradients in {found} of {what}.{rest}"
+    return MaskingVerdict(said, "bad", flagged, by_sign)
 
 
 def _places(table: pd.DataFrame) -> list[str]:

@@ -70,7 +70,7 @@ def test_type_checkers_see_what_is_in_the_table(package: ModuleType) -> None:
 
 ONLY_IN_PYTHON = {"load_study", "load_model"}
 """They return objects of Python, and a shell has none."""
-SAID_BY_THE_SHELL = {"as_json", "as_format", "quiet"}
+SAID_BY_THE_SHELL = {"as_json", "as_format", "quiet", "verbose"}
 """How results are printed, and whether progress is."""
 SAID_BY_PYTHON = {"console", "command", "stop", "held_out_points"}
 """Where progress goes, what a report names as its command, who ends a page: a shell knows these.

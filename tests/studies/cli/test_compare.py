@@ -16,15 +16,16 @@ pytestmark = NOLOAD
 
 
 def test_compare_shows_the_tables_and_the_verdict(oat: Oat, study: Path, finished: Path) -> None:
-    said = oat("compare", study, "--storage", finished)
-    assert (said.code, said.err) == (0, "")
     result = studies.compare(studies.points(study, storage=finished))
-    assert result.answer() in said.text
-    for note in result.notes:
-        assert note in said.text
-    for label in ("pgd_at λ=0", "pgd_at λ=1", "trades β=1", "all dedicated"):
-        assert label in said.text
-    assert "…" not in said.text
+    labels = ["pgd_at λ=0", "pgd_at λ=1", "trades β=1", "all retrained"]
+    for more, shown in (((), labels[:-1]), (("--verbose",), labels)):
+        said = oat("compare", study, "--storage", finished, *more)
+        assert (said.code, said.err) == (0, "")
+        text = " ".join(said.text.split())  # sentences are broken to the width of the terminal
+        assert text.startswith(result.answer())
+        assert [label for label in labels if label in said.text] == shown
+        assert all(note in text for note in result.told()[: None if more else 5])
+        assert "…" not in said.text
 
 
 def test_compare_as_json_is_the_comparison(oat: Oat, study: Path, finished: Path) -> None:

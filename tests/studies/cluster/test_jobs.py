@@ -235,7 +235,7 @@ def test_a_detached_run_ends_with_the_points_of_this_machine(
 @on_a_cluster
 def test_the_log_that_is_followed_is_the_drivers(detached: Detached) -> None:
     assert "Study tiny: 0 of 4 trials are finished." in detached.followed.stdout
-    assert "OAT is" in detached.followed.stdout
+    assert "retrained model" in detached.followed.stdout
     first, *_, last = detached.followed.stderr.splitlines()
     assert f"Job {detached.id} with storage {detached.storage}: " in first
     assert f"Job {detached.id} with storage {detached.storage}: SUCCEEDED since " in last

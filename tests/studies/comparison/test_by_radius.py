@@ -48,7 +48,7 @@ def test_the_radius_of_training_decides_and_else_the_largest(tmp_path: Path) -> 
     assert found.by_radius["decides"].tolist() == [False, True, False]
     assert "(at ε=0.1, margin 1 point" in found.answer()
     (said,) = [note for note in found.notes if note.startswith("The answer is for")]
-    assert "ε=0.1, the radius of training; what is said at ε=0.05, ε=0.2 is descriptive" in said
+    assert "ε=0.1, the radius of training. The results at ε=0.05, ε=0.2 are descriptive" in said
     odd = compare(stored_points(tmp_path / "b", *_models("pgd20", radii=(0.05, 0.2))))
     assert odd.attack == "pgd20@0.2"
     assert any("ε=0.2, the largest, as none is that of training" in note for note in odd.notes)
@@ -105,7 +105,7 @@ def test_an_attack_that_was_asked_for_is_that_of_every_radius(tmp_path: Path) ->
     assert {eps: one.attacks for eps, one in found.radii.at.items()} == {
         eps: [_label("pgd20", eps)] for eps in RA
     }
-    assert any("ε=0.2, as asked for; " in note for note in found.notes)
+    assert any("ε=0.2, as asked for. " in note for note in found.notes)
     assert compare(table, attack="fgsm").radii is None
 
 
@@ -172,7 +172,7 @@ def test_attacks_that_no_operating_point_shares_are_refused_in_a_sentence() -> N
         replace(m, attack="pgd20" if m.method == "oat" else "pgd50")
         for m in _models("pgd20", radii=(0.1,))
     ]
-    with pytest.raises(ComparisonError, match="judged by each of pgd20, pgd50; name one"):
+    with pytest.raises(ComparisonError, match="evaluated under each of pgd20, pgd50; name one"):
         compare(bare_points(*models))
 
 
@@ -204,4 +204,4 @@ def test_lambda_is_chosen_at_each_radius_and_where_it_cannot_be_that_is_said(
     found = studies.compare(study, storage=tmp_path / "some")
     assert found.by_radius["question"].tolist() == [SAME, BEST]
     (said,) = [note for note in found.notes if note.startswith("At ε=0.05 there are no points")]
-    assert "OAT stands at the λ of the dedicated model there; `oat run` evaluates them" in said
+    assert "OAT runs at the λ of the retrained model there. `oat run` evaluates them" in said

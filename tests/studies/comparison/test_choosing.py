@@ -112,8 +112,10 @@ def test_without_held_out_points_the_answer_says_how_it_was_paired() -> None:
     assert result.question == "the same λ"
     assert result.chosen_on == 0
     assert result.table["dedicated"].tolist() == ["pgd_at", "pgd_at"]
-    assert "at the same λ, as there are no held-out points to choose the best by" in result.answer()
-    assert any("`oat run` evaluates them, and trains nothing for that" in n for n in result.notes)
+    assert (
+        "OAT runs at the same λ, as there are no held-out points to choose it by" in result.answer()
+    )
+    assert any("`oat run` evaluates them; it trains nothing for that" in n for n in result.notes)
 
 
 def test_too_few_held_out_images_say_how_many_are_needed() -> None:
@@ -121,8 +123,8 @@ def test_too_few_held_out_images_say_how_many_are_needed() -> None:
     result = compare(bare_points(*_models(*TEST)), held_out=bare_points(*few))
     assert result.question == "the same λ"
     (note,) = [n for n in result.notes if "held out of training" in n]
-    assert note.startswith("Only 99 images are held out of training, too few to choose λ by")
-    assert f"at least {LEAST_IMAGES} are needed (`data.val_fraction`" in note
+    assert note.startswith("Only 99 images are held out of training.")
+    assert f"At least {LEAST_IMAGES} are needed to choose λ (`data.val_fraction`" in note
 
 
 def test_a_model_without_held_out_points_is_named_and_left_out() -> None:
@@ -130,7 +132,7 @@ def test_a_model_without_held_out_points_is_named_and_left_out() -> None:
     result = compare(bare_points(*_models(*TEST)), held_out=bare_points(*held))
     assert "trades" not in set(result.table["dedicated"])
     assert (
-        "Not evaluated on held-out images, and so left out of the choice of λ: trades β=6."
+        "Not evaluated on held-out images, so λ was chosen without them: trades β=6."
         in result.notes
     )
 
@@ -268,7 +270,7 @@ def test_a_part_of_a_study_says_in_the_answer_what_is_missing(
     assert compare(table).missing == []
     result = compare(table[table["method"] != "trades"])
     assert result.missing == ["trades β=1 seed 0"]
-    assert "without 1 models of the study (trades β=1 seed 0)" in result.answer()
+    assert "1 model of the study is missing (trades β=1 seed 0)" in result.answer()
     bare = compare(table.drop(columns="folder"))
-    assert "without results by image" in bare.answer()
+    assert "some results are not known by image" in bare.answer()
     assert only_of(compare(table[table["lam"] == 1]))["lam"] == 1

@@ -85,9 +85,7 @@ def test_the_area_is_the_mean_of_an_area_of_each_image(tmp_path: Path) -> None:
     assert bare.radii.areas["area"].to_numpy() == pytest.approx(radii.areas["area"].to_numpy())
     assert (bare.radii.areas["area_low"] < radii.areas["area_low"]).all()
     assert (bare.radii.areas["area_high"] > radii.areas["area_high"]).all()
-    assert any(
-        "not known which images withstand each radius for oat λ=1, pgd" in n for n in bare.notes
-    )
+    assert any("No per-image results at each radius for oat λ=1, pgd" in n for n in bare.notes)
 
 
 def test_the_area_is_of_the_worst_over_the_attacks_at_each_radius(tmp_path: Path) -> None:
@@ -150,7 +148,7 @@ def test_an_operating_point_that_lacks_a_radius_has_no_area_and_is_named(tmp_pat
     assert found.radii is not None
     areas = found.radii.areas.set_index("point")["area"]
     assert areas.index[areas.isna()].tolist() == ["pgd_at λ=1"]
-    assert "Without a point at every radius, and so without an area: pgd_at λ=1." in found.notes
+    assert "No area, as a radius is missing: pgd_at λ=1." in found.notes
     curve = found.radii.curves[found.radii.curves["point"] == "pgd_at λ=1"]
     assert curve["eps"].tolist() == [0, 0.1, 0.2]
 
@@ -230,4 +228,4 @@ def test_the_best_area_of_each_method_is_told_and_that_it_was_picked_on_the_same
     said = area_remark(areas, 0.2)
     assert "oat λ=1 0.600 [0.500, 0.700], pgd_at λ=1 0.500 [0.400, 0.600]" in said
     assert "oat λ=0" not in said
-    assert "the best on the same images, which flatters a method with more points" in said
+    assert "chosen on the same images, which favors a method with more points" in said

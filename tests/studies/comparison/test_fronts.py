@@ -57,7 +57,7 @@ def test_covered_counts_what_is_reached_within_the_margin(
 def test_dedicated_fronts_have_no_other_to_be_told_from(plain: Rows, make_row: MakeRow) -> None:
     fronts = _fronts([*plain, make_row("trades", beta=6.0, sa=0.75, ra=0.5)])
     rest = fronts.drop("oat")
-    assert set(rest.index) == {"pgd_at", "trades", "all dedicated"}
+    assert set(rest.index) == {"pgd_at", "trades", "all retrained"}
     told = [*SUMMARIES, "ratio", "ratio_low", "ratio_high", "matched", "break_even"]
     assert rest[told].isna().all().all()
     # nothing says how long the made-up models took
@@ -282,7 +282,7 @@ def test_a_front_costs_the_sum_of_its_networks_each_once(make_row: MakeRow) -> N
     ]
     fronts = _fronts(rows)
     for name, models, price in (("oat", 1, once), ("pgd_at", 3, each), ("trades", 1, each),
-                                ("all dedicated", 4, each)):  # fmt: skip
+                                ("all retrained", 4, each)):  # fmt: skip
         assert fronts["models"][name] == models
         expected = {key: models * price[column] for key, column in PRICE_COLUMNS.items()}
         assert _price(fronts.loc[name]) == expected

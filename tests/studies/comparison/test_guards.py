@@ -73,7 +73,7 @@ def test_each_mix_is_refused_by_its_name_and_noted_if_forced(
     assert said.partition(";")[0] in note
     forced = compare(points, force=True)
     assert len(forced.table) == 1
-    assert f"although the points come from different {MUST_AGREE[column]}" in forced.answer()
+    assert f"the points come from different {MUST_AGREE[column]}" in forced.answer()
 
 
 def test_points_on_other_images_under_another_attack_are_a_mix(make_row: MakeRow) -> None:
@@ -86,7 +86,7 @@ def test_points_on_other_images_under_another_attack_are_a_mix(make_row: MakeRow
     for attack in (None, "pgd20"):
         with pytest.raises(ComparisonError, match="different data: aaa, bbb"):
             compare(points, attack=attack)
-    assert "although the points come from different data" in compare(points, force=True).answer()
+    assert "the points come from different data" in compare(points, force=True).answer()
 
 
 def test_every_column_that_must_agree_is_tried_here() -> None:
@@ -161,7 +161,7 @@ def test_an_accuracy_of_0_or_1_is_one(make_row: MakeRow) -> None:
 
 def test_a_whole_grid_misses_nothing(grid: list[dict[str, Any]]) -> None:
     assert missing_notes(frame(grid), frame(grid)) == []
-    assert not any("Missing" in note for note in compare(frame(grid)).notes)
+    assert not any("Without a point" in note for note in compare(frame(grid)).notes)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_seed_that_one_point_lacks_is_named(
     gone: dict[str, Any], named: str, grid: list[dict[str, Any]]
 ) -> None:
     assert missing_notes(_without(grid, **gone), _without(grid, **gone)) == [
-        f"Missing cells: {named}."
+        f"Without a point under this attack: {named}."
     ]
 
 
@@ -184,7 +184,7 @@ def test_what_other_attacks_have_judged_is_missing_under_this_one(
     grid: list[dict[str, Any]],
 ) -> None:
     (note,) = missing_notes(_without(grid, method="pgd_at", lam=1.0, seed=1), frame(grid))
-    assert note == "Missing cells: pgd_at λ=1 seed 1."
+    assert note == "Without a point under this attack: pgd_at λ=1 seed 1."
 
 
 def test_beta_and_lam_of_one_value_are_two_places(make_row: MakeRow) -> None:
@@ -195,19 +195,19 @@ def test_beta_and_lam_of_one_value_are_two_places(make_row: MakeRow) -> None:
         make_row("oat", lam=1.0, seed=1),
     ]
     (note,) = missing_notes(frame(rows), frame(rows))
-    assert note == "Missing cells: pgd_at λ=1 seed 1, trades β=1 seed 0."
+    assert note == "Without a point under this attack: pgd_at λ=1 seed 1, trades β=1 seed 0."
 
 
 def test_a_lam_that_oat_lacks_is_named(grid: list[dict[str, Any]]) -> None:
     left = _without(grid, method="oat", lam=0.5)
     found = missing_notes(left, left)
-    assert found == ["OAT was not judged at λ=0.5."]
+    assert found == ["OAT was not evaluated at λ=0.5."]
 
 
 def test_a_lam_without_a_dedicated_model_is_named(grid: list[dict[str, Any]]) -> None:
     left = _without(grid, method="pgd_at", lam=0.5)
     found = missing_notes(left, left)
-    assert found == ["No dedicated model of PGD-AT stands beside OAT at λ=0.5."]
+    assert found == ["No model was retrained by PGD-AT at λ=0.5, where OAT was evaluated."]
 
 
 def test_lams_are_told_apart_but_not_by_rounding(make_row: MakeRow) -> None:
@@ -226,7 +226,7 @@ def test_a_width_that_oat_lacks_is_named_for_trades_as_well(make_row: MakeRow) -
     ]
     result = compare(frame(rows))
     assert len(result.table) == 1
-    assert "OAT was not judged at the width of trades β=6 width=0.5." in result.notes
+    assert "OAT was not evaluated at the width of trades β=6 width=0.5." in result.notes
 
 
 def test_widths_are_said_where_there_are_several(make_row: MakeRow) -> None:
@@ -238,13 +238,13 @@ def test_widths_are_said_where_there_are_several(make_row: MakeRow) -> None:
     ]
     kept = [r for r in rows if (r["method"], r["lam"], r["width_mult"]) != ("pgd_at", 0.5, 0.5)]
     (note,) = missing_notes(frame(kept), frame(kept))
-    assert note.endswith("beside OAT at λ=0.5 width=0.5.")
+    assert note.endswith("at λ=0.5 width=0.5, where OAT was evaluated.")
 
 
 def test_trials_that_are_not_done_are_named(grid: list[dict[str, Any]]) -> None:
     trials = ["pgd_at λ=0.7 seed 0 (missing)", "trades β=3 seed 1 (diverged)"]
     notes = compare(frame(grid), unfinished=trials).notes
-    assert f"Planned and not there: {', '.join(trials)}." in notes
+    assert f"Not finished yet: {', '.join(trials)}." in notes
 
 
 def test_of_many_the_first_are_named_and_the_rest_counted(grid: list[dict[str, Any]]) -> None:
@@ -285,7 +285,10 @@ def test_variants_that_share_options_are_named_without_them(make_row: MakeRow) -
     result = compare(frame(rows[:-2]))
     assert set(result.cells["variant"]) == {"oat", "oat encoding=dct", "pgd_at"}
     assert "'oat' stands for oat with lambda_choices=(0.0,1.0)." in result.notes
-    assert "Missing cells: oat encoding=dct λ=1 seed 1, pgd_at λ=1 seed 1." in result.notes
+    assert (
+        "Without a point under this attack: oat encoding=dct λ=1 seed 1, pgd_at λ=1 seed 1."
+        in result.notes
+    )
 
 
 def test_one_rule_is_kept_and_models_without_it_are_named(make_row: MakeRow) -> None:

@@ -60,7 +60,10 @@ def test_the_spread_between_trainings_is_found_and_said() -> None:
     for variant in ("oat", "pgd_at"):
         assert np.sqrt(draws.luck[variant].variance) == pytest.approx((0.02, 0.02), rel=0.3)
     assert {luck.freedom for luck in draws.luck.values()} == {39, 6 * 39}
-    assert any(note.startswith("40 seeds: trainings of one setting") for note in draws.notes)
+    assert any(
+        note.startswith("40 seeds: the standard deviation between trainings")
+        for note in draws.notes
+    )
 
 
 def test_the_luck_of_a_training_moves_all_points_of_a_network_together() -> None:

@@ -58,8 +58,8 @@ def test_oat_and_a_rival_are_priced_also_where_there_are_several_widths(tmp_path
 def test_the_price_of_a_start_says_what_it_leaves_out(tmp_path: Path) -> None:
     started = replace(_model("pgd_at", 0.5, 0.85, 0.45), options=" start=pgd_at:λ=1 epochs=5")
     notes = compare(stored_points(tmp_path, *_study(0.5, 0.3), started)).notes
-    (said,) = [note for note in notes if "comes on top" in note]
-    assert said.startswith("The training time and the work of 'pgd_at start=pgd_at:λ=1 epochs=5'")
+    (said,) = [note for note in notes if "its start" in note]
+    assert said.startswith("The training time and cost of 'pgd_at start=pgd_at:λ=1 epochs=5'")
 
 
 def test_rivals_have_rows_of_their_own_which_do_not_count_in_the_verdict_on_oat(
@@ -73,7 +73,7 @@ def test_rivals_have_rows_of_their_own_which_do_not_count_in_the_verdict_on_oat(
     assert rows["oat"].tolist() == ["free", "free"]
     assert rows["mix"].tolist() == ["not free", "not free"]
     assert result.verdict == "free"
-    assert "of 2 retrained models, OAT matches 2" in result.answer()
+    assert "OAT matches 2 of 2 retrained models" in result.answer()
     # α is no λ: nothing of a mixture stands at the same λ as a dedicated model
     assert set(result.same_knob["once"]) == {"oat"}
     assert result.reference is None, "a rival is no variant of OAT"

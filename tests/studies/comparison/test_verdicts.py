@@ -209,10 +209,10 @@ def test_the_verdict_follows_from_the_images(
     result = compare(stored_points(tmp_path, *pair_of(images, oat, dedicated)))
     assert only_of(result)["verdict"] == verdict
     said = {
-        "better": "OAT is better than 1",
-        "free": "OAT matches 1",
-        "not free": "OAT loses to 1",
-        "undecided": "OAT is undecided against 1",
+        "better": "OAT beats 1 of 1 retrained model (",
+        "free": "OAT matches 1 of 1 retrained model (",
+        "not free": "OAT loses to 1 of 1 retrained model (",
+        "undecided": "OAT is undecided against 1 retrained model (",
     }
     assert said[verdict] in result.answer()
     # one training of each compares these networks alone
@@ -234,12 +234,12 @@ def test_the_verdict_on_all_is_that_of_the_worst_pair(tmp_path: Path) -> None:
     assert sorted(result.table["verdict"]) == ["free", "not free"]
     assert result.verdict == "not free"
     assert result.answer().startswith(
-        "OAT does not replace the retrained models here: of 2 retrained models, OAT matches 1, "
-        "loses to 1 (margin 1 point in SA and RA, 95% intervals)"
+        "OAT does not replace the retrained models here: OAT matches 1 of 2 retrained models "
+        "and loses to 1 (margin 1 point in SA and RA, 95% intervals)"
     )
     alone = compare(stored_points(tmp_path / "alone", *_seeds(free)))
     assert alone.verdict == "free"
-    assert alone.answer().startswith("OAT replaces the retrained models here: of 1 retrained model")
+    assert alone.answer().startswith("OAT replaces the retrained models here: OAT matches 1 of 1 ")
 
 
 def test_a_wider_margin_frees(tmp_path: Path) -> None:

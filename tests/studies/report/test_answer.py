@@ -15,7 +15,8 @@ Found = tuple[Comparison, Origin]
 
 def test_every_form_carries_every_caveat(found: Found) -> None:
     answer = Answer.of(found[0])
-    notes = [*answer.remarks(), *answer.notes]
+    notes = answer.told()
+    assert set(notes) == {*answer.remarks(), *answer.notes}
     assert len(notes) > 3
     text, page, record = str(answer), answer._repr_html_(), json.dumps(answer.record())
     assert text.splitlines()[0] == answer.answer()

@@ -182,7 +182,7 @@ def test_with_one_model_alone_there_is_nothing_to_hold_it_against(
 ) -> None:
     comparison, origin = two_seeds("[{name: oat, lambda_choices: [0, 1]}]")
     tab = show(comparison, origin)
-    assert "No dedicated model has this width." in tab.locator("#operating").inner_text()
+    assert "No retrained model has this width." in tab.locator("#operating").inner_text()
     assert _ring(tab, "here") != []
     assert _ring(tab, "nearest") == []
     assert not tab.get_by_label("model", exact=True).is_visible()

@@ -85,7 +85,7 @@ def test_the_radius_that_decides_is_marked_in_every_form(at_radii: Found) -> Non
         "fgsm, pgd1",
     ]
     assert "(at ε=0.1, margin" in str(answer).splitlines()[0]
-    assert "Area under RA by radius, from 0 to ε=0.1" in str(answer)
+    assert "Area under RA by radius (mean accuracy from 0 to ε=0.1)" in str(answer)
     assert "0.1*" in answer._repr_html_()
     assert answer.by_radius.equals(comparison.by_radius)
     record = json.loads(json.dumps(answer.record()))

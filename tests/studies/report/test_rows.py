@@ -67,13 +67,15 @@ def test_variants_stand_beside_the_plainest_in_every_form(
         assert row["SA"] in " ".join(lines)
 
 
-def _printed(comparison: Comparison, width: int) -> tuple[list[str], list[str]]:
+def _printed(
+    comparison: Comparison, width: int, *, everything: bool = True
+) -> tuple[list[str], list[str]]:
     """Return the lines of the tables and the sentences, as a terminal shows them."""
     buffer, sentences = io.StringIO(), []
     console = Console(file=buffer, width=width, color_system=None)
-    for part in terminal_parts(comparison, width):
+    for part in terminal_parts(comparison, width, everything=everything):
         if isinstance(part, str):
-            sentences.append(part)
+            sentences += [part] if part else []
         else:
             console.print(part)
     return buffer.getvalue().splitlines(), sentences
@@ -108,7 +110,23 @@ def test_the_terminal_shows_every_number_whole(
         for piece in row["hypervolume"].split():
             assert piece in text
     assert sentences[0] == comparison.answer()
-    assert sentences[1:] == [*comparison.remarks(), *comparison.notes]
+    assert sentences[1:] == ["Caveats", *(f"- {said}" for said in comparison.told())]
+
+
+@pytest.mark.parametrize(
+    ("notes", "rest"), [(3, []), (4, ["1 more caveat"]), (9, ["6 more caveats"])]
+)
+def test_the_terminal_gives_the_answer_the_main_table_and_five_caveats_unless_asked_for_all(
+    notes: int, rest: list[str], found: tuple[Comparison, Origin]
+) -> None:
+    comparison = replace(found[0], notes=[f"Caveat {i}." for i in range(notes)])
+    lines, sentences = _printed(comparison, 120, everything=False)
+    assert "\n".join(lines).count("retrained model") == 1
+    told = comparison.told()
+    assert len(told) == notes + 2
+    assert sentences[:7] == [comparison.answer(), "Caveats", *(f"- {said}" for said in told[:5])]
+    assert [said.partition(":")[0] for said in sentences[7:]] == rest
+    assert all("`--verbose`" in said and "page" in said for said in sentences[7:])
 
 
 @pytest.mark.parametrize("width", [90, 120, 160])
@@ -163,26 +181,22 @@ def test_summaries_of_a_front_are_shown_where_they_are_known(
     full = front_rows(_with_summary(comparison))
     lone = comparison.fronts[comparison.fronts["gap"].isna()]  # no once-for-all front
     summaries = {
-        "matched ratio", "largest RA gap", "covered", "cheaper from, by work",
-        "cheaper from, by time",
+        "matched ratio", "largest gap (points of RA)", "share of front matched",
+        "break-even (models) by cost", "break-even (models) by time",
     }  # fmt: skip
     assert set(full[0]) - set(front_rows(replace(comparison, fronts=lone))[0]) == summaries
     once = full[0]
     assert once["matched ratio"] == "0.987 [0.950, 1.020]"
-    assert once["largest RA gap"] == "3.4 at SA 89.1"
-    assert once["covered"] == "75%"
-    assert once["cheaper from, by work"] == "3"
-    assert once["cheaper from, by time"] == "4"
-    assert once["gradients"] == "1.50 M"
+    assert once["largest gap (points of RA)"] == "3.4 at SA 89.1"
+    assert once["share of front matched"] == "75%"
+    assert once["break-even (models) by cost"] == "3"
+    assert once["break-even (models) by time"] == "4"
+    assert once["gradients (millions)"] == "1.50"
     assert once["parameters"] == "78,042"
     dedicated = full[1]
-    assert (
-        dedicated["covered"]
-        == dedicated["largest RA gap"]
-        == dedicated["cheaper from, by work"]
-        == ""
-    )
-    assert dedicated["covered"].key != dedicated["covered"].key  # NaN: nothing to sort by
+    assert {dedicated[name] for name in summaries} == {""}
+    share = dedicated["share of front matched"]
+    assert share.key != share.key  # NaN: nothing to sort by
 
 
 def test_other_attacks_have_a_heading_and_a_table_each(found: tuple[Comparison, Origin]) -> None:
