@@ -39,7 +39,7 @@ def power(
     rows = comparisons(resolved)
     if not rows:
         raise StudyError(
-            "The study has nothing to compare: it needs OAT and at least one dedicated model."
+            "The study has nothing to compare: it needs OAT and at least one retrained model."
         )
     try:
         rates = Rates(sa_discordance, ra_discordance, sa_spread, ra_spread)

@@ -66,7 +66,8 @@ class Comparison:
         variants: A row for each operating point of every variant of OAT but the plainest, with its
             differences from that one at the same λ and width.
         reference: The plainest variant; None if there are not two.
-        cells: A row for each operating point: SA and RA, mean over seeds, with intervals;
+        cells: A row for each operating point: SA and RA, mean over seeds, with intervals; ``eps``
+            is the radius of the attack that RA is under;
             ``run_keys`` and ``point_keys`` name what it is of, a word for each seed.
         nearest: A row for each operating point of OAT that has dedicated ones of its width:
             ``once`` and ``dedicated`` are rows of ``cells``, the second the nearest of all methods
@@ -171,11 +172,10 @@ class Comparison:
             if self.reference is None:
                 return "Nothing to compare: points of OAT and of a retrained model are needed."
             return f"There is no retrained model; variants are compared with '{self.reference}'."
-        own = self.own_rows
-        if own.empty:
+        if self.own_rows.empty:
             return "Nothing to compare with its rivals: points of OAT are needed."
         parts = [
-            f"{VERDICT_SAID[self.verdict]}: {_counts(own)} ({', '.join(self.conditions())}).",
+            f"{VERDICT_SAID[self.verdict]}: {self.counts()} ({', '.join(self.conditions())}).",
             self._areas_and_price(),
         ]
         lost = [row for row in self.rivals.to_dict("records") if row["verdict"] == LOSES]
@@ -185,6 +185,10 @@ class Comparison:
         if self.caveats:
             parts.append(f"Limits: {'; '.join(self.caveats)}.")
         return " ".join(parts)
+
+    def counts(self) -> str:
+        """Say against how many retrained models OAT has each verdict; "" if there is none."""
+        return "" if self.own_rows.empty else _counts(self.own_rows)
 
     def conditions(self) -> list[str]:
         """Say what the verdicts hold for: radius where there are several, margin, level, λ."""

@@ -110,6 +110,7 @@ class Resampled:
             ra=("ra", "mean"),
             seeds=("seed", "nunique"),
             images=("images", "first"),
+            eps=("eps", "first"),
             train_device_seconds=("train_device_seconds", "mean"),
             train_units=("train_units", "mean"),
             network_bytes=("network_bytes", "mean"),

@@ -1,13 +1,18 @@
-"""The interactive charts of the page, as plain values of plotly; colours are in `report.styles`."""
+"""The interactive charts of the page, as plain values of plotly.
+
+Colours of traces are in `report.styles`; the page adds those of its theme, and places labels.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from studies.comparison.answer import Comparison
-from studies.naming import duration
+from studies.known_methods import ONCE
+from studies.naming import NamedRow, duration, knob_text
 from studies.planning.plan import PlannedTrial
 from studies.report.origin import Origin
+from studies.report.rows import COST
 from studies.report.styles import (
     COLOURS,
     DASHES,
@@ -29,13 +34,15 @@ HERE = "here"
 NEAREST = "nearest"
 """Traces of the front that the script of the page moves, by plotly's ``uid``."""
 
-AXIS = {"gridcolor": "#e5e7eb", "linecolor": "#9ca3af", "zeroline": False, "automargin": True}
+AXIS = {"zeroline": False, "automargin": True}
+RING = "#111111"
 ACCURACIES: tuple[tuple[Curve, str, str], ...] = (
     ("sa_val", "SA", "solid"),
     ("ra_val", "RA", "dash"),
 )
-UNKNOWN = "not judged"
-COST = "training cost, million forward passes"
+UNKNOWN = "not evaluated"
+EVERY_LAM = "all λ"
+"""What a training curve of a once-for-all model tells in place of its value."""
 
 
 def plain(text: str) -> str:
@@ -60,7 +67,7 @@ def front(comparison: Comparison, points: list[dict[str, Any]]) -> Figure:
                 "mode": "markers",
                 "hoverinfo": "skip",
                 "showlegend": False,
-                "marker": {"symbol": symbol, "size": size, "color": "#111", "line": {"width": 3}},
+                "marker": {"symbol": symbol, "size": size, "color": RING, "line": {"width": 3}},
             }
         )
     return drawn(
@@ -87,7 +94,10 @@ def _front_trace(line: Series, points: list[dict[str, Any]], places: list[int]) 
     }
     return {
         "type": "scatter",
-        "name": plain(line.name),
+        "name": plain(line.label),
+        "meta": {
+            "labels": [plain(knob_text(cast(NamedRow, cell))) for cell in cells.to_dict("records")]
+        },
         "x": (100 * cells["sa"]).tolist(),
         "y": (100 * cells["ra"]).tolist(),
         **errors,
@@ -124,7 +134,7 @@ def price(comparison: Comparison) -> Figure:
         texts = [
             f"<b>{plain(row['front'])}</b>",
             f"hypervolume: {area:.3f} [{low:.3f}, {high:.3f}]",
-            f"{row['train_units'] / 1e6:,.2f} M forward passes",
+            f"{COST}: {row['train_units'] / 1e6:,.2f}",
             f"training: {duration(row['device_seconds'])} for {row['models']:g} model(s)",
         ]
         traces.append(
@@ -160,12 +170,17 @@ def training(comparison: Comparison, origin: Origin) -> tuple[Figure, Figure]:
     """Draw the loss of training, and SA and RA of validation, by epoch.
 
     The trials of a variant are one trace, with gaps between them, so that the legend has an entry
-    for each variant.
+    for each variant. The end of each line has a label: its λ or β.
     """
-    variant_of = {
-        run: cell["variant"]
+    cell_of = {
+        run: cell
         for cell in comparison.cells.to_dict("records")
         for run in cell["run_keys"].split()
+    }
+    variant_of = {run: cell["variant"] for run, cell in cell_of.items()}
+    values = {
+        run: EVERY_LAM if cell["method"] in ONCE else knob_text(cast(NamedRow, cell))
+        for run, cell in cell_of.items()
     }
     groups: dict[str, list[PlannedTrial]] = {name: [] for name in variants_of(comparison.cells)}
     for trial in origin.plan.trials:
@@ -177,15 +192,19 @@ def training(comparison: Comparison, origin: Origin) -> tuple[Figure, Figure]:
         if not trials:
             continue
         dash = DASHES[i % len(DASHES)][1]
-        loss.append(_curves(trials, origin, "train_loss", 1) | _named(name, style, dash))
+        curves = _curves(trials, origin, "train_loss", 1, values)
+        loss.append(curves | _named(name, style, dash))
         for key, label, dashed in ACCURACIES:
-            curves = _curves(trials, origin, key, 100)
+            curves = _curves(trials, origin, key, 100, values)
             if curves["x"]:
                 accuracy.append(curves | _named(f"{name} {label}", style, dashed))
-    return (
-        drawn(loss, "epoch", "training loss", height=380),
-        drawn(accuracy, "epoch", "validation SA and RA, %", height=380),
+    charts = (
+        drawn(loss, "epoch", "training loss", height=400),
+        drawn(accuracy, "epoch", "validation SA and RA, %", height=400),
     )
+    for chart in charts:
+        chart["layout"]["margin"]["r"] = 64  # for the labels at the ends of the lines
+    return charts
 
 
 def _named(name: str, style: Mapping[str, Any], dash: str) -> dict[str, Any]:
@@ -193,9 +212,17 @@ def _named(name: str, style: Mapping[str, Any], dash: str) -> dict[str, Any]:
 
 
 def _curves(
-    trials: Iterable[PlannedTrial], origin: Origin, key: Curve, scale: float
+    trials: Iterable[PlannedTrial],
+    origin: Origin,
+    key: Curve,
+    scale: float,
+    values: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Put the curves of several trials into one trace, with a gap after each."""
+    """Put the curves of several trials into one trace, with a gap after each.
+
+    ``meta`` holds the label at the end of a line, once for all seeds; ``values`` has it by run key.
+    """
+    ends: dict[str, tuple[int, float]] = {}
     x: list[Any] = []
     y: list[Any] = []
     texts: list[str] = []
@@ -209,6 +236,10 @@ def _curves(
             continue
         x += [*(epoch for epoch, _ in found), None]
         y += [*(scale * value if math.isfinite(value) else None for _, value in found), None]
+        last, value = found[-1]
+        if math.isfinite(value):
+            text = plain(values.get(trial.run_key, trial.label))
+            ends.setdefault(text, (last, scale * value))
         said = plain(f"{trial.label}, seed {trial.seed}")
         texts += [
             *(f"{said}<br>epoch {epoch}: {key} {scale * value:.4g}" for epoch, value in found),
@@ -218,6 +249,7 @@ def _curves(
         "type": "scatter",
         "x": x,
         "y": y,
+        "meta": {"ends": [{"text": text, "x": end, "y": y} for text, (end, y) in ends.items()]},
         "mode": "lines+markers",
         "marker": {"size": 4},
         "hovertext": texts,
@@ -226,17 +258,19 @@ def _curves(
 
 
 def drawn(traces: list[dict[str, Any]], x: str, y: str, *, height: int) -> Figure:
-    """Lay traces out on two axes with their titles; ``height`` is in pixels."""
+    """Lay traces out on two axes with their titles; ``height`` is in pixels.
+
+    The colours of axes and texts are those of the page's theme, which its script sets.
+    """
     layout = {
         "xaxis": {**AXIS, "title": {"text": plain(x)}},
         "yaxis": {**AXIS, "title": {"text": plain(y)}},
         "height": height,
         "margin": {"l": 60, "r": 16, "t": 16, "b": 48},
         "hovermode": "closest",
-        "hoverlabel": {"align": "left", "bgcolor": "#fff", "font": {"color": "#111", "size": 12}},
-        "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#1a1a1a"},
-        "paper_bgcolor": "#fff",
-        "plot_bgcolor": "#fff",
+        "hoverlabel": {"align": "left", "font": {"size": 12}},
+        "font": {"family": "system-ui, sans-serif", "size": 12},
+        "uirevision": "kept",  # a zoom stays when the theme changes
         "showlegend": True,
         "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
     }

@@ -4,36 +4,40 @@ import io
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator
+from numpy.typing import NDArray
 
 from studies.comparison.answer import Comparison
-from studies.naming import knob_text
-from studies.report.styles import Series, front_styles, ra_of, series, side_by_side
+from studies.naming import NamedRow, knob_text
+from studies.report.labels import place_labels
+from studies.report.rows import COST
+from studies.report.styles import Series, front_styles, ink, ra_of, series, side_by_side
 
-LABEL_SIDES = ((1, 1), (1, -1), (-1, 1), (-1, -1))
-"""Where a label may stand beside its mark, the best first."""
+MARK = 6
+"""Size of a mark of the front, in points."""
+
+TITLE_WIDTH = 78
+"""Characters that a title holds in a line."""
 
 LEGEND_WIDTH = 100
 """Characters that the legend of a figure holds in a line."""
 
 
 def paper_figure(comparison: Comparison, title: str) -> Figure:
-    """Draw standard against robust accuracy, a line for OAT and a mark for each dedicated model."""
+    """Draw standard against robust accuracy, a line for OAT and a mark for each retrained model."""
     lines = series(comparison.cells)
-    figure, axes, wrapped = _canvas(_labels(lines), title)
+    figure, axes, wrapped = _canvas([line.label for line in lines], title)
     draw_front(comparison, axes, wrapped)
     _legend(figure, wrapped)
     _annotate(figure, lines)
     return figure
-
-
-def _labels(lines: Sequence[Series]) -> list[str]:
-    return [f"{s.name} ({'one model' if s.once else 'one model per mark'})" for s in lines]
 
 
 def draw_front(comparison: Comparison, axes: Axes, labels: Sequence[str] = ()) -> None:
@@ -45,7 +49,7 @@ def draw_front(comparison: Comparison, axes: Axes, labels: Sequence[str] = ()) -
         labels: What the legend calls each line; without, the lines' own names.
     """
     lines = series(comparison.cells)
-    for line, label in zip(lines, labels or _labels(lines), strict=True):
+    for line, label in zip(lines, labels or [line.label for line in lines], strict=True):
         cells, x, y = line.cells, 100 * line.cells["sa"], 100 * line.cells["ra"]
         axes.errorbar(
             x,
@@ -55,7 +59,7 @@ def draw_front(comparison: Comparison, axes: Axes, labels: Sequence[str] = ()) -
             fmt=line.style.marker,
             linestyle=line.style.line if line.once else "none",
             color=line.style.colour,
-            markersize=6 * line.style.scale,
+            markersize=MARK * line.style.scale,
             # one model is a filled mark, a model each a hollow one
             markerfacecolor=line.style.colour if line.style.filled else "white",
             elinewidth=0.6,
@@ -91,7 +95,7 @@ def price_figure(comparison: Comparison, title: str) -> Figure:
     for of in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         of("{x:g}")
     axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
-    axes.set_xlabel("training cost, million forward passes of the full network")
+    axes.set_xlabel(COST)
     axes.set_ylabel(f"hypervolume, {ra_of(comparison)}")
     _legend(figure, wrapped)
     return figure
@@ -101,11 +105,18 @@ def _canvas(labels: list[str], title: str) -> tuple[Figure, Axes, list[str]]:
     """Make a figure with room for a legend below, and wrap what the legend says."""
     wrapped = [textwrap.fill(label, LEGEND_WIDTH) for label in labels]
     rows = math.ceil(sum(1 + label.count("\n") for label in wrapped) / _columns(wrapped))
-    figure = Figure(figsize=(5.2, 3.6 + 0.14 * rows), layout="constrained")
+    titled = title_lines(title)
+    height = 3.6 + 0.14 * rows + 0.14 * titled.count("\n")
+    figure = Figure(figsize=(5.2, height), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title, fontsize=10)
+    axes.set_title(titled, fontsize=8)
     axes.grid(alpha=0.3, linewidth=0.5)
     return figure, axes, wrapped
+
+
+def title_lines(title: str, width: int = TITLE_WIDTH) -> str:
+    """Break the lines of a title to so many characters."""
+    return "\n".join(textwrap.fill(line, width) for line in title.split("\n"))
 
 
 def _columns(labels: list[str]) -> int:
@@ -118,36 +129,60 @@ def _legend(figure: Figure, labels: list[str]) -> None:
 
 
 def _annotate(figure: Figure, lines: list[Series]) -> None:
-    """Write the value beside each mark, where there is room for it."""
+    """Write the value beside each mark; where there is no room, further away with a line to it."""
     axes = figure.axes[0]
     figure.draw_without_rendering()  # fixes the layout, and with it where a mark is, in pixels
-    marks = [
-        (line, knob_text(cell), (100 * cell["sa"], 100 * cell["ra"]))
-        for line in lines
-        for cell in line.cells.to_dict("records")
+    cells = [(line, cell) for line in lines for cell in line.cells.to_dict("records")]
+    texts = [_label(axes, line, cell) for line, cell in cells]
+    boxes = [text.get_window_extent() for text in texts]
+    within = axes.get_window_extent()
+    found = place_labels(
+        _pixels(axes, [(cell["sa"], cell["ra"]) for _, cell in cells]),
+        np.array([(box.width, box.height) for box in boxes]),
+        (within.x0, within.y0, within.x1, within.y1),
+        np.concatenate([_bars(axes, cell) for _, cell in cells]),
+        radius=figure.dpi * MARK / 144,
+    )
+    for text, place in zip(texts, found, strict=True):
+        if place is None:
+            text.remove()
+            continue
+        x, y, far = place
+        text.set_position((x * 72 / figure.dpi, y * 72 / figure.dpi))
+        assert text.arrow_patch is not None
+        text.arrow_patch.set_visible(far)
+
+
+def _label(axes: Axes, line: Series, cell: dict[Any, Any]) -> Annotation:
+    colour = ink(line.style.colour)
+    return axes.annotate(
+        knob_text(cast(NamedRow, cell)),
+        (100 * cell["sa"], 100 * cell["ra"]),
+        xytext=(0, 0),
+        textcoords="offset points",
+        ha="center",
+        va="center",
+        fontsize=6,
+        color=colour,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.3},
+        arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkB": MARK / 2},
+    )
+
+
+def _pixels(axes: Axes, places: Sequence[tuple[float, float]]) -> NDArray[np.float64]:
+    """Return where pairs of SA and RA, fractions, stand in the figure."""
+    pixels: NDArray[np.float64] = axes.transData.transform(100 * np.array(places))
+    return pixels
+
+
+def _bars(axes: Axes, cell: dict[Any, Any]) -> NDArray[np.float64]:
+    """Return the rectangles of both error bars of a mark, in pixels, shape (2, 4)."""
+    ends = [
+        ((cell["sa_low"], cell["ra"]), (cell["sa_high"], cell["ra"])),
+        ((cell["sa"], cell["ra_low"]), (cell["sa"], cell["ra_high"])),
     ]
-    places = [tuple(axes.transData.transform(at)) for _, _, at in marks]
-    taken: list[tuple[float, float]] = []
-    for (line, text, at), (x, y) in zip(marks, places, strict=True):
-        for right, up in LABEL_SIDES:
-            centre = x + 20 * right, y + 9 * up
-            # a label is about 26 pixels wide and 8 high, a mark 8 of both
-            crowded = any(abs(centre[0] - u) < 28 and abs(centre[1] - v) < 9 for u, v in taken)
-            hides = any(abs(centre[0] - u) < 17 and abs(centre[1] - v) < 8 for u, v in places)
-            if crowded or hides:
-                continue
-            taken.append(centre)
-            axes.annotate(
-                text,
-                at,
-                xytext=(5 * right, 4 * up),
-                textcoords="offset points",
-                ha="left" if right > 0 else "right",
-                va="bottom" if up > 0 else "top",
-                fontsize=6,
-                color=line.style.colour,
-            )
-            break
+    corners = [_pixels(axes, pair) for pair in ends]
+    return np.array([[*(low - 0.5), *(high + 0.5)] for low, high in corners])
 
 
 def picture(figure: Figure, kind: str) -> bytes:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from studies.comparison.answer import Comparison
+from studies.report.captions import figure_title
 from studies.report.figures import paper_figure, picture, price_figure
 from studies.report.latex import latex_table
 from studies.report.markdown import markdown_tables
@@ -29,7 +30,7 @@ def render(
         where there are several radii ``radii.png``, ``radii.svg``, ``radii.csv`` (RA by radius),
         ``areas.csv`` and ``by_radius.csv``.
     """
-    title = origin.plan.study.name
+    title = figure_title(comparison, origin.plan.study)
     figures = {
         "front": paper_figure(comparison, title),
         "price": price_figure(comparison, title),

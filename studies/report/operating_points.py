@@ -20,7 +20,7 @@ def slider_points(comparison: Comparison, origin: Origin) -> list[dict[str, Any]
     """Return what the page says of each cell, in the order of the front's marks.
 
     Each has numbers for the script, ``facts`` (labels and texts), ``runs`` (texts, and addresses
-    or None) and, of a once-for-all model, the nearest dedicated point: its place in the list, and
+    or None) and, of a once-for-all model, the nearest retrained model: its place in the list, and
     the differences from it as a text.
     """
     seeds = {trial.run_key: trial.seed for trial in origin.plan.trials}
@@ -48,7 +48,7 @@ def slider_points(comparison: Comparison, origin: Origin) -> list[dict[str, Any]
                 ["RA", interval(cell, "ra")],
                 ["width", f"{cell['width_mult']:g}"],
                 ["FLOPs", f"{cell['flops'] / 1e6:,.1f} M per image"],
-                ["plain network", f"{cell['deployed_bytes'] / 1e6:.2f} MB"],
+                ["exported weights", f"{cell['deployed_bytes'] / 1e6:.2f} MB"],
                 ["training", duration(cell["train_device_seconds"])],
                 ["seeds", str(cell["seeds"])],
             ],

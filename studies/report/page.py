@@ -1,17 +1,20 @@
 """The report as one interactive HTML page, which needs no other file and no network."""
 
+import base64
 import math
+import zlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, cast
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from studies.comparison.answer import Comparison
 from studies.naming import NamedRow, name_point, radius_text
 from studies.report import charts
+from studies.report.captions import caption
 from studies.report.operating_points import slider_points
 from studies.report.origin import Origin, demo_command
 from studies.report.provenance import gaps, provenance_rows, trial_rows
@@ -21,6 +24,7 @@ from studies.report.rows import (
     COST_HEADINGS,
     GAINED,
     SAME_HEADINGS,
+    SAME_KNOB,
     Cell,
     Row,
     front_rows,
@@ -44,12 +48,19 @@ CHECKS = {
     "check_ra_eps_0": "RA at ε = 0",
     "check_ra_eps_2x": "RA at 2ε",
     "check_ra_eps_4x": "RA at 4ε",
-    "check_ra_eps_half": "RA at 0.5",
+    "check_ra_eps_half": "RA at ε = 0.5",
     "check_zero_gradients": "zero gradients",
     "check_gap_autoattack": "less under AutoAttack",
     "check_gap_black_box": "less without gradients",
 }
 """Columns of `Comparison.masking` that the page shows, fractions, and their headings."""
+
+WEIGHTS = {
+    "last": "last epoch",
+    "averaged": "exponential moving average of the weights",
+    "chosen": "epoch with the best mean of SA and RA in validation",
+}
+"""What a checkpoint rule takes, in words."""
 
 
 def render_page(comparison: Comparison, origin: Origin, others: Iterable[Comparison] = ()) -> str:
@@ -87,6 +98,10 @@ def render_page(comparison: Comparison, origin: Origin, others: Iterable[Compari
         study=origin.plan.study,
         comparison=comparison,
         level=f"{LEVEL:.0%}",
+        caption=caption(comparison, origin.plan.study),
+        weights=_weights(comparison.checkpoint),
+        caveats=_caveats(comparison),
+        same_knob=SAME_KNOB,
         heading=heading_of(comparison),
         headings=headings_of(rows(comparison)),
         rows=rows(comparison),
@@ -114,10 +129,39 @@ def render_page(comparison: Comparison, origin: Origin, others: Iterable[Compari
         curves_heading=CURVES,
         radius_notes=_radius_notes(comparison),
         data=charts.json_safe(data),
-        plotly=Markup(get_plotlyjs()),
+        plotly=Markup(packed_plotly()),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     return text
+
+
+@cache
+def packed_plotly() -> str:
+    """Return the charting library as text of a third of its size, which the page unpacks.
+
+    Compressed (RFC 1950) and in base 85 as Python writes it, but for ``<``, which would end a
+    script early: it is ``,`` here. plotly's package has no smaller part of the library.
+    """
+    from plotly.offline import get_plotlyjs
+
+    packed = base64.b85encode(zlib.compress(get_plotlyjs().encode(), 9))
+    return packed.replace(b"<", b",").decode()
+
+
+def _weights(rules: str) -> str:
+    """Say which weights were evaluated."""
+    said = WEIGHTS.get(rules)
+    return f"checkpoint rules {rules}" if said is None else f"{said} (checkpoint rule {rules})"
+
+
+def _caveats(comparison: Comparison) -> list[str]:
+    """Return what stands under this heading; what tuning and masking say has its own place."""
+    return [
+        *comparison.notes,
+        *comparison.rival_remarks(),
+        *comparison.front_remarks(),
+        *comparison.radius_remarks(),
+    ]
 
 
 def _radius_notes(comparison: Comparison) -> list[tuple[str, list[str]]]:

@@ -52,7 +52,7 @@ RANGE = {"range": [-2, 102]}
 
 def _mark(eps: float) -> dict[str, Any]:
     """Draw a line at a radius."""
-    line = {"color": "#9ca3af", "width": 1, "dash": "dot"}
+    line = {"color": "#6b7280", "width": 1, "dash": "dot"}
     return {"type": "line", "x0": eps, "x1": eps, "yref": "paper", "y0": 0, "y1": 1, "line": line}
 
 

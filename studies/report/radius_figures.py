@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from studies.comparison.answer import Comparison
 from studies.naming import radius_text
+from studies.report.figures import title_lines
 from studies.report.panels import Line, Panel, panels
 
 ACROSS = 3
@@ -20,7 +21,7 @@ def radii_figure(comparison: Comparison, title: str) -> Figure:
     down = math.ceil(len(found) / across)
     figure = Figure(figsize=(2.6 * across, 0.5 + 2.2 * down), layout="constrained")
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title_lines(title, 38 * across), fontsize=8)
     places = list(grid.flat)
     for axes, panel in zip(places, found, strict=False):
         draw_panel(comparison, panel, axes)

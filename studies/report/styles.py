@@ -24,6 +24,9 @@ MARKERS = (
 DASHES = (("-", "solid"), ("--", "dash"), (":", "dot"), ("-.", "dashdot"))
 """Of matplotlib and of plotly; with the size of a mark they tell widths apart in grey."""
 
+DARKER = 0.35
+"""Share of black in the colour of a text beside a mark: on white all are read well."""
+
 SUMMARY = ("#444444", "X", "x")
 """Colour and markers of fronts over several variants or widths."""
 
@@ -68,6 +71,17 @@ class Series:
     cells: pd.DataFrame
     once: bool
     style: Style
+
+    @property
+    def label(self) -> str:
+        """Its name, and whether one model serves all of its marks."""
+        return f"{self.name} ({'one model' if self.once else 'one model per mark'})"
+
+
+def ink(colour: str) -> str:
+    """Return a colour for a text beside a mark of a colour, on white."""
+    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(part * (1 - DARKER)):02x}" for part in parts)
 
 
 def ra_of(comparison: Comparison) -> str:

@@ -4,14 +4,15 @@ function startChoice(selector, chart, choices) {
   const select = byId(selector);
   setOptions(select, choices.map((choice) => choice.label));
   select.selectedIndex = Math.max(0, choices.findIndex((choice) => choice.first));
-  const draw = () => {
-    const { figure } = choices[select.selectedIndex];
-    Plotly.react(chart, figure.data, figure.layout, { responsive: true, displaylogo: false });
+  const show = () => {
+    draw(chart, choices[select.selectedIndex].figure);
   };
-  select.addEventListener("change", draw);
-  draw();
+  select.addEventListener("change", show);
+  show();
 }
 
-const { radii } = JSON.parse(document.getElementById("data").textContent);
-startChoice("radius", "front-radius", radii.fronts);
-startChoice("curve", "curves", radii.curves);
+function startRadii() {
+  const { radii } = JSON.parse(byId("data").textContent);
+  startChoice("radius", "front-radius", radii.fronts);
+  startChoice("curve", "curves", radii.curves);
+}

@@ -13,10 +13,10 @@ function make(tag, children = [], attributes = {}) {
 }
 
 function drawCharts() {
-  const config = { responsive: true, displaylogo: false };
   for (const [id, figure] of Object.entries(figures)) {
-    if (byId(id)) Plotly.newPlot(id, figure.data, figure.layout, config);
+    if (byId(id)) draw(id, figure);
   }
+  startZoom(byId("front-zoom"), byId("front"));
   byId("front").on("plotly_click", ({ points: [mark] }) => {
     if (mark.customdata !== undefined) showDetails(points[mark.customdata]);
   });
@@ -48,11 +48,15 @@ function setOptions(select, values) {
 
 const unique = (values) => [...new Set(values)];
 
-/** Move a ring of the chart to a point, or take it away. */
-function ring(uid, point) {
-  const place = byId("front").data.findIndex((trace) => trace.uid === uid);
-  const at = (name) => [point ? [100 * point[name]] : []];
-  Plotly.restyle("front", { x: at("sa"), y: at("ra") }, [place]);
+/** Move the rings of the chart to two points; without a second its ring is taken away. */
+function ring(here, near) {
+  const places = { here, nearest: near };
+  for (const trace of figures.front.data.filter(({ uid }) => uid in places)) {
+    const point = places[trace.uid];
+    trace.x = point ? [100 * point.sa] : [];
+    trace.y = point ? [100 * point.ra] : [];
+  }
+  draw("front", figures.front);
 }
 
 function comparisonTable(here, near) {
@@ -83,11 +87,10 @@ function comparisonTable(here, near) {
 function showOperatingPoint(here) {
   const near = here.nearest && points[here.nearest.place];
   const said = near
-    ? `Against the nearest dedicated model, in points: ${here.nearest.said}.`
-    : "No dedicated model has this width.";
+    ? `Minus the nearest retrained model, in points: ${here.nearest.said}.`
+    : "No retrained model has this width.";
   byId("operating").replaceChildren(make("p", [said]), comparisonTable(here, near));
-  ring("here", here);
-  ring("nearest", near);
+  ring(here, near);
 }
 
 function startControls() {
@@ -149,7 +152,3 @@ function makeSortable(table) {
     });
   });
 }
-
-drawCharts();
-if (byId("lam")) startControls();
-document.querySelectorAll("table[id]").forEach(makeSortable);

@@ -36,6 +36,13 @@ def test_every_mark_of_the_front_is_its_own_operating_point(along_widths: Found)
     points = operating_points.slider_points(*along_widths)
     figure = charts.front(along_widths[0], points)
     marks = [trace for trace in figure["data"] if "uid" not in trace]
+    assert [trace["name"] for trace in marks] == [
+        f"{line.name} ({'one model' if line.once else 'one model per mark'})"
+        for line in series(along_widths[0].cells)
+    ]
+    assert [text for trace in marks for text in trace["meta"]["labels"]] == [
+        point["value"].split()[0] for point in points
+    ]
     assert [i for trace in marks for i in trace["customdata"]] == list(range(len(points)))
     for trace in marks:
         for i, x, y, text in zip(
@@ -73,6 +80,10 @@ def test_training_curves_have_a_legend_entry_for_each_variant(along_widths: Foun
     texts = "".join(text for trace in loss["data"] for text in trace["hovertext"])
     for trial in origin.plan.trials:
         assert f"{trial.label}, seed {trial.seed}<br>epoch 1" in texts
+    ends = [end for trace in loss["data"] for end in trace["meta"]["ends"]]
+    assert {end["text"] for end in ends} == {charts.EVERY_LAM, "λ=1"}
+    last = {epochs[-1]["train_loss"] for epochs in origin.epochs.values()}
+    assert {end["y"] for end in ends} <= last
     losses = [y for trace in loss["data"] for y in trace["y"] if y is not None]
     stored = [epoch["train_loss"] for epochs in origin.epochs.values() for epoch in epochs]
     assert sorted(losses) == sorted(stored)

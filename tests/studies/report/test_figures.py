@@ -1,14 +1,18 @@
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Annotation, Text
 from PIL import Image
 
 from studies.comparison.answer import Comparison
+from studies.naming import knob_text
 from studies.report.figures import paper_figure, picture, price_figure
 from studies.report.origin import Origin
 from studies.report.styles import front_styles, series, side_by_side
@@ -46,6 +50,24 @@ def test_a_mark_has_its_value_beside_it_and_not_its_settings(found: Found) -> No
     words = _words(picture(paper_figure(replace(found[0], cells=cells), "tiny"), "svg"))
     assert "β=1" in words
     assert "weight_decay" not in words
+
+
+@pytest.mark.parametrize("study", ["found", "along_widths"])
+def test_labels_stand_at_every_mark_and_none_hides_another(study: str, request: Any) -> None:
+    comparison: Comparison = request.getfixturevalue(study)[0]
+    cells = comparison.cells
+    cells.loc[1, ["sa", "ra"]] = cells.loc[0, ["sa", "ra"]]  # two marks at one place
+    figure = paper_figure(replace(comparison, cells=cells), "tiny")
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    labels = [text for text in axes.texts if isinstance(text, Annotation)]
+    assert sorted(text.get_text() for text in labels) == sorted(
+        knob_text(cell) for cell in cells.to_dict("records")
+    )
+    boxes = [Text.get_window_extent(text) for text in labels]
+    assert not [1 for one, other in combinations(boxes, 2) if one.overlaps(other)]
+    assert all(axes.bbox.containsx(x) for box in boxes for x in (box.x0, box.x1))
+    assert all(axes.bbox.containsy(y) for box in boxes for y in (box.y0, box.y1))
 
 
 def test_the_price_names_every_front(along_widths: Found) -> None:

@@ -103,8 +103,17 @@ def test_the_page_has_the_answer_the_tables_and_the_trials(found: Found) -> None
     assert "from Python" not in seen.words
     assert "oat compare tiny" in seen.words
     assert "oat demo tiny" in seen.words
-    charts = {attributes.get("id") for _, attributes in seen.tags}
-    assert {"front", "price", "loss", "accuracy"} <= charts
+    assert list(HEADINGS)[1] == "verdict"
+    charts = [a for _, a in seen.tags if "chart" in str(a.get("class")).split()]
+    assert [chart["id"] for chart in charts] == ["front", "price", "loss", "accuracy"]
+    assert all(chart["role"] == "figure" and chart["aria-label"] for chart in charts)
+    # data, radius, seeds and verdict stand above each
+    said = "digits, ε=0.1, 1 seed; no verdict on the method: OAT "
+    assert seen.words.count(f"{said}{comparison.counts().removeprefix('OAT ')}") == len(charts)
+
+
+def test_the_page_is_smaller_than_two_megabytes(along_widths: Found) -> None:
+    assert len(render_page(*along_widths).encode()) < 2_000_000
 
 
 def test_cells_carry_the_number_behind_them(found: Found) -> None:
@@ -249,7 +258,7 @@ def test_the_masking_box_counts_operating_points_and_not_seeds(found: Found) -> 
     comparison, origin = found
     words = Page(render_page(replace(comparison, masking=table), origin)).words
     assert seen.said in words
-    assert "RA at 0.5" in words
+    assert "RA at ε = 0.5" in words
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from studies.comparison.answer import Comparison
 from studies.errors import ComparisonError
 from studies.naming import radius_text
 from studies.report.answer import Answer
-from studies.report.figures import paper_figure
+from studies.report.captions import figure_title
+from studies.report.figures import paper_figure, price_figure
 from studies.report.files import render
 from studies.report.origin import Origin
 from studies.report.page import render_page
@@ -147,6 +148,26 @@ def test_the_front_names_its_radius_in_the_room_that_there_is(at_radii: Found) -
     figure.draw_without_rendering()
     label = figure.axes[0].yaxis.label.get_window_extent()
     assert 0 < label.y0 < label.y1 < figure.bbox.height
+
+
+def test_titles_say_data_radius_seeds_and_verdict_within_the_figure(
+    found: Found, at_radii: Found
+) -> None:
+    for comparison, origin in (found, at_radii):
+        title = figure_title(comparison, origin.plan.study)
+        said = f"{origin.plan.study.name} digits, ε=0.1, 1 seed; no verdict on the method: OAT"
+        assert title.replace("\n", " ").startswith(said)
+        drawn = [paper_figure(comparison, title), price_figure(comparison, title)]
+        if comparison.radii is not None:
+            drawn.append(radii_figure(comparison, title))
+        for figure in drawn:
+            figure.draw_without_rendering()
+            texts = [figure.axes[0].title, *figure.texts]
+            (shown,) = [
+                text for text in texts if " ".join(text.get_text().split()).startswith(said)
+            ]
+            box = shown.get_window_extent()
+            assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
 
 
 def test_radii_are_drawn_on_axes_of_ones_own(found: Found, at_radii: Found) -> None:
