@@ -34,8 +34,10 @@ def render(
     figures = {
         "front": paper_figure(comparison, title),
         "price": price_figure(comparison, title),
-        **({"radii": radii_figure(comparison, title)} if comparison.radii else {}),
     }
+    if comparison.radii is not None:
+        title = figure_title(comparison, origin.plan.study, every_radius=True)
+        figures["radii"] = radii_figure(comparison, title)
     return {
         "index.html": render_page(comparison, origin, others).encode(),
         **{

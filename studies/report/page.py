@@ -92,7 +92,7 @@ def render_page(comparison: Comparison, origin: Origin, others: Iterable[Compari
     if comparison.radii is not None:
         data["radii"] = {
             "fronts": front_choices(comparison, origin),
-            "curves": curve_choices(comparison),
+            "curves": curve_choices(comparison, origin),
         }
     text: str = environment.get_template("report.html").render(
         study=origin.plan.study,

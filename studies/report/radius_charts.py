@@ -4,13 +4,14 @@ from typing import Any
 
 from studies.comparison.answer import Comparison
 from studies.naming import radius_text
+from studies.report.captions import caption
 from studies.report.charts import Figure, drawn, front, marker, plain
 from studies.report.operating_points import interval, slider_points
 from studies.report.origin import Origin
 from studies.report.panels import Line, panels
 
 Choice = dict[str, Any]
-"""A ``label`` for a selector, the ``figure`` that it shows, and whether it is ``first``."""
+"""A ``label`` for a selector, the ``figure`` and what is ``said`` of it; and if it is ``first``."""
 
 
 def front_choices(comparison: Comparison, origin: Origin) -> list[Choice]:
@@ -25,11 +26,12 @@ def front_choices(comparison: Comparison, origin: Origin) -> list[Choice]:
         title = {"text": f"robust accuracy RA at ε={radius_text(eps)}, %"}
         figure["layout"]["yaxis"] |= {**RANGE, "title": title}
         first = eps == comparison.radii.decides
-        found.append({"label": f"ε={radius_text(eps)}", "figure": figure, "first": first})
+        label, said = f"ε={radius_text(eps)}", caption(one, origin.plan.study)
+        found.append({"label": label, "figure": figure, "said": said, "first": first})
     return found
 
 
-def curve_choices(comparison: Comparison) -> list[Choice]:
+def curve_choices(comparison: Comparison, origin: Origin) -> list[Choice]:
     """Draw RA(ε) of the operating points of each trade-off value."""
     if comparison.radii is None:
         return []
@@ -41,7 +43,9 @@ def curve_choices(comparison: Comparison) -> list[Choice]:
         figure["layout"]["yaxis"] |= RANGE
         figure["layout"]["xaxis"] |= {"tickvals": radii, "ticktext": list(map(radius_text, radii))}
         figure["layout"]["shapes"] = [_mark(comparison.radii.decides)]
-        found.append({"label": panel.title, "figure": figure, "first": not found})
+        said = caption(comparison, origin.plan.study, every_radius=True)
+        first = not found
+        found.append({"label": panel.title, "figure": figure, "said": said, "first": first})
     return found
 
 

@@ -196,25 +196,26 @@ function annotation(text, x, y, [ax, ay], lined, colour) {
 const labels = new Map(); // of each chart by its id, as text
 
 /** Set the labels of a chart, unless they are there: to set them draws it anew. */
-function label(chart) {
+async function label(chart) {
   const wanted = [...markLabels(chart), ...endLabels(chart)];
   const said = JSON.stringify(wanted);
   const there = (chart.layout.annotations || []).length;
   if (said === labels.get(chart.id) && there === wanted.length) return;
   labels.set(chart.id, said);
-  Plotly.relayout(chart, { annotations: wanted });
+  await Plotly.relayout(chart, { annotations: wanted });
 }
 
 /** Let a button show all of 0 to 100 percent, or the part where the points are. */
 function startZoom(button, chart) {
   const near = button.textContent;
   let whole = false;
-  button.addEventListener("click", () => {
+  button.addEventListener("click", async () => {
     whole = !whole;
-    button.textContent = whole ? "Zoom to the points" : near;
     const view = (axis) =>
       whole ? { [`${axis}.range`]: [0, 100] } : { [`${axis}.autorange`]: true };
-    Plotly.relayout(chart, { ...view("xaxis"), ...view("yaxis") });
+    await Plotly.relayout(chart, { ...view("xaxis"), ...view("yaxis") });
+    await label(chart);
+    button.textContent = whole ? "Zoom to the points" : near;
   });
 }
 

@@ -5,7 +5,9 @@ function startChoice(selector, chart, choices) {
   setOptions(select, choices.map((choice) => choice.label));
   select.selectedIndex = Math.max(0, choices.findIndex((choice) => choice.first));
   const show = () => {
-    draw(chart, choices[select.selectedIndex].figure);
+    const { figure, said } = choices[select.selectedIndex];
+    byId(`${chart}-said`).textContent = said;
+    draw(chart, figure);
   };
   select.addEventListener("change", show);
   show();

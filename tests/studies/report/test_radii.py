@@ -160,6 +160,8 @@ def test_titles_say_data_radius_seeds_and_verdict_within_the_figure(
         drawn = [paper_figure(comparison, title), price_figure(comparison, title)]
         if comparison.radii is not None:
             drawn.append(radii_figure(comparison, title))
+            every = figure_title(comparison, origin.plan.study, every_radius=True)
+            assert "ε from 0.02 to 0.1, verdict at ε=0.1, 1 seed" in every
         for figure in drawn:
             figure.draw_without_rendering()
             texts = [figure.axes[0].title, *figure.texts]
