@@ -9,7 +9,7 @@ import pandas as pd
 from studies.comparison.curves import area_remark
 from studies.comparison.fronts import front_remark, price_clause
 from studies.comparison.rivals import LOSES, rival_remarks
-from studies.comparison.verdict import ONE_SEED
+from studies.comparison.verdict_words import VERDICT_SAID, counted
 from studies.known_methods import RIVALS
 from studies.naming import in_points, listed, radius_text
 from studies.results.masking import masking_verdict
@@ -18,30 +18,6 @@ from studies.statistics.intervals import LEVEL, Interval
 Question = Literal["best λ", "the same λ"]
 BEST: Question = "best λ"
 SAME: Question = "the same λ"
-
-VERDICT_SAID = {
-    "better": "OAT is better than every retrained model here",
-    "free": "OAT replaces the retrained models here",
-    "undecided": "Whether OAT replaces the retrained models here is undecided",
-    "not free": "OAT does not replace the retrained models here",
-    ONE_SEED: "One seed compares these networks and gives no verdict on the method",
-}
-"""What each verdict on the method means, in words."""
-
-UNDECIDED = "undecided"
-AGAINST_MODELS = {
-    "better": "beats",
-    "free": "matches",
-    "not free": "loses to",
-    UNDECIDED: "is undecided against",
-}
-IN_COMPARISONS = {
-    "better": "is better in",
-    "free": "matches in",
-    "not free": "loses in",
-    UNDECIDED: "is undecided in",
-}
-"""What each verdict on a row means, in words that a number follows: of models, of comparisons."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +164,7 @@ class Comparison:
 
     def counts(self) -> str:
         """Say against how many retrained models OAT has each verdict; "" if there is none."""
-        return "" if self.own_rows.empty else _counts(self.own_rows)
+        return "" if self.own_rows.empty else counted(self.own_rows)
 
     def conditions(self) -> list[str]:
         """Say what the verdicts hold for: radius where there are several, margin, level, λ."""
@@ -288,22 +264,6 @@ class Comparison:
         (row,) = self.fronts[self.fronts["ratio"].notna()].to_dict("records")
         price = f", and training it{clause}" if (clause := price_clause(row)) else ""
         return f"Its hypervolume is {text} of theirs{price}."
-
-
-def _counts(table: pd.DataFrame) -> str:
-    """Say against how many retrained models each verdict was given."""
-    counts, total = table["verdict"].value_counts(), len(table)
-    verbs, whole = AGAINST_MODELS, f"{total} retrained model{'' if total == 1 else 's'}"
-    if table["once"].nunique() > 1:
-        verbs, whole = IN_COMPARISONS, f"{total} comparisons with retrained models"
-    open_ = counts.get(UNDECIDED, 0)
-    if open_ == total:
-        return f"OAT {verbs[UNDECIDED]} {whole}"
-    decided = [f"{verbs[v]} {counts[v]}" for v in verbs if v in counts and v != UNDECIDED]
-    decided[0] = f"OAT {decided[0]} of {whole}"
-    *most, last = decided
-    said = f"{', '.join(most)} and {last}" if most else last
-    return f"{said}; {open_} {'is' if open_ == 1 else 'are'} undecided" if open_ else said
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def test_three_radii_from_the_study_file_to_the_report(
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny))
     place = ("--storage", str(tmp_path / "outputs"))
-    said = _oat("run", str(path), *place)
+    said = _oat("run", str(path), "--verbose", *place)
     assert "By radius (* decides)" in said
     assert "The answer is for ε=0.1, the radius of training" in said
     report = tmp_path / "outputs" / "tiny" / "report"
