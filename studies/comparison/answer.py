@@ -214,6 +214,7 @@ class Comparison:
             "table": records(self.table),
             "same_knob": records(self.same_knob),
             "rivals": records(self.rivals),
+            "outside": records(self.outside),
             "variants": records(self.variants),
             "cells": records(self.cells),
             "fronts": records(self.fronts),

@@ -28,7 +28,7 @@ def without_outside(points: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     outside = points["method"].isin(OUTSIDE)
     if outside.all() and len(points):
         raise ComparisonError(
-            "There are only networks from outside, which are in no verdict; add OAT and dedicated "
+            "There are only networks from outside, which are in no verdict; add OAT and retrained "
             "models to the study."
         )
     return points[~outside], points[outside]
@@ -74,7 +74,7 @@ def outside_table(
     if not left:
         return table, []
     names = listed(name.partition(" ")[2] for name in left)
-    return table, [f"From outside, and not judged like the models of the study: {names}."]
+    return table, [f"From outside, and not evaluated like the models of the study: {names}."]
 
 
 def _with_interval(name: str, row: dict[str, float]) -> dict[str, float]:

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, cast
 
+import pandas as pd
+
 from studies.comparison.answer import Comparison
 from studies.known_methods import ONCE
 from studies.naming import NamedRow, duration, knob_text
@@ -16,6 +18,8 @@ from studies.report.rows import COST
 from studies.report.styles import (
     COLOURS,
     DASHES,
+    OUTSIDE,
+    OUTSIDE_LABEL,
     Series,
     front_styles,
     ra_of,
@@ -57,6 +61,8 @@ def front(comparison: Comparison, points: list[dict[str, Any]]) -> Figure:
         last = first + len(line.cells)
         traces.append(_front_trace(line, points[first:last], list(range(first, last))))
         first = last
+    if len(comparison.outside):
+        traces.append(_outside_trace(comparison.outside))
     for uid, symbol, size in ((HERE, "circle-open", 22), (NEAREST, "square-open", 22)):
         traces.append(
             {
@@ -78,20 +84,40 @@ def front(comparison: Comparison, points: list[dict[str, Any]]) -> Figure:
     )
 
 
-def _front_trace(line: Series, points: list[dict[str, Any]], places: list[int]) -> dict[str, Any]:
-    cells, style = line.cells, line.style
-    errors = {
+def _errors(cells: pd.DataFrame, colour: str) -> dict[str, Any]:
+    return {
         f"error_{axis}": {
             "type": "data",
             "symmetric": False,
             "array": (100 * (cells[f"{name}_high"] - cells[name])).tolist(),
             "arrayminus": (100 * (cells[name] - cells[f"{name}_low"])).tolist(),
-            "color": f"{style.colour}80",  # half transparent
+            "color": f"{colour}80",  # half transparent
             "thickness": 1,
             "width": 0,
         }
         for axis, name in (("x", "sa"), ("y", "ra"))
     }
+
+
+def _outside_trace(outside: pd.DataFrame) -> dict[str, Any]:
+    colour, _, symbol = OUTSIDE
+    return {
+        "type": "scatter",
+        "name": plain(OUTSIDE_LABEL),
+        "meta": {"labels": [plain(name) for name in outside["name"]]},
+        "x": (100 * outside["sa"]).tolist(),
+        "y": (100 * outside["ra"]).tolist(),
+        **_errors(outside, colour),
+        "mode": "markers",
+        "line": {"color": colour},
+        "marker": marker(colour, symbol, 14, filled=True),
+        "hovertext": [plain(f"{name}, {OUTSIDE_LABEL}") for name in outside["name"]],
+        "hoverinfo": "text",
+    }
+
+
+def _front_trace(line: Series, points: list[dict[str, Any]], places: list[int]) -> dict[str, Any]:
+    cells, style = line.cells, line.style
     return {
         "type": "scatter",
         "name": plain(line.label),
@@ -100,7 +126,7 @@ def _front_trace(line: Series, points: list[dict[str, Any]], places: list[int]) 
         },
         "x": (100 * cells["sa"]).tolist(),
         "y": (100 * cells["ra"]).tolist(),
-        **errors,
+        **_errors(cells, style.colour),
         "customdata": places,
         "mode": "lines+markers" if line.once else "markers",
         "line": {"color": style.colour, "dash": style.dash, "width": 2},

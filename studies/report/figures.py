@@ -4,7 +4,7 @@ import io
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -18,13 +18,24 @@ from studies.comparison.answer import Comparison
 from studies.naming import NamedRow, knob_text
 from studies.report.labels import place_labels
 from studies.report.rows import COST
-from studies.report.styles import Series, front_styles, ink, ra_of, series, side_by_side
+from studies.report.styles import (
+    OUTSIDE,
+    OUTSIDE_LABEL,
+    front_styles,
+    ink,
+    ra_of,
+    series,
+    side_by_side,
+)
 
 MARK = 6
 """Size of a mark of the front, in points."""
 
 TITLE_WIDTH = 78
 """Characters that a title holds in a line."""
+
+AXIS_WIDTH = 40
+"""Characters that the name of an axis holds in a line."""
 
 LEGEND_WIDTH = 100
 """Characters that the legend of a figure holds in a line."""
@@ -33,11 +44,32 @@ LEGEND_WIDTH = 100
 def paper_figure(comparison: Comparison, title: str) -> Figure:
     """Draw standard against robust accuracy, a line for OAT and a mark for each retrained model."""
     lines = series(comparison.cells)
-    figure, axes, wrapped = _canvas([line.label for line in lines], title)
-    draw_front(comparison, axes, wrapped)
+    outside = [OUTSIDE_LABEL] if len(comparison.outside) else []
+    figure, axes, wrapped = _canvas([*(line.label for line in lines), *outside], title)
+    draw_front(comparison, axes, wrapped[: len(lines)])
     _legend(figure, wrapped)
-    _annotate(figure, lines)
+    marks = [
+        Mark(knob_text(cast(NamedRow, cell)), cell, line.style.colour)
+        for line in lines
+        for cell in line.cells.to_dict("records")
+    ]
+    marks += [Mark(row["name"], row, OUTSIDE[0]) for row in comparison.outside.to_dict("records")]
+    _annotate(figure, marks)
     return figure
+
+
+class Mark(NamedTuple):
+    """A mark of the front.
+
+    Attributes:
+        text: What stands beside it.
+        cell: SA and RA with their intervals, fractions.
+        colour: Of the mark.
+    """
+
+    text: str
+    cell: dict[Any, Any]
+    colour: str
 
 
 def draw_front(comparison: Comparison, axes: Axes, labels: Sequence[str] = ()) -> None:
@@ -67,8 +99,22 @@ def draw_front(comparison: Comparison, axes: Axes, labels: Sequence[str] = ()) -
             linewidth=1.2,
             label=label,
         )
+    if len(outside := comparison.outside):
+        x, y = 100 * outside["sa"], 100 * outside["ra"]
+        axes.errorbar(
+            x,
+            y,
+            xerr=[x - 100 * outside["sa_low"], 100 * outside["sa_high"] - x],
+            yerr=[y - 100 * outside["ra_low"], 100 * outside["ra_high"] - y],
+            fmt=OUTSIDE[1],
+            linestyle="none",
+            color=OUTSIDE[0],
+            markersize=1.4 * MARK,
+            elinewidth=0.6,
+            label=OUTSIDE_LABEL,
+        )
     axes.set_xlabel("standard accuracy SA, %")
-    axes.set_ylabel(f"robust accuracy {ra_of(comparison)}, %")
+    axes.set_ylabel(textwrap.fill(f"robust accuracy {ra_of(comparison)}, %", AXIS_WIDTH))
 
 
 def price_figure(comparison: Comparison, title: str) -> Figure:
@@ -96,7 +142,7 @@ def price_figure(comparison: Comparison, title: str) -> Figure:
         of("{x:g}")
     axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     axes.set_xlabel(COST)
-    axes.set_ylabel(f"hypervolume, {ra_of(comparison)}")
+    axes.set_ylabel(textwrap.fill(f"hypervolume, {ra_of(comparison)}", AXIS_WIDTH))
     _legend(figure, wrapped)
     return figure
 
@@ -128,19 +174,18 @@ def _legend(figure: Figure, labels: list[str]) -> None:
     figure.legend(fontsize=7, loc="outside lower center", ncols=_columns(labels), frameon=False)
 
 
-def _annotate(figure: Figure, lines: list[Series]) -> None:
+def _annotate(figure: Figure, marks: list[Mark]) -> None:
     """Write the value beside each mark; where there is no room, further away with a line to it."""
     axes = figure.axes[0]
     figure.draw_without_rendering()  # fixes the layout, and with it where a mark is, in pixels
-    cells = [(line, cell) for line in lines for cell in line.cells.to_dict("records")]
-    texts = [_label(axes, line, cell) for line, cell in cells]
+    texts = [_label(axes, mark) for mark in marks]
     boxes = [text.get_window_extent() for text in texts]
     within = axes.get_window_extent()
     found = place_labels(
-        _pixels(axes, [(cell["sa"], cell["ra"]) for _, cell in cells]),
+        _pixels(axes, [(mark.cell["sa"], mark.cell["ra"]) for mark in marks]),
         np.array([(box.width, box.height) for box in boxes]),
         (within.x0, within.y0, within.x1, within.y1),
-        np.concatenate([_bars(axes, cell) for _, cell in cells]),
+        np.concatenate([_bars(axes, mark.cell) for mark in marks]),
         radius=figure.dpi * MARK / 144,
     )
     for text, place in zip(texts, found, strict=True):
@@ -153,11 +198,11 @@ def _annotate(figure: Figure, lines: list[Series]) -> None:
         text.arrow_patch.set_visible(far)
 
 
-def _label(axes: Axes, line: Series, cell: dict[Any, Any]) -> Annotation:
-    colour = ink(line.style.colour)
+def _label(axes: Axes, mark: Mark) -> Annotation:
+    colour = ink(mark.colour)
     return axes.annotate(
-        knob_text(cast(NamedRow, cell)),
-        (100 * cell["sa"], 100 * cell["ra"]),
+        mark.text,
+        (100 * mark.cell["sa"], 100 * mark.cell["ra"]),
         xytext=(0, 0),
         textcoords="offset points",
         ha="center",

@@ -170,6 +170,26 @@ def variant_rows(comparison: Comparison) -> list[Row]:
     ]
 
 
+def outside_rows(comparison: Comparison) -> list[Row]:
+    """Return the table of networks from outside as text."""
+
+    def with_interval(row: Mapping[Any, Any], name: str) -> Cell:
+        low, high = (100 * row[f"{name}_{end}"] for end in ("low", "high"))
+        return Cell(f"{100 * row[name]:.1f} [{low:.1f}, {high:.1f}]", row[name])
+
+    return [
+        {
+            "network": Cell(row["name"]),
+            "SA": with_interval(row, "sa"),
+            "RA": with_interval(row, "ra"),
+            "test images": Cell(f"{row['images']:,}", row["images"]),
+            "parameters": Cell(f"{row['parameters']:,}", row["parameters"]),
+            "signs of masked gradients": Cell(row["flags"] or "none"),
+        }
+        for row in comparison.outside.to_dict("records")
+    ]
+
+
 def gain_rows(table: pd.DataFrame) -> list[Row]:
     """Return the table of what tuning gained as text; what no method has is left out.
 
@@ -270,6 +290,8 @@ def frames(comparison: Comparison) -> dict[str, pd.DataFrame]:
         tables["variants"] = comparison.variants
     if len(comparison.rivals):
         tables["rivals"] = comparison.rivals
+    if len(comparison.outside):
+        tables["outside"] = comparison.outside
     if len(comparison.masking):
         tables["masking"] = comparison.masking
     if comparison.gains is not None:

@@ -27,6 +27,11 @@ DASHES = (("-", "solid"), ("--", "dash"), (":", "dot"), ("-.", "dashdot"))
 DARKER = 0.35
 """Share of black in the colour of a text beside a mark: on white all are read well."""
 
+OUTSIDE = ("#6B7280", "*", "star")
+"""Colour and markers of networks from outside."""
+
+OUTSIDE_LABEL = "from outside (not trained like OAT, in no verdict)"
+
 SUMMARY = ("#444444", "X", "x")
 """Colour and markers of fronts over several variants or widths."""
 

@@ -1,5 +1,6 @@
 """Networks from outside: adopted as they are, evaluated like the others, in no verdict."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ import studies
 from baselines import Checkpoint
 from oat.data import DataConfig, load
 from oat.models import ModelConfig, build
+from studies.comparison.answer import Comparison
 from studies.comparison.comparing import compare
 from studies.errors import ComparisonError, StudyError
 from studies.known_methods import method_of
 from studies.planning.expand import make_plan
+from studies.report.figures import paper_figure
+from studies.report.origin import Origin
+from studies.report.page import render_page
 from studies.results.reading import study_points
 from studies.storage.local import LocalFolder
 from studies.study_file.loading import load_study
@@ -220,7 +225,22 @@ def test_a_better_network_from_outside_changes_no_number_of_the_comparison(
     assert told[0].startswith("Networks from outside, not trained like OAT and in no verdict")
     other = compare(_as_outside(points, attack_settings="another"))
     assert other.outside.empty
-    assert any("not judged like the models of the study: theirs" in note for note in other.notes)
+    assert any("not evaluated like the models of the study: theirs" in note for note in other.notes)
+
+
+def test_it_is_drawn_and_tabled_apart(
+    finished: Path, tiny_file: Path, found: tuple[Comparison, Origin]
+) -> None:
+    points = _as_outside(studies.points(tiny_file, storage=finished))
+    beside, (alone, origin) = compare(points), found
+    texts = [text.get_text() for text in paper_figure(beside, "title").axes[0].texts]
+    assert "theirs" in texts
+    page = render_page(replace(alone, outside=beside.outside), origin)
+    assert "<h2>Networks from outside, in percent</h2>" in page
+    assert "from outside (not trained like OAT, in no verdict)" in page
+    assert "99.9 [" in page
+    assert "Networks from outside" not in render_page(alone, origin)
+    assert beside.record()["outside"][0]["name"] == "theirs"
 
 
 def test_a_study_of_nothing_else_compares_nothing(finished: Path, tiny_file: Path) -> None:
