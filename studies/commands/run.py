@@ -23,6 +23,7 @@ from studies.driver.following import join_cluster, open_tracker, run_followed, t
 from studies.driver.lease import only_driver
 from studies.driver.places import study_folder, tracking_place
 from studies.driver.same_data import data_of_plan
+from studies.errors import TrackingError
 from studies.naming import listed
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan, PlannedTrial, asking_as
@@ -35,6 +36,7 @@ from studies.study_file.study import Study
 
 if TYPE_CHECKING:
     from studies.cluster.retries import FirstFailure
+    from studies.deploying.model_logger import ModelLogger
     from studies.tracking.tracker import Tracker
 
 
@@ -99,6 +101,7 @@ def run(
         StorageError: The storage cannot be written; nothing was started.
         TrackingError: MLflow does not answer; nothing was started.
     """
+    from studies.deploying.model_logger import logging_models
     from studies.driver.checks import check_evaluation, check_here, demand, tell
 
     resolved = load_study(study, overrides)
@@ -132,13 +135,17 @@ def run(
 
                 packed = with_share(chosen, choose_share(chosen.to_run(), folder, console))
             first = _first_failure() if fail_fast else None
-            gave_up = _train_and_judge(packed, folder, tracker, console, address is None, first)
+            with logging_models(resolved, folder, uri) as models:
+                gave_up = _train_and_judge(
+                    packed, folder, tracker, console, address is None, first, models
+                )
             after = _with_reasons(make_plan(resolved, folder), gave_up)
         table = study_points(after, folder)
         # MLflow comes first: the report links to its runs
         refused = try_mlflow(lambda: tracker.sync(after, folder))
         comparison, report, notes = compare_and_report(after, table, folder, command)
         refused = refused or _keep_report(tracker, after, folder, table, report)
+        refused = refused or _models_left(tracker, after, folder, console, models)
         waiting = {trial.run_key for trial in after.trials if trial.state == "waiting"}
         worked_on = sum(trial.run_key not in waiting for trial in chosen.to_run())
         left_out = frozenset(
@@ -175,6 +182,7 @@ def _train_and_judge(
     console: Console,
     reuse: bool,
     first: "FirstFailure | None" = None,
+    models: "ModelLogger | None" = None,
 ) -> dict[str, str]:
     """Run what is left, Ray being connected if anything is; return what was given up, and why."""
     if not before.ready():
@@ -183,7 +191,8 @@ def _train_and_judge(
     current, gave_up, tried = before, dict[str, str](), set[str]()
 
     def run_now(some: Plan) -> None:
-        gave_up.update(run_followed(some, folder, tracker, console, reuse, first))
+        brought = None if models is None else models.brought
+        gave_up.update(run_followed(some, folder, tracker, console, reuse, first, brought))
 
     while left := _untried(current, tried):
         if tried:
@@ -246,6 +255,24 @@ def _keep_report(
             (Path(scratch) / name).write_bytes(folder.read(f"report/{name}"))
         artifacts = scratch if report else None
         return try_mlflow(lambda: tracker.close(current, folder, table, artifacts))
+
+
+def _models_left(
+    tracker: "Tracker",
+    current: Plan,
+    folder: Folder,
+    console: Console,
+    models: "ModelLogger | None",
+) -> list[str]:
+    """Log the models that MLflow lacks; notes on those that cannot be, or if it is refused."""
+    if models is None:
+        return []
+    from studies.deploying.logged import log_models
+
+    try:
+        return log_models(current, folder, tracker, console, models.faults)
+    except TrackingError as error:
+        return [str(error)]
 
 
 def _announce_choice(choice: Choice, console: Console) -> None:

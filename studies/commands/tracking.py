@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.console import Console
 
+from studies.console import say
 from studies.driver.lease import LEASE, only_driver
 from studies.driver.places import study_folder, tracking_place
 from studies.errors import QueryError, TuningError
@@ -105,8 +106,18 @@ def sync(
     storage: str | Path = DEFAULT_STORAGE,
     tracking_uri: str | None = None,
     overrides: Sequence[str] = (),
+    console: Console | None = None,
 ) -> int:
     """Rebuild or repair the study's experiment in MLflow from storage.
+
+    With ``tracking.log_models`` the trained models that it lacks are logged as well.
+
+    Args:
+        study: The study.
+        storage: Folder or URI of all studies' results.
+        tracking_uri: MLflow; see `tracking_place`.
+        overrides: ``path.to.key=value`` each.
+        console: Where it is said which models are logged, or cannot be; None is standard error.
 
     Returns:
         The number of points of the study that MLflow has now.
@@ -134,7 +145,8 @@ def sync(
         )
     uri, artifacts = tracking_place(storage, tracking_uri)
     check_server(uri)
-    with only_driver(resolved, folder, Console(stderr=True)):
+    console = console or Console(stderr=True)
+    with only_driver(resolved, folder, console):
         current = make_plan(resolved, folder)
         tracker = Tracker(uri, resolved.name, artifacts)
         damaged: ResultError | None = None
@@ -147,6 +159,11 @@ def sync(
         # last, as the study's own trials say whether it is finished
         tracker.sync(current, folder)
         tracker.close(current, folder, study_points(current, folder))
+        if resolved.tracking.log_models:
+            from studies.deploying.logged import log_models
+
+            for said in log_models(current, folder, tracker, console):
+                say(console, said)
         if damaged is not None:
             raise TuningError(str(damaged)) from damaged
         return len(_own(tracker.points(), resolved))

@@ -20,12 +20,21 @@ INPUTS, OUTPUT = ("images", "lam"), "logits"
 
 
 def write_pt2(module: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:
-    """Write a module as `torch.export` has it, for any number of images."""
+    """Write a module as `torch.export` has it, for any number of images.
+
+    Raises:
+        ModelError: torch cannot export it.
+    """
     buffer = io.BytesIO()
     with _quiet():
-        torch.export.save(
-            torch.export.export(module, example, dynamic_shapes=_any(example)), buffer
-        )
+        try:
+            program = torch.export.export(module, example, dynamic_shapes=_any(example))
+        except Exception as error:  # of any class: the network's own code may raise as well
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise ModelError(
+                f"torch.export cannot write this network as one program ({said})."
+            ) from error
+        torch.export.save(program, buffer)
     path.write_bytes(buffer.getvalue())
 
 

@@ -111,8 +111,26 @@ def open_trained(
         StudyError: The data are needed, and see `data_of`.
     """
     trial = find(plan, wanted)
-    own = folder.sub(f"trials/{trial.run_key}")
     rule = wanted.checkpoint or plan.study.evaluate.checkpoints[0]
+    return open_trial(trial, folder, rule, device), trial
+
+
+def open_trial(
+    trial: PlannedTrial, folder: Folder, rule: str, device: torch.device
+) -> TrainedModel:
+    """Load the model of one trial.
+
+    Args:
+        trial: The trial.
+        folder: The study's own folder.
+        rule: Which of its weights.
+        device: Where they go.
+
+    Raises:
+        ModelError: It is not trained, or has no such weights.
+        StudyError: The data are needed, and see `data_of`.
+    """
+    own = folder.sub(f"trials/{trial.run_key}")
     name = f"'{trial.label}' seed {trial.seed}"
     try:
         result = read_result(own)
@@ -132,7 +150,7 @@ def open_trained(
         dataset = data_of(trial, folder).to(device)
         said = about(trial.job, dataset)
     said = {**said, "checkpoint": rule, "epoch": kept[rule]["epoch"]}
-    return _rebuilt(said, data, device, dataset), trial
+    return _rebuilt(said, data, device, dataset)
 
 
 def data_of(trial: PlannedTrial, folder: Folder) -> Dataset:

@@ -2,6 +2,8 @@
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,10 +43,35 @@ def serve_by(
             written does not agree with the network.
         TrackingError: MLflow does not take it.
     """
-    first = model.lams[0] if model.has_knob and lam is None else lam
-    widest = max(model.widths) if width is None else width
-    model.check(first, widest)
+    _point_of(model, lam, width)
     run_id = _run_of(experiment, model)
+    with to_log(model, held_out, study=experiment.study, lam=lam, width=width) as logged:
+        return register(experiment.uri, run_id, experiment.study, logged, alias)
+
+
+@contextmanager
+def to_log(
+    model: TrainedModel,
+    held_out: Split,
+    *,
+    study: str,
+    lam: float | None = None,
+    width: float | None = None,
+) -> Iterator[ModelToLog]:
+    """Write what MLflow is given of a model to files, which are there until the block is left.
+
+    Args:
+        model: The model, on the CPU.
+        held_out: One of its images is the example of a request.
+        study: Name of the study.
+        lam: The λ of a request that names none; None is the first of the model.
+        width: The width of such a request; None is the widest.
+
+    Raises:
+        ModelError: The model has no such point, cannot be exported, or what was written does not
+            agree with the network.
+    """
+    first, widest = _point_of(model, lam, width)
     defaults = {"lam": first} if first is not None else {}
     if len(model.widths) > 1:
         defaults["width_mult"] = widest
@@ -52,7 +79,8 @@ def serve_by(
         folder = Path(place) / "model"
         folder.mkdir()
         _write(model, held_out, folder, first)
-        logged = ModelToLog(
+        yield ModelToLog(
+            name=f"{model.label} seed {model.about['config']['seed']}",
             script=SCRIPT,
             folder=folder,
             example=unit(held_out.images[:1]).numpy(),
@@ -60,7 +88,7 @@ def serve_by(
             params=defaults,
             requirements=[f"{name}=={version(name).partition('+')[0]}" for name in PACKAGES],
             said={
-                "study": experiment.study,
+                "study": study,
                 "model": model.label,
                 "run_key": model.about["run_key"],
                 "checkpoint": model.about["checkpoint"],
@@ -70,7 +98,16 @@ def serve_by(
                 "classes": list(model.classes),
             },
         )
-        return register(experiment.uri, run_id, experiment.study, logged, alias)
+
+
+def _point_of(
+    model: TrainedModel, lam: float | None, width: float | None
+) -> tuple[float | None, float]:
+    """Return the λ and width of a request that names none, which the model has."""
+    first = model.lams[0] if model.has_knob and lam is None else lam
+    widest = max(model.widths) if width is None else width
+    model.check(first, widest)
+    return first, widest
 
 
 def _run_of(experiment: Experiment, model: TrainedModel) -> str:

@@ -69,7 +69,12 @@ def open_tracker(uri: str, study: str, artifacts: str | None) -> "Tracker":
 
 @contextmanager
 def followed(
-    current: Plan, folder: Folder, tracker: "Tracker", console: Console, title: str = ""
+    current: Plan,
+    folder: Folder,
+    tracker: "Tracker",
+    console: Console,
+    title: str = "",
+    brought: Callable[[str], None] | None = None,
 ) -> Iterator[tuple["Progress", Callable[[PlannedTrial], None]]]:
     """Let the console and MLflow follow what runs on Ray until the block is left.
 
@@ -79,6 +84,7 @@ def followed(
         tracker: Of its experiment.
         console: Where progress goes.
         title: What runs; empty is the study.
+        brought: Called with the run key of a trial each time MLflow has taken what is new of it.
 
     Yields:
         A callback for Tune, and what is to be called with each trial that the plan does not have.
@@ -86,7 +92,7 @@ def followed(
     from studies.cluster.progress import Progress
     from studies.tracking.background import BackgroundSync
 
-    follower = BackgroundSync(tracker, current, folder)
+    follower = BackgroundSync(tracker, current, folder, brought)
     follower.start()
     try:
         with Progress(current, console, follower.changed, title) as progress:
@@ -107,11 +113,12 @@ def run_followed(
     console: Console,
     reuse: bool,
     first_failure: "FirstFailure | None" = None,
+    brought: Callable[[str], None] | None = None,
 ) -> dict[str, str]:
     """Run what is left under Ray while MLflow follows; return what was given up, and why."""
     from studies.cluster.launching import launch
 
-    with followed(current, folder, tracker, console) as (progress, _):
+    with followed(current, folder, tracker, console, brought=brought) as (progress, _):
         return launch(current, folder, [progress], reuse_workers=reuse, first_failure=first_failure)
 
 

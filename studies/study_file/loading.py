@@ -23,6 +23,7 @@ from studies.study_file.faults import explain, kind_of
 from studies.study_file.method_blocks import Resources, Settings, Start, block_of
 from studies.study_file.plain_yaml import read_yaml
 from studies.study_file.study import Study
+from studies.study_file.tracking_block import Tracking
 from studies.study_file.tune_block import tune_keys
 
 
@@ -155,6 +156,8 @@ def _known_keys(path: Sequence[str | int], data: Any) -> list[str]:
             return list(Study.model_fields)
         case ["resources"] | ["methods", int(), "resources"]:
             return list(Resources.model_fields)
+        case ["tracking"]:
+            return list(Tracking.model_fields)
         case ["methods", int(), "train"]:
             return list(Settings.model_fields)
         case ["methods", int(), "start"]:

@@ -34,6 +34,7 @@ from studies.own_code import ATTACK, DATA, METHOD, NETWORK
 from studies.study_file.evaluate_block import Evaluate
 from studies.study_file.method_blocks import AnyMethodBlock, Entry, FileBlock, Resources
 from studies.study_file.sources import check_sources
+from studies.study_file.tracking_block import Tracking
 from studies.study_file.tune_block import STRICT, Tune
 from studies.study_file.tune_checks import check_space
 
@@ -64,11 +65,14 @@ class Study(BaseModel):
     methods: tuple[AnyMethodBlock, ...]
     evaluate: Evaluate = Evaluate()
     resources: Resources = Resources()
+    tracking: Tracking = Tracking()
     tune: Tune | None = None
 
     @model_serializer(mode="wrap")
-    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {k: v for k, v in handler(self).items() if k != "tune" or v is not None}
+    def _without_blocks_left_out(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        unused = {"tune"} if self.tune is None else set[str]()
+        unused |= {"tracking"} if self.tracking == Tracking() else set()
+        return {k: v for k, v in handler(self).items() if k not in unused}
 
     @model_validator(mode="before")
     @classmethod

@@ -10,3 +10,5 @@ import os
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 # standard output is for results
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# bars of files of a few kilobytes, in the middle of what is told
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

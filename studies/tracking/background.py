@@ -4,6 +4,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 
 from studies.errors import TrackingError
 from studies.planning.plan import Plan, PlannedTrial
@@ -22,11 +23,24 @@ class BackgroundSync(threading.Thread):
 
     What MLflow did not take is tried again until it does; storage is the journal of what that is,
     so nothing is lost with the process either: `Tracker.sync` brings the rest.
+
+    Args:
+        tracker: Of the study's experiment.
+        plan: The trials that are known when it begins.
+        folder: The study's folder.
+        brought: Called with the run key of a trial each time MLflow has taken what is new of it.
     """
 
-    def __init__(self, tracker: Tracker, plan: Plan, folder: Folder) -> None:
+    def __init__(
+        self,
+        tracker: Tracker,
+        plan: Plan,
+        folder: Folder,
+        brought: Callable[[str], None] | None = None,
+    ) -> None:
         super().__init__(name="oat-tracking", daemon=True)
         self._tracker, self._plan, self._folder = tracker, plan, folder
+        self._brought = brought
         self._trials = {trial.run_key: trial for trial in plan.trials}
         self._queue: queue.Queue[str | None] = queue.Queue()
         self._waiting: dict[str, None] = {}
@@ -93,4 +107,6 @@ class BackgroundSync(threading.Thread):
         if self.error is not None:
             log.warning("MLflow takes results again.")
             self.error = None
+        if self._brought is not None:
+            self._brought(run_key)
         return True

@@ -1,6 +1,7 @@
-"""A model in MLflow: logged with a trial's run and registered under the study's name."""
+"""A model in MLflow: logged with a trial's run, and registered under the study's name."""
 
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 from mlflow.models import Model, ModelSignature
+from mlflow.models.model import ModelInfo
 from mlflow.tracking import MlflowClient
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from studies.tracking.experiment import refusals
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
+NOT_IN_A_NAME = re.compile(r"""[/:.%"']""")
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class ModelToLog:
     """What MLflow is given.
 
     Attributes:
+        name: Of the model, for people; MLflow takes no ``/ : . % " '``, which become ``_``.
         script: What it runs to serve the model.
         folder: Its files.
         example: Images (N, C, H, W), as a request has them.
@@ -33,6 +37,7 @@ class ModelToLog:
         said: What the model's page shows beside it.
     """
 
+    name: str
     script: Path
     folder: Path
     example: NDArray[np.float32]
@@ -77,31 +82,67 @@ def register(uri: str, run_id: str, name: str, model: ModelToLog, alias: str | N
     Raises:
         TrackingError: MLflow does not take it.
     """
+    with refusals(uri), _asking(uri):
+        logged = _log(uri, run_id, model, {}, registered_model_name=name)
+        made = str(logged.registered_model_version)
+        if alias is not None:
+            MlflowClient(tracking_uri=uri).set_registered_model_alias(name, alias, made)
+    return Registered(name, made, f"models:/{name}/{made}")
+
+
+def log_unregistered(uri: str, run_id: str, model: ModelToLog, tags: Mapping[str, str]) -> str:
+    """Log a model with a run alone.
+
+    Args:
+        uri: Tracking URI.
+        run_id: Run of the trial that trained it.
+        model: What is logged.
+        tags: Of the logged model; it has them before it is whole.
+
+    Returns:
+        The id of the logged model.
+
+    Raises:
+        TrackingError: MLflow does not take it.
+    """
+    with refusals(uri), _asking(uri):
+        return str(_log(uri, run_id, model, tags).model_id)
+
+
+def _log(
+    uri: str, run_id: str, model: ModelToLog, tags: Mapping[str, str], **more: object
+) -> ModelInfo:
+    """Log a model with a run, which may have ended, in the experiment of that run."""
+    client = MlflowClient(tracking_uri=uri)
+    run = client.get_run(run_id)
+    # `Model.log` would make it in the experiment that is set for the process, the default one
+    begun = client.create_logged_model(
+        run.info.experiment_id,
+        NOT_IN_A_NAME.sub("_", model.name),
+        run_id,
+        tags=dict(tags),
+        params=run.data.params,
+    )
     classes = TensorSpec(np.dtype(np.float32), (-1, model.classes))
     images = TensorSpec(np.dtype(np.float32), (-1, *model.example.shape[1:]))
     params = [ParamSpec(key, "double", default) for key, default in model.params.items()]
     signature = ModelSignature(
         Schema([images]), Schema([classes]), ParamSchema(params) if params else None
     )
-    with refusals(uri), _asking(uri):
-        # not `mlflow.pyfunc.log_model`, which would open the finished run again
-        logged = Model.log(
-            None,
-            mlflow.pyfunc,
-            registered_model_name=name,
-            run_id=run_id,
-            name=name,
-            python_model=str(model.script),
-            artifacts={"model": str(model.folder)},
-            signature=signature,
-            input_example=(model.example, model.params) if params else model.example,
-            pip_requirements=model.requirements,
-            metadata=dict(model.said),
-        )
-        made = str(logged.registered_model_version)
-        if alias is not None:
-            MlflowClient(tracking_uri=uri).set_registered_model_alias(name, alias, made)
-    return Registered(name, made, f"models:/{name}/{made}")
+    # not `mlflow.pyfunc.log_model`, which would open the finished run again
+    return Model.log(
+        None,
+        mlflow.pyfunc,
+        run_id=run_id,
+        model_id=begun.model_id,
+        python_model=str(model.script),
+        artifacts={"model": str(model.folder)},
+        signature=signature,
+        input_example=(model.example, model.params) if params else model.example,
+        pip_requirements=model.requirements,
+        metadata=dict(model.said),
+        **more,
+    )
 
 
 @contextmanager

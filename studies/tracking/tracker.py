@@ -19,6 +19,7 @@ from studies.results.mlflow_index import write_index
 from studies.storage.addresses import without_credentials
 from studies.storage.folder import Folder
 from studies.storage.sealed import digest
+from studies.study_file.method_blocks import FileBlock
 from studies.tracking.experiment import Experiment, refusals
 from studies.tracking.reaching import knock
 from studies.tracking.shared_view import view_tags
@@ -162,7 +163,7 @@ class Tracker(Experiment):
             folder,
             self.uri,
             self.experiment_id,
-            study=ids["study", digest(plan.study.without_tuning())],
+            study=ids["study", _key_of(plan.study.without_tuning())],
             trials={key: run for (kind, key), run in ids.items() if kind == "trial"},
             runs={key: run for (kind, key), run in ids.items() if kind == "point"},
         )
@@ -170,7 +171,7 @@ class Tracker(Experiment):
     def _start_study(self, plan: Plan) -> str:
         """Open the study's own run; a changed study has another. Returns its id."""
         resolved = plan.study.without_tuning()
-        key = digest(resolved)
+        key = _key_of(resolved)
         run = self._trials.runs.get(("study", key))
         if run is not None:
             if run.info.status != "RUNNING":
@@ -179,3 +180,8 @@ class Tracker(Experiment):
             self.log_params(run, flat(resolved))
             return str(run.info.run_id)
         return self._trials.create("study", key, self.study, None, flat(resolved))
+
+
+def _key_of(resolved: FileBlock) -> str:
+    """Return the key of a study's run: what MLflow keeps besides makes it no other."""
+    return digest({key: value for key, value in resolved.items() if key != "tracking"})

@@ -15,6 +15,7 @@ from studies.results.reading import PlannedPointRow, Which, read_planned, stored
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError
 from studies.tracking.experiment import ATTACKS, Experiment, Run
+from studies.tracking.logged_models import delete_models_of
 from studies.trial.records import read_epochs, read_result
 from studies.trial.stored import Epoch, Trained, TrialResult
 
@@ -137,6 +138,8 @@ class TrialRuns:
         return self.create("trial", trial.run_key, name, study_run, params, tags)
 
     def _delete_trial(self, run_key: str) -> None:
+        run = self.runs["trial", run_key]
+        delete_models_of(self._experiment, str(run.info.run_id))
         for key in self._points_by_trial().get(run_key, []):
             self._delete(key)
         run_id = self._delete(("trial", run_key))

@@ -467,3 +467,13 @@ def test_the_work_of_the_dearest_training_is_that_of_its_trial(
     assert training_units(study) == max(
         trial.units for trial in make_plan(study, LocalFolder(tmp_path)).trials
     )
+
+
+def test_what_mlflow_keeps_besides_is_in_no_job_and_in_no_budget(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    plain, keeping = plan_of(tiny, tmp_path), plan_of(tiny, tmp_path, "tracking.log_models=true")
+    assert keeping.study.tracking.log_models
+    assert [t.job for t in keeping.trials] == [t.job for t in plain.trials]
+    assert [t.run_key for t in keeping.trials] == [t.run_key for t in plain.trials]
+    assert "tracking" not in plain.study.dump()  # as in the records of earlier versions

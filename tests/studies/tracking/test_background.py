@@ -90,6 +90,21 @@ def test_what_a_server_missed_is_brought_when_it_is_back_without_a_further_chang
     assert "again" in said[1]
 
 
+def test_who_follows_is_told_of_a_trial_once_the_server_has_taken_it(
+    plan: Plan, tmp_path: Path
+) -> None:
+    server, told = Server(), list[str]()
+    (bad, *good) = (trial.run_key for trial in plan.trials)
+    server.faulty = {bad}
+    follower = BackgroundSync(server, plan, LocalFolder(tmp_path), told.append)  # type: ignore[arg-type]
+    follower.start()
+    for trial in plan.trials:
+        follower.changed(trial.run_key)
+    _until(lambda: set(told) == set(good))
+    follower.close()
+    assert bad not in told
+
+
 def test_a_server_that_is_away_is_not_asked_at_every_change(plan: Plan, follow: Follow) -> None:
     server = Server()
     server.away = True
