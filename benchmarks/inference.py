@@ -2,9 +2,12 @@
 
 Folded is what `oat.deploy.fold` makes of an OATS network at one λ and width; the plain network has
 the same shape with batch norms of its own; in place is the network itself, which is told another λ
-with each batch. All are measured in turns, those of an earlier checkout too if one is given.
+with each batch. With `--exported` there are the files of `oat export` too: pt2 in torch and ONNX in
+onnxruntime, of one point and of the whole knob, and a dedicated network that is folded as well. All
+are measured in turns, those of an earlier checkout too if one is given.
 
     python -m benchmarks.inference --against ../earlier --json inference.json
+    python -m benchmarks.inference --exported --threads 1 --json exported.json
 """
 
 import argparse
@@ -19,6 +22,14 @@ from benchmarks.timing import Report, Side
 
 EARLIER, OURS = "earlier code", "ours"
 WAYS = ("folded", "plain network", "conditioned in place")
+DEDICATED = "dedicated, folded"
+EXPORTED = (
+    DEDICATED,
+    "pt2 of the point",
+    "pt2 of the knob",
+    "ONNX of the point",
+    "ONNX of the knob",
+)
 
 
 def options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -27,8 +38,14 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = timing.parser(__doc__, rounds=9 if cuda else 5)
     parser.add_argument("--network", default="resnet34,resnet18" if cuda else "resnet18")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 128])
+    parser.add_argument("--widths", type=float, nargs="+", default=[1.0, 0.5])
     parser.add_argument("--calls", type=int, default=30 if cuda else 3, help="of a round")
+    parser.add_argument(
+        "--exported", action="store_true", help="exported files too; on a CPU, with the extra onnx"
+    )
     found = parser.parse_args(argv)
+    if found.exported and cuda:
+        parser.error("`--exported` measures on a CPU; hide the GPU with CUDA_VISIBLE_DEVICES=''.")
     if found.small:
         found.network, found.batches, found.rounds, found.calls = "resnet8", [1, 8], 2, 2
     return found
@@ -40,11 +57,13 @@ def measure(sides: Sequence[Side], asked: argparse.Namespace, network: str) -> R
         "kind": "inference",
         "network": network,
         "width": 4 if asked.small else None,
-        "widths": [1.0, 0.5],
+        "widths": asked.widths,
         "batches": asked.batches,
         "threads": asked.threads,
     }
-    able, failed = timing.open_all(sides, {side.name: request for side in sides})
+    requests = {side.name: dict(request) for side in sides}
+    requests[OURS]["exported"] = asked.exported
+    able, failed = timing.open_all(sides, requests)
     shapes: Report = {}
     for width in request["widths"]:
         for batch in asked.batches:
@@ -61,16 +80,18 @@ def _in_turns(
     """Measure all ways on all sides; return the numbers, and what sides said that failed."""
     calls = {
         f"{way}, {side.name}": partial(side.run, f"{way}, {shape}", asked.calls)
-        for way in WAYS
         for side in sides
+        for way in (*WAYS, *(EXPORTED if asked.exported and side.name == OURS else ()))
     }
     times, broken = timing.interleave(calls, asked.rounds)
-    groups = {side.name: {way: f"{way}, {side.name}" for way in WAYS} for side in sides}
+    groups = {
+        side.name: {way: f"{way}, {side.name}" for way in (*WAYS, *EXPORTED)} for side in sides
+    }
     groups |= {way: {side.name: f"{way}, {side.name}" for side in sides} for way in WAYS}
     ratios = {
         group: timing.speedups(
             {name: times[key] for name, key in keys.items() if key in times},
-            ["plain network", "conditioned in place", EARLIER],
+            ["plain network", "conditioned in place", DEDICATED, EARLIER],
         )
         for group, keys in groups.items()
     }
@@ -80,7 +101,7 @@ def _in_turns(
     }
     failed: dict[str, str] = {}
     for key, said in broken.items():
-        failed.setdefault(key.partition(", ")[2], said)  # the first is the cause
+        failed.setdefault(key.rpartition(", ")[2], said)  # the first is the cause
     return report, failed
 
 

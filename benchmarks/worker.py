@@ -16,6 +16,7 @@ known of the library's training loop, judging and deployment stands in `training
 import gc
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -54,6 +55,10 @@ METHODS: dict[str, Method] = {
 }
 SIDE, CLASSES = 32, 10
 LR = 0.01
+LAM = 0.2
+"""Of OAT's own λ, at which it is timed."""
+SAME_LOGITS = 1e-3
+"""The most that logits of a file may be off; those of these networks are of the order of 1."""
 
 
 @dataclass
@@ -167,16 +172,83 @@ def inference_case(asked: dict[str, Any]) -> Case:
     for width in asked["widths"]:
         shape = Conditioning(base_width=width)
         ways: dict[str, Callable[[Tensor], object]] = {
-            "folded": fold(model, 0.2, width),
+            "folded": fold(model, LAM, width),
             "plain network": on_device(build_network(asked, shape)).eval(),
             "conditioned in place": in_place(model, width),
         }
+        if asked.get("exported"):
+            ways |= exported(asked, model, width)
         for batch in asked["batches"]:
             images = unit(synthetic(batch).images).contiguous(memory_format=torch.channels_last)
             for name, way in ways.items():
                 call = partial(torch.no_grad()(way), images)
                 parts[f"{name}, width {width:g}, batch {batch}"] = call, 1
     return Case(parts)
+
+
+def exported(
+    asked: dict[str, Any], model: Network, width: float
+) -> dict[str, Callable[[Tensor], object]]:
+    """Return what `oat export` makes of a network, read back, and a dedicated network folded.
+
+    Raises:
+        ValueError: A file does not give the logits of the folded network.
+    """
+    from oat.knob import Knob
+
+    folded, knob = fold(model, LAM, width), Knob(model, width).eval()
+    images = unit(synthetic(3, seed=3).images)
+    with tempfile.TemporaryDirectory() as folder:
+        ways = {
+            "pt2 of the point": _pt2(folded, images, folder),
+            "pt2 of the knob": _pt2(knob, images, folder),
+            "ONNX of the point": _onnx(folded, images, folder),
+            "ONNX of the knob": _onnx(knob, images, folder),
+        }
+    for name, way in ways.items():
+        apart = (torch.as_tensor(way(images)) - folded(images)).abs().max().item()
+        if not apart <= SAME_LOGITS:
+            raise ValueError(f"The logits of '{name}' are {apart:.2g} off.")
+    plain = on_device(build_network(asked, Conditioning(base_width=width))).eval()
+    return {**ways, "dedicated, folded": fold(plain, None)}
+
+
+def _inputs(module: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+    """Return what a module is given: a knob takes λ beside the images."""
+    knob = not isinstance(module, Network)
+    return (images, torch.full((len(images),), LAM)) if knob else (images,)
+
+
+def _pt2(module: nn.Module, images: Tensor, folder: str) -> Callable[[Tensor], object]:
+    """Write a module as pt2 and read it back."""
+    from studies.deploying.formats import read_pt2, write_pt2
+
+    path = Path(folder) / "network.pt2"
+    write_pt2(module, _inputs(module, images), path)
+    run = read_pt2(path)
+    return lambda given: run(*_inputs(module, given))
+
+
+def _onnx(module: nn.Module, images: Tensor, folder: str) -> Callable[[Tensor], object]:
+    """Write a module as ONNX and read it into onnxruntime, with as many threads as torch has."""
+    import onnxruntime
+
+    from studies.deploying.formats import INPUTS, write_onnx
+
+    path = Path(folder) / "network.onnx"
+    write_onnx(module, _inputs(module, images), path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(
+        path.read_bytes(), options, providers=["CPUExecutionProvider"]
+    )
+
+    def run(given: Tensor) -> object:
+        inputs = _inputs(module, given.contiguous())
+        named = {name: value.numpy() for name, value in zip(INPUTS, inputs, strict=False)}
+        return session.run(None, named)[0]
+
+    return run
 
 
 def in_place(model: Network, width: float) -> Callable[[Tensor], object]:
