@@ -160,7 +160,7 @@ FILES = {
 MODULE = re.compile(r"`((?:[a-z_]+/)*[a-z_]+\.py)`")
 DOTTED = re.compile(r"`((?:oat|baselines|studies|benchmarks)(?:\.[A-Za-z_]+)+)`")
 IN_STUDIES = re.compile(r"`([a-z_]+(?:\.[A-Za-z_]+)+)(?:\(\))?`")
-TAGS = {"oat.kind", "oat.key", "oat.attacks", "oat.masking"}
+TAGS = {"oat.kind", "oat.key", "oat.attacks", "oat.masking", "oat.model", "oat.model_sha256"}
 """Tags of MLflow's runs, which look like modules."""
 
 
