@@ -175,6 +175,13 @@ def made_up_gpu() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Resources that leave the share open, measured for half a second with one trial alone."""
+    monkeypatch.setattr(choose_share, "__defaults__", (0.5,))
+    return {"gpu": "auto", "device": "cpu", "cpu": 2}
+
+
 def _console() -> Console:
     return Console(file=StringIO(), width=1000)
 
@@ -220,9 +227,13 @@ def test_nothing_is_measured_for_trials_that_ask_for_a_number(
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_run_chooses_a_share_and_keeps_the_study_as_it_was_given(
-    tiny: dict[str, Any], tmp_path: Path, made_up_gpu: None, finished: Path
+    tiny: dict[str, Any],
+    tmp_path: Path,
+    made_up_gpu: None,
+    finished: Path,
+    short: dict[str, Any],
 ) -> None:
-    tiny["resources"] = {"gpu": "auto", "device": "cpu"}
+    tiny["resources"] = short
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     tiny["methods"] = tiny["methods"][:2]
     tiny["methods"][1]["lam"] = [0, 0.5, 1]
@@ -239,9 +250,9 @@ def test_a_run_chooses_a_share_and_keeps_the_study_as_it_was_given(
 @pytest.mark.ray
 @pytest.mark.slow
 def test_tuning_chooses_a_share_as_well(
-    tunable: dict[str, Any], tmp_path: Path, made_up_gpu: None
+    tunable: dict[str, Any], tmp_path: Path, made_up_gpu: None, short: dict[str, Any]
 ) -> None:
-    tunable["resources"] = {"gpu": "auto", "device": "cpu"}
+    tunable["resources"] = short
     tunable["methods"] = [{"name": "trades", "beta": 1}]
     tunable["tune"]["budget"] = "3s"
     tunable["tune"]["space"] = {"trades": {"beta": {"choices": [1]}}}
