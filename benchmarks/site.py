@@ -72,15 +72,19 @@ class Site:
 
     def workers(self) -> list[int]:
         """Return the processes in which trials of this cluster run."""
-        return [pid for node in self.nodes for pid in self.workers_of(node)]
+        return [pid for workers in self._at_work() for pid in workers]
 
-    def workers_of(self, node: Any) -> list[int]:
-        """Return those of one node."""
-        raylets = {info.process.pid for info in node.all_processes.get("raylet", ())}
+    def _at_work(self) -> list[list[int]]:
+        """Return the processes of each node, by one look at those of the machine."""
+        parents = _parents()
         return [
-            pid
-            for pid, parent in _parents().items()
-            if parent in raylets and _title(pid).startswith("ray::ImplicitFunc")
+            [
+                pid
+                for info in node.all_processes.get("raylet", ())
+                for pid, parent in parents.items()
+                if parent == info.process.pid and _title(pid).startswith("ray::ImplicitFunc")
+            ]
+            for node in self.nodes
         ]
 
     def fill_memory(self) -> bool:
@@ -99,7 +103,7 @@ class Site:
 
     def busy(self) -> list[Any]:
         """Return the nodes on which a trial runs."""
-        return [node for node in self.nodes if self.workers_of(node)]
+        return [node for node, workers in zip(self.nodes, self._at_work(), strict=True) if workers]
 
 
 @contextmanager
@@ -117,7 +121,9 @@ def site(nodes: int) -> Iterator[Site]:
         all_memory, used = get_system_memory(), get_used_memory()
         room = (used + ROOM) / all_memory if used + 2 * ROOM < all_memory else None
 
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        # nothing here asks the dashboard, which is ten processes
+        head = {"num_cpus": 0, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
         found = Site(cluster, cluster.address, Path(name), token, room)
         try:
             for _ in range(nodes):
