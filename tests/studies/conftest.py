@@ -3,6 +3,7 @@
 import itertools
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -17,6 +18,7 @@ import yaml
 import studies
 from benchmarks.servers import S3, s3_server
 from oat.data import load
+from studies.cli import app as cli
 from studies.comparison.answer import Comparison
 from studies.known_methods import ONCE, RESULTS_VERSION, method_of, variant_of
 from studies.planning.expand import make_plan
@@ -32,6 +34,7 @@ from studies.study_file.study import Study
 from studies.trial.records import write_points
 from studies.trial.run import run_trial
 from studies.trial.weights import weights_file
+from tests.studies.cli.shell import Oat, Said
 from tests.studies.pictures import draw
 
 TINY: dict[str, Any] = {
@@ -215,6 +218,21 @@ def make_row() -> MakeRow:
 @pytest.fixture(autouse=True)
 def _no_server_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def oat(monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Oat:
+    """Run the command in this process, from its arguments to its exit code."""
+
+    def call(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["oat", *map(str, arguments)])
+        capsysbinary.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        written = capsysbinary.readouterr()
+        return Said(int(ended.value.code or 0), written.out, written.err.decode())
+
+    return call
 
 
 @pytest.fixture

@@ -34,6 +34,8 @@ from studies.study_file.method_blocks import METHOD_BLOCKS
 from studies.study_file.tune_block import SWEPT
 from studies.testing import check_method
 from studies.trial.weights import pack
+from tests.studies.cli.shell import NOLOAD
+from tests.studies.cli.shell import Oat as InProcess
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -92,16 +94,19 @@ def test_our_own_methods_pass_the_same_check(method: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.mlflow
-def test_the_study_of_the_page_runs_and_mart_stands_beside_the_others(home: Path) -> None:
+@NOLOAD
+def test_the_study_of_the_page_runs_and_mart_stands_beside_the_others(
+    home: Path, oat: InProcess
+) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
 
-    def oat(*words: str) -> subprocess.CompletedProcess[str]:
+    def apart(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [OAT, *words], cwd=home, capture_output=True, text=True, check=False, env=environment
         )
 
-    subprocess.run([sys.executable, "-c", MAKE_DATA], cwd=home, check=True)
-    ended = oat("run", "study.yaml")
+    exec(MAKE_DATA, {})
+    ended = apart("run", "study.yaml")
     assert ended.returncode == 0, ended.stderr
     assert f"{NAME} β=5" in ended.stdout
     points = studies.points("study.yaml")
@@ -110,7 +115,7 @@ def test_the_study_of_the_page_runs_and_mart_stands_beside_the_others(home: Path
     assert set(points["attack"]) == {"pgd10", "square_patch-size2"}
     assert own["lam"].isna().all()
     asked = oat("runs", "study.yaml", "--where", f"method == '{NAME}' and beta > 2")
-    assert "2 rows" in asked.stdout  # under either attack
+    assert "2 rows" in asked.text  # under either attack
     network = studies.load_model("study.yaml", NAME, beta=5).at()
     assert network(torch.rand(2, 1, 8, 8)).shape[1] == 10
     once_for_all = studies.load_model("study.yaml")
@@ -126,12 +131,14 @@ def test_the_study_of_the_page_runs_and_mart_stands_beside_the_others(home: Path
     # other code judges or trains anew, and nothing of the old is part of the study
     with (home / "my_pkg" / "attacks.py").open("a") as file:
         file.write("# a remark\n")
-    states = {t["state"] for t in json.loads(oat("plan", "study.yaml", "--json").stdout)["trials"]}
+    states = {
+        t["state"] for t in json.loads(apart("plan", "study.yaml", "--json").stdout)["trials"]
+    }
     assert states == {"evaluate"}
     (home / "my_pkg" / "attacks.py").write_text(FILES["attacks"])
     with (home / "my_pkg" / "mart.py").open("a") as file:
         file.write("# a remark\n")
-    changed = json.loads(oat("plan", "study.yaml", "--json").stdout)
+    changed = json.loads(apart("plan", "study.yaml", "--json").stdout)
     states = {trial["trial"]: trial["state"] for trial in changed["trials"]}
     assert states == {
         "oat lambda_choices=(0.0,0.5,1.0)": "done",
@@ -143,7 +150,7 @@ def test_the_study_of_the_page_runs_and_mart_stands_beside_the_others(home: Path
     (home / "my_pkg" / "mart.py").write_text(
         MART.replace("yield boosted", "raise KeyError('mine')\n        yield boosted")
     )
-    failed = oat("run", "study.yaml")
+    failed = apart("run", "study.yaml")
     assert failed.returncode == 1
     assert "KeyError: 'mine'" in failed.stderr
     assert NAME in failed.stderr
@@ -275,7 +282,7 @@ def test_the_check_finds_what_is_wrong_with_a_method(fault: str, said: str) -> N
 def test_a_node_without_the_code_or_with_other_code_is_named(home: Path) -> None:
     study, folder = load_study("study.yaml"), LocalFolder(home / "shared")
     folder.write("marker", b"")
-    subprocess.run([sys.executable, "-c", MAKE_DATA], cwd=home, check=True)
+    exec(MAKE_DATA, {})
     own_code.ALLOWED.clear()  # as on a node, which the driver tells
     sight = nodes._look_around(study.data, folder.uri, "marker", study.own_code())
     assert "data_error" not in sight

@@ -23,6 +23,7 @@ from studies.errors import StudyError
 from studies.planning.plan import Plan
 from studies.study_file.loading import load_study
 from studies.study_file.study import Study
+from tests.studies.cli.shell import Oat
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1
 NOLOAD = pytest.mark.filterwarnings(
@@ -206,12 +207,11 @@ def test_a_gpu_that_no_node_has_stops_a_run_before_it_starts(
 
 
 @under_ray
-def test_an_address_without_a_cluster_is_refused(tiny_file: Path, tmp_path: Path) -> None:
-    command = [OAT, "run", tiny_file, "--storage", tmp_path, "--address", "127.0.0.1:1"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1000)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert "No Ray cluster answers at `--address` '127.0.0.1:1'" in ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_an_address_without_a_cluster_is_refused(tiny_file: Path, tmp_path: Path, oat: Oat) -> None:
+    said = oat("run", tiny_file, "--storage", tmp_path, "--address", "127.0.0.1:1")
+    assert (said.code, said.text) == (2, "")
+    assert "No Ray cluster answers at `--address` '127.0.0.1:1'" in said.err
+    assert "Traceback" not in said.err
     assert not (tmp_path / "tiny" / "trials").exists()
 
 

@@ -1,8 +1,6 @@
 """A run of some trials of a study: the rest stays planned."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +8,14 @@ import pytest
 import yaml
 
 import studies
+from tests.studies.cli.shell import Oat
 
 NOLOAD = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
 )
 pytestmark = [pytest.mark.mlflow, NOLOAD]
 
-OAT = Path(sys.executable).with_name("oat")
 STARTED = "pgd_at start=pgd_at:λ=0.5 epochs=1 λ=0.7"
-
-
-def _oat(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [OAT, *map(str, words)], capture_output=True, text=True, check=False, timeout=500
-    )
 
 
 @pytest.fixture
@@ -42,15 +34,15 @@ def longer(tiny: dict[str, Any], tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_chosen_trials_run_with_their_sources_and_the_rest_stays_planned(
-    longer: Path, storage: Path
+    longer: Path, storage: Path, oat: Oat
 ) -> None:
     command = ["run", longer, "--storage", storage, "--only", f"label == '{STARTED}'"]
     for time in range(2):
-        said = _oat(*command)
-        assert said.returncode == 0, said.stderr
-        assert "`--only` left out 1 trial that is not finished, on purpose" in said.stderr
-        assert ("made from them: pgd_at λ=0.5 seed 0." in said.stderr) == (time == 0)
-        assert ("Nothing to train" in said.stdout) == (time == 1)
+        said = oat(*command)
+        assert said.code == 0, said.err
+        assert "`--only` left out 1 trial that is not finished, on purpose" in said.err
+        assert ("made from them: pgd_at λ=0.5 seed 0." in said.err) == (time == 0)
+        assert ("Nothing to train" in said.text) == (time == 1)
         states = {t.label: t.state for t in studies.plan(longer, storage=storage).trials}
         assert states.pop("trades β=2") == "missing"
         assert set(states.values()) == {"done"}
@@ -59,13 +51,13 @@ def test_chosen_trials_run_with_their_sources_and_the_rest_stays_planned(
 @pytest.mark.parametrize("condition", ["method == 'mart'", "ra > 0.5", "seed = 1"])
 @pytest.mark.timeout(120)
 def test_a_faulty_or_empty_choice_starts_and_writes_nothing(
-    condition: str, longer: Path, tmp_path: Path
+    condition: str, longer: Path, tmp_path: Path, oat: Oat
 ) -> None:
-    said = _oat("run", longer, "--storage", tmp_path / "new", "--only", condition)
-    assert said.returncode == 2
-    assert said.stdout == ""
-    assert len(said.stderr.splitlines()) == 1
-    assert json.dumps(condition) in said.stderr or "Unknown column 'ra'" in said.stderr
+    said = oat("run", longer, "--storage", tmp_path / "new", "--only", condition)
+    assert said.code == 2
+    assert said.text == ""
+    assert len(said.err.splitlines()) == 1
+    assert json.dumps(condition) in said.err or "Unknown column 'ra'" in said.err
     assert not (tmp_path / "new").exists()
 
 

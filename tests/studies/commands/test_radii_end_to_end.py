@@ -2,8 +2,6 @@
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import yaml
 
 import studies
 from studies.results.reading import correctness
+from tests.studies.cli.shell import Oat
 
 # MLflow 3.17's own tables, under SQLAlchemy 2.1
 NOLOAD = pytest.mark.filterwarnings(
@@ -21,26 +20,25 @@ NOLOAD = pytest.mark.filterwarnings(
 )
 pytestmark = [pytest.mark.ray, pytest.mark.mlflow, pytest.mark.slow, NOLOAD]
 
-OAT = Path(sys.executable).with_name("oat")
 RADII = [0.05, 0.1, 0.2]
 
 
-def _oat(*words: str) -> str:
-    done = subprocess.run([OAT, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def _out(oat: Oat, *words: str) -> str:
+    said = oat(*words)
+    assert said.code == 0, said.err
+    return said.text
 
 
 @pytest.mark.timeout(600)
 def test_three_radii_from_the_study_file_to_the_report(
-    tiny: dict[str, Any], tmp_path: Path
+    tiny: dict[str, Any], tmp_path: Path, oat: Oat
 ) -> None:
     tiny["seeds"] = [0, 1]
     tiny["evaluate"]["attacks"] = [{"steps": 2, "eps": RADII}, {"name": "fgsm", "eps": [0.1, 0.2]}]
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny))
     place = ("--storage", str(tmp_path / "outputs"))
-    said = _oat("run", str(path), "--verbose", *place)
+    said = _out(oat, "run", str(path), "--verbose", *place)
     assert "By radius (* decides)" in said
     assert "The answer is for ε=0.1, the radius of training" in said
     report = tmp_path / "outputs" / "tiny" / "report"
@@ -76,8 +74,8 @@ def test_three_radii_from_the_study_file_to_the_report(
         assert area == pytest.approx(np.trapezoid(rates, [0, *RADII]) / 0.2)
 
     # λ is chosen at each radius by points there, and the whole is the record's as well
-    record = json.loads(_oat("compare", str(path), *place, "--json"))
+    record = json.loads(_out(oat, "compare", str(path), *place, "--json"))
     assert {row["question"] for row in record["by_radius"]} == {"best λ"}
     assert len(record["radii"]) == 20
-    again = _oat("run", str(path), *place)
+    again = _out(oat, "run", str(path), *place)
     assert "ε=0.1, the radius of training" in again

@@ -29,6 +29,7 @@ from studies.storage.local import LocalFolder
 from studies.study_file.loading import load_study
 from studies.tuning.database import optuna_faults
 from studies.tuning.record import TUNING_FILE, searches_of, tuning_plan
+from tests.studies.cli.shell import Oat
 from tests.studies.commands.tuned import NOLOAD, open_of
 
 pytestmark = [NOLOAD]
@@ -273,13 +274,16 @@ def test_every_method_has_one_budget_and_the_one_without_a_space_is_trained_once
 
 
 @_marked
-def test_a_second_time_does_nothing_and_says_so(copied: Home) -> None:
+def test_a_second_time_does_nothing_and_says_so(
+    copied: Home, oat: Oat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(copied.folder)
     before = len(copied.trials())
     # nor is a smaller budget refused, as every method has been trained
-    ended = copied.oat("tune", "tuned.yaml", "--set", "tune.budget=0.001s")
-    assert ended.code == 0, ended.err
-    assert "pgd_at: the budget is spent." in ended.out
-    assert "trades: there is nothing to tune: trained once." in ended.out
+    again = oat("tune", "tuned.yaml", "--set", "tune.budget=0.001s")
+    assert again.code == 0, again.err
+    assert "pgd_at: the budget is spent." in again.text
+    assert "trades: there is nothing to tune: trained once." in again.text
     assert len(copied.trials()) == before
     # and with more to spend, it goes on
     trained = copied.training_ids()
@@ -292,14 +296,17 @@ def test_a_second_time_does_nothing_and_says_so(copied: Home) -> None:
     more = copied.training_ids()
     assert len(more) > len(trained)
     assert more.items() >= trained.items()
-    ended = copied.oat("tune", "tuned.yaml", "--set", "tune.space.pgd_at.lam.low=0.1")
-    assert ended.code == 2
-    assert "with another space; give another `--optuna-storage`" in ended.err
-    assert "Traceback" not in ended.err
+    refused = oat("tune", "tuned.yaml", "--set", "tune.space.pgd_at.lam.low=0.1")
+    assert refused.code == 2
+    assert "with another space; give another `--optuna-storage`" in refused.err
+    assert "Traceback" not in refused.err
 
 
 @_marked
-def test_the_winners_run_as_they_are_and_are_not_trained_again(copied: Home) -> None:
+def test_the_winners_run_as_they_are_and_are_not_trained_again(
+    copied: Home, oat: Oat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(copied.folder)
     trained = copied.training_ids()
     tuned_file = copied.storage / "tuned" / "tuned.yaml"
     record = json.loads((copied.storage / "tuned" / TUNING_FILE).read_text())
@@ -312,9 +319,9 @@ def test_the_winners_run_as_they_are_and_are_not_trained_again(copied: Home) -> 
     assert set(table["seed"]) == {0, 1}
     assert won <= set(table["run_key"])
     assert table["point_key"].is_unique
-    ended = copied.oat("compare", tuned_file, "--verbose")
-    assert ended.code == 0, ended.err
-    assert "What tuning gained" in ended.out
+    compared = oat("compare", tuned_file, "--verbose")
+    assert compared.code == 0, compared.err
+    assert "What tuning gained" in compared.text
     page = (copied.storage / "tuned" / "report" / "index.html").read_text()
     assert "What tuning gained" in page
     assert "The winners were chosen on held-out images" in page
