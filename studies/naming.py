@@ -61,6 +61,22 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def time_range(low: float, high: float) -> str:
+    """Write a range of seconds for people: ``2 to 18 s``, ``50 s to 3 min``, ``up to 2 s``.
+
+    It is one time, such as ``~5 s``, if its ends read the same.
+    """
+    if high == 0:
+        return "none"
+    first, last = duration(low), duration(high)
+    if first == last:
+        return "under 1 s" if last == "0 s" else f"~{last}"
+    if first == "0 s":
+        return f"up to {last}"
+    number, unit = first.split()
+    return f"{number if last.endswith(f' {unit}') else first} to {last}"
+
+
 def in_points(fraction: float) -> str:
     """Write a difference of accuracies for people, such as ``1 point``."""
     return f"{100 * fraction:g} point{'' if fraction == 0.01 else 's'}"

@@ -18,6 +18,7 @@ ROOMS = (
     "naming",
     "console",
     "knocking",
+    "notebook",
     "statistics",
     "storage",
     "study_file",

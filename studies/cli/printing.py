@@ -3,8 +3,10 @@
 import shlex
 import sys
 import textwrap
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -13,6 +15,8 @@ from studies.console import fitted
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from studies.planning.plan import Plan
 
 out, err = Console(), Console(stderr=True)
 if not out.is_terminal:
@@ -56,6 +60,57 @@ def print_table(table: Table) -> None:
     for column in table.columns:
         column.overflow = "fold"
     out.print(fitted(table, out.width))
+
+
+def print_sentence(text: str) -> None:
+    """Print a sentence; a terminal's lines end between words."""
+    out.print(text, highlight=False, markup=False, soft_wrap=not out.is_terminal)
+
+
+WRAPPED = ("state", "basis", "trial")
+"""Columns of a plan that may take several lines, between words; the last gives way first."""
+
+
+def print_plan(plan: "Plan", verbose: bool) -> None:
+    """Print the table of a plan, and what it says beside it."""
+    rows = plan.rows(verbose)
+    least = sum(_longest(rows, name, words=name in WRAPPED) for name in rows[0])
+    gap = 2 if least + 2 * (len(rows[0]) - 1) <= out.width else 1
+    table = Table(
+        title=plan.title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, gap - 1),
+        collapse_padding=True,
+        show_edge=False,
+        pad_edge=False,
+    )
+    for name, width in _plan_widths(rows, out.width - gap * (len(rows[0]) - 1)).items():
+        right = name in {"seed", "seeds", "cpu", "gpu"}
+        table.add_column(name, justify="right" if right else "left", width=width, min_width=width)
+    for row in rows:
+        table.add_row(*row.values())
+    print_table(table)
+    for sentence in plan.sentences():
+        print_sentence(sentence)
+
+
+def _plan_widths(rows: Sequence[Mapping[str, str]], width: int) -> dict[str, int]:
+    """Share a width among the columns of a plan; none is narrower than it can be read."""
+    widths = {name: _longest(rows, name, words=name in WRAPPED) for name in rows[0]}
+    spare = max(0, width - sum(widths.values()))
+    for name in WRAPPED:
+        if name in widths:
+            more = min(spare, _longest(rows, name, words=False) - widths[name])
+            widths[name] += more
+            spare -= more
+    return widths
+
+
+def _longest(rows: Sequence[Mapping[str, str]], name: str, words: bool) -> int:
+    """Return the length of the longest text of a column, or of the longest word in it."""
+    texts = [row[name] for row in rows]
+    return max(map(len, [name, *(" ".join(texts).split() if words else texts)]))
 
 
 def print_frame(frame: "pd.DataFrame") -> None:

@@ -1,7 +1,7 @@
 """`oat plan`, `preflight`, `run`, `status` and `logs`: a study before, while and after it runs."""
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -27,7 +27,9 @@ from studies.cli.printing import (
     err,
     print_comparison,
     print_frame,
+    print_plan,
     print_points,
+    print_sentence,
     print_table,
     progress,
     this_command,
@@ -46,12 +48,13 @@ def plan(
         bool, typer.Option("--probe", help="Time each kind of trial on its device first.")
     ] = False,
     quiet: Quiet = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="A row for each trial, with its run key.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """List every trial with its state and estimated time; starts nothing."""
+    """List all trials with their state and estimated time; starts nothing."""
     from studies.commands.power import comparisons
-    from studies.naming import duration
-    from studies.planning.estimates import basis_in_words
 
     current = studies.plan(
         study,
@@ -64,45 +67,9 @@ def plan(
     if as_json:
         print(json.dumps({"trials": current.records(), "foreign": list(current.foreign)}, indent=1))
         return
-    table = Table(title=f"Study {current.study.name}: {len(current.trials)} trials")
-    for name in ("trial", "seed", "cpu", "gpu", "state", "training", "basis", "run key"):
-        right = name in {"seed", "cpu", "gpu"}
-        table.add_column(name, justify="right" if right else "left")
-    for t in current.trials:
-        need, found = t.job["resources"], current.estimate(t)
-        gpu = need["gpu"] if isinstance(need["gpu"], str) else f"{need['gpu']:.4g}"
-        trained = found.training + found.validation
-        time = _between(*(duration(trained * found.factor(end)) for end in ENDS))
-        table.add_row(
-            t.label, str(t.seed), f"{need['cpu']:g}", gpu, t.state, time, found.basis, t.run_key,
-        )  # fmt: skip
-    print_table(table)
-    left = current.to_run()
-    hours = (sum(current.seconds_left(t, end) for t in left) / 3600 for end in ENDS)
-    spans = (
-        _between(*(duration(current.makespan(slots, end)) for end in ENDS)) for slots in (1, 2, 8)
-    )
-    one, two, eight = spans
-    print(
-        f"{len(left)} to run, {_between(*(f'{h:.2f}' for h in hours))} device hours: "
-        f"{one} one at a time, {two} two, {eight} eight at a time."
-    )
-    print(f"Times are {basis_in_words([current.estimate(t) for t in left or current.trials])}.")
-    for t in current.trials:
-        if t.state == "waiting":
-            print(f"{t.label} seed {t.seed}: {t.reason}")
+    print_plan(current, verbose)
     if comparisons(current.study):
-        print(f"What it can decide: {studies.power(current.study)}")
-    if current.foreign:
-        print(f"{len(current.foreign)} finished trials in storage do not belong to this study.")
-
-
-ENDS: tuple[Literal["low", "high"], ...] = ("low", "high")
-
-
-def _between(low: str, high: str) -> str:
-    """Write a range; one number if its ends read the same."""
-    return f"~{low}" if low == high else f"{low} to {high}"
+        print_sentence(f"What it can decide: {studies.power(current.study)}")
 
 
 def run(

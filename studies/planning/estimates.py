@@ -19,6 +19,8 @@ from studies.trial.shapes import Need
 
 Basis = Literal["measured", "probed", "measured on others", "assumed"]
 Bound = Literal["low", "middle", "high"]
+ENDS: tuple[Literal["low", "high"], ...] = ("low", "high")
+"""The ends of a range."""
 
 PROBES = "probe.json"
 """File of the study's folder with what `oat plan --probe` has timed."""

@@ -3,7 +3,18 @@
 from dataclasses import dataclass, replace
 from typing import Literal, TypedDict
 
-from studies.planning.estimates import Basis, Bound, Estimate, EstimateRecord, Work
+from studies import notebook
+from studies.naming import time_range
+from studies.planning.estimates import (
+    ENDS,
+    Basis,
+    Bound,
+    Estimate,
+    EstimateRecord,
+    Work,
+    basis_in_words,
+)
+from studies.planning.rows import MEANINGS, Line, Row, apart, folded
 from studies.study_file.study import Study
 from studies.trial.shapes import Need, TrialConfig, TrialJob
 
@@ -164,6 +175,63 @@ class Plan:
                 ends[soonest] += self.seconds_left(trial, bound)
             whole += max(ends)
         return whole
+
+    @property
+    def title(self) -> str:
+        """What the plan is of, in words."""
+        trials = f"{len(self.trials)} trial{'' if len(self.trials) == 1 else 's'}"
+        return f"Study {self.study.name}: {trials}; times of one trial, alone on its device"
+
+    def rows(self, verbose: bool = False) -> list[Row]:
+        """Return the plan as rows of text by `studies.planning.rows.MEANINGS`.
+
+        The basis of the times is left out where all have the same, which `sentences` say.
+
+        Args:
+            verbose: Whether each trial has a row; else the seeds of an entry share one.
+        """
+        lines = [
+            Line(t.label, t.seed, t.run_key, t.state, t.job["resources"], self.estimate(t))
+            for t in self.trials
+        ]
+        rows = apart(lines) if verbose else folded(lines)
+        if len({row["basis"] for row in rows}) == 1:
+            rows = [{name: text for name, text in row.items() if name != "basis"} for row in rows]
+        return rows
+
+    def sentences(self) -> list[str]:
+        """Say what the whole takes and what that rests on, who waits, and what else is there."""
+        left = self.to_run()
+        said = [f"{len(left)} to run."]
+        if left:
+            one, two, eight = (
+                time_range(*(self.makespan(slots, end) for end in ENDS)) for slots in (1, 2, 8)
+            )
+            said = [
+                f"{len(left)} to run. Training and evaluation together take {one} one at a time, "
+                f"{two} two at a time, {eight} eight at a time."
+            ]
+        rests_on = basis_in_words([self.estimate(trial) for trial in left or self.trials])
+        said.append(f"Times are {rests_on}.")
+        waiting: dict[str, list[PlannedTrial]] = {}
+        for trial in left:
+            if trial.state == "waiting":
+                waiting.setdefault(trial.label, []).append(trial)
+        for label, (first, *others) in waiting.items():
+            more = f" So do {len(others)} more of its seeds." if others else ""
+            said.append(f"{label} seed {first.seed}: {first.reason}{more}")
+        if count := len(self.foreign):
+            trials = "trial in storage does" if count == 1 else "trials in storage do"
+            said.append(f"{count} finished {trials} not belong to this study.")
+        return said
+
+    def _repr_html_(self) -> str:
+        """Show the plan in a notebook: its table, what each column means, and the whole time."""
+        body = self.rows()
+        names = {name: name for name in body[0]}
+        shown = notebook.table(self.title, body, names)
+        known = notebook.legend({name: MEANINGS[name] for name in names})
+        return shown + notebook.bullets(self.sentences()) + known
 
     def records(self) -> list["PlanRow"]:
         """Return a row of plain values for each trial: what `oat plan --json` prints."""

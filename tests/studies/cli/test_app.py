@@ -22,7 +22,7 @@ OAT = Path(sys.executable).with_name("oat")
 
 
 def test_plan_lists_every_trial_and_what_is_left(oat: Oat, study: Path, finished: Path) -> None:
-    said = oat("plan", study, "--storage", finished)
+    said = oat("plan", study, "--storage", finished, "--verbose")
     assert (said.code, said.err) == (0, "")
     for trial in studies.plan(study, storage=finished).trials:
         assert trial.run_key in said.text
@@ -73,7 +73,7 @@ def test_every_preset_is_planned_without_data_or_gpu(
     assert (said.code, said.err) == (0, "")
     trials = studies.plan(preset, storage=tmp_path / "outputs").trials
     assert f"{len(trials)} to run" in said.text
-    assert "device hours" in said.text
+    assert "Training and evaluation together take" in said.text
     assert not list(tmp_path.iterdir())
 
 
