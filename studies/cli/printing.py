@@ -141,18 +141,6 @@ def print_points(table: "pd.DataFrame", columns: str | None, as_format: Format) 
         case Format.parquet:
             table.to_parquet(sys.stdout.buffer, index=False)
         case Format.table:
-            print_frame((table if columns else _brief(table)).round(4))
+            from studies.results.shown import brief
 
-
-def _brief(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Choose the columns that tell points apart, and RA under attacks beyond a row's own."""
-    from studies.results.points import COLUMNS, attack_column
-
-    names = ["variant", "lam", "beta", "width_mult", "seed", "checkpoint_rule", "attack"]
-    own = table["attack"].map(attack_column)
-    others = [
-        name
-        for name in table.columns
-        if name not in COLUMNS and (table[name].notna() & (own != name)).any()
-    ]
-    return table[[*names, "sa", "ra", *others]]
+            print_frame((table if columns else brief(table)).round(4))

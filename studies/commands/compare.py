@@ -123,13 +123,15 @@ def _together(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def compare_and_report(
     current: Plan, table: pd.DataFrame, folder: Folder, command: str
-) -> tuple[Comparison | None, dict[str, str], list[str]]:
+) -> tuple["Answer | None", dict[str, str], list[str]]:
     """Compare a study's points, and write the report into its folder.
 
     Returns:
         The comparison, the URIs of the report's files by their names, and a note where there is
         nothing to compare.
     """
+    from studies.report.answer import Answer
+
     if table.empty:
         return None, {}, []
     try:
@@ -137,7 +139,11 @@ def compare_and_report(
     except ComparisonError as error:
         return None, {}, [str(error)]
     place = folder.sub("report")
-    return comparison, _write_report(comparison, others, current, folder, place, command), []
+    return (
+        Answer.of(comparison),
+        _write_report(comparison, others, current, folder, place, command),
+        [],
+    )
 
 
 def _compare_plans(

@@ -16,7 +16,6 @@ from rich.console import Console
 
 from oat.adversaries import Transfer
 from studies.commands.compare import compare_and_report
-from studies.comparison.answer import Comparison
 from studies.console import say
 from studies.driver.choosing import Choice, choose
 from studies.driver.following import join_cluster, open_tracker, run_followed, try_mlflow
@@ -28,6 +27,7 @@ from studies.naming import listed
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan, PlannedTrial, asking_as
 from studies.results.reading import study_points
+from studies.results.shown import Points
 from studies.storage.addresses import DEFAULT_STORAGE
 from studies.storage.folder import Folder
 from studies.study_file.loading import Source, load_study
@@ -37,6 +37,7 @@ from studies.study_file.study import Study
 if TYPE_CHECKING:
     from studies.cluster.retries import FirstFailure
     from studies.deploying.model_logger import ModelLogger
+    from studies.report.answer import Answer
     from studies.tracking.tracker import Tracker
 
 
@@ -56,7 +57,7 @@ class RunOutcome:
 
     plan: Plan
     points: pd.DataFrame
-    comparison: Comparison | None
+    comparison: "Answer | None"
     report: dict[str, str]
     worked_on: int
     notes: list[str] = field(default_factory=list)
@@ -154,7 +155,7 @@ def run(
             if trial.run_key in choice.left_out and trial.state != "done"
         )
         notes = [*notes, *refused, *_ended_early(first, after)]
-        return RunOutcome(after, table, comparison, report, worked_on, notes, left_out)
+        return RunOutcome(after, Points.of(table), comparison, report, worked_on, notes, left_out)
 
 
 def _first_failure() -> "FirstFailure":

@@ -9,6 +9,7 @@ from studies.driver.places import study_folder
 from studies.planning.expand import make_plan
 from studies.results.points import check_columns
 from studies.results.reading import Which, study_points
+from studies.results.shown import Points
 from studies.storage.addresses import DEFAULT_STORAGE
 from studies.study_file.loading import Source, load_study
 from studies.trial.records import read_epochs
@@ -54,6 +55,8 @@ def points(
 ) -> pd.DataFrame:
     """Return the points of a study from storage, a row for each.
 
+    A notebook shows the frame, and what is selected of it, with what each column means.
+
     Args:
         study: A preset's name, a YAML file, a mapping, or a study.
         columns: Columns to return, in order; None is all of `studies.results.points.COLUMNS`.
@@ -68,7 +71,7 @@ def points(
     resolved = load_study(study, overrides)
     folder = study_folder(resolved, storage)
     which: Which = "held_out" if held_out else "points"
-    table = study_points(make_plan(resolved, folder), folder, which)
+    table = Points.of(study_points(make_plan(resolved, folder), folder, which))
     if columns is None:
         return table
     check_columns(columns, table.columns)

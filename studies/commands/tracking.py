@@ -17,6 +17,7 @@ from studies.planning.expand import make_plan
 from studies.planning.run_keys import run_keys
 from studies.results.points import check_columns
 from studies.results.reading import study_points
+from studies.results.shown import Points
 from studies.storage.addresses import DEFAULT_STORAGE
 from studies.study_file.loading import Source, load_study
 from studies.study_file.study import Study
@@ -79,7 +80,7 @@ def runs(
     else:
         condition = parse_condition(where, known)
         found = condition.apply(tracker.points(condition.clauses, kind))
-    table = own(found)
+    table = Points.of(own(found))
     if table.empty and (where is None or own(tracker.points(kind=kind)).empty):
         others = f"; it has {len(found)} of other settings under this name" if len(found) else ""
         raise QueryError(

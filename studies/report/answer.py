@@ -2,17 +2,17 @@
 
 from html import escape
 
-import pandas as pd
 from matplotlib.axes import Axes
 
 from oat.names import unknown
+from studies import notebook
 from studies.comparison.answer import Comparison
 from studies.errors import ComparisonError
 from studies.report.figures import draw_front
 from studies.report.panels import BEST_OF_EACH, panels
 from studies.report.radius_figures import draw_panel
 from studies.report.radius_rows import BY_RADIUS, radius_rows
-from studies.report.rows import heading_of, headings_of, rows
+from studies.report.rows import MEANINGS, heading_of, headings_of, rows
 
 
 class Answer(Comparison):
@@ -25,18 +25,17 @@ class Answer(Comparison):
 
     def _repr_html_(self) -> str:
         """Show the answer, the table and all caveats in a notebook."""
-        body = rows(self)
-        table = pd.DataFrame(body).rename(columns=headings_of(body)) if body else None
         parts = [f"<p><b>{escape(self.answer())}</b></p>"]
-        if table is not None:
-            said = f"{heading_of(self)}, OAT at {self.question}, in percent, Δ in points"
-            parts.append(f"<p>{escape(said)}</p>")
-            parts.append(table.to_html(index=False))
+        if body := rows(self):
+            names = headings_of(body)
+            caption = f"{heading_of(self)}, OAT at {self.question}; SA and RA in percent, Δ in points"
+            parts.append(notebook.table(caption, body, names))
+            parts.append(notebook.legend({names[key]: MEANINGS[key] for key in names}))
         if by_radius := radius_rows(self):
-            parts.append(f"<p>{BY_RADIUS}</p>")
-            parts.append(pd.DataFrame(by_radius).to_html(index=False))
-        notes = [f"<li>{escape(note)}</li>" for note in self.told()]
-        return "".join([*parts, "<p>Caveats</p><ul>", *notes, "</ul>"])
+            parts.append(
+                notebook.table(BY_RADIUS, by_radius, {name: name for name in by_radius[0]})
+            )
+        return "".join([*parts, "<p>Caveats</p>", notebook.bullets(self.told())])
 
     def plot_front(self, ax: Axes | None = None) -> Axes:
         """Draw standard against robust accuracy: a line for OAT, a mark for each retrained model.

@@ -26,6 +26,21 @@ HEADINGS = {
 }
 """Columns of the main table. What would decide a row is left out where all are decided."""
 
+MEANINGS = {
+    "dedicated": "the network that was retrained for this trade-off alone",
+    "oat": "where OAT runs beside it",
+    "sa_oat": "standard accuracy of OAT there, in percent",
+    "sa_dedicated": "standard accuracy of the retrained model, in percent",
+    "d_sa": "OAT minus the retrained model, in points, with its 95 percent interval",
+    "ra_oat": "robust accuracy of OAT there, in percent",
+    "ra_dedicated": "robust accuracy of the retrained model, in percent",
+    "d_ra": "OAT minus the retrained model, in points, with its 95 percent interval",
+    "verdict": "whether OAT is better, matches within the margin (free), or is worse (not free)",
+    "decide": "how many test images or seeds would decide what is undecided",
+    "cost": "training time of the retrained model, mean over seeds",
+}
+"""What these columns mean."""
+
 SAME_HEADINGS = {key: HEADINGS[key] for key in ("dedicated", "verdict", "oat", "d_sa", "d_ra")}
 """Columns of the table at the same λ."""
 
