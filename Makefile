@@ -1,5 +1,5 @@
 # Two commands: `make study` shows the system at work, `make test` proves it. Both set up .venv.
-.PHONY: study test check docs venv lock clean
+.PHONY: study test test-oldest test-extras check docs venv lock clean
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -14,6 +14,20 @@ check: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict oat baselines studies
+
+# the oldest versions that pyproject.toml allows, in an environment of their own; tools as in the lock
+OLDEST := .venv-oldest
+test-oldest: venv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(OLDEST)
+	$(BIN)/uv pip compile pyproject.toml --extra autoattack --extra cluster --extra onnx --resolution lowest-direct --python $(BIN)/python --no-annotate --no-header --quiet -o $(OLDEST)/oldest.txt
+	grep -E '^(pytest|pytest-timeout|hypothesis|jsonschema|foolbox|boto3|moto|flask-cors)==' requirements.lock | sed 's/[ ;].*//' > $(OLDEST)/tools.txt
+	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python -r $(OLDEST)/oldest.txt -r $(OLDEST)/tools.txt
+	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps --no-build-isolation -e .
+	$(OLDEST)/bin/python -m pytest -q -p no:cacheprovider -m 'not slow and not browser and not postgres and not ray and not gpu and not alone' $(addprefix tests/,oat baselines $(addprefix studies/,study_file planning comparison results statistics storage tracking)) --ignore tests/studies/tracking/test_mlflow_servers.py
+
+# the wheel with each extra in a clean environment
+test-extras: venv
+	.ci/extras
 
 # the pages as a site, docs/_build/index.html; those of docs/reference/ are written from the code first
 docs: venv
@@ -36,4 +50,4 @@ lock: venv
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet -o requirements.lock
 
 clean:
-	rm -rf .venv build dist docs/_build *.egg-info
+	rm -rf .venv .venv-oldest build dist docs/_build *.egg-info
