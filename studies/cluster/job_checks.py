@@ -4,6 +4,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+from baselines import Checkpoint
 from studies.errors import JobError
 from studies.knocking import http_answer
 from studies.storage.addresses import SECRET
@@ -30,6 +31,14 @@ def check_travels(study: Study, storage: str, tracking_uri: str | None) -> None:
             f"`data.root` must be an absolute path, the folder of {data.name} on every node of "
             f"the cluster; got '{data.root}'; give it with `--set data.root=/path/on/the/nodes`."
         )
+    for method in study.all_methods():
+        if not isinstance(method, Checkpoint) or method.path is None:
+            continue
+        if not Path(method.path).is_absolute():
+            raise JobError(
+                f"`path` of {method.label} must be an absolute path, of the same file on every "
+                f"node of the cluster; got '{method.path}'."
+            )
     if tracking_uri is not None:
         _check_no_credential("--tracking-uri", tracking_uri)
         if tracking_uri.startswith("sqlite:") and not tracking_uri.startswith("sqlite:////"):

@@ -16,6 +16,7 @@ from studies.cluster.job_checks import check_travels
 from studies.cluster.jobs import ATTEMPTS, NOT_READY, STUDY_FILE, entry_point
 from studies.errors import JobError, StudyError
 from studies.study_file.loading import load_study
+from studies.study_file.study import Study
 from tests.studies.cluster.job_cluster import free_ports_of, is_a_sentence
 
 
@@ -69,6 +70,21 @@ def test_a_relative_data_folder_is_refused_where_the_data_lie_in_one(tiny: dict[
     with pytest.raises(JobError, match=r"`data.root` must be an absolute path.*'\./data'"):
         check_travels(load_study(tiny), "/results", None)
     check_travels(load_study(tiny, ["data.root=/data"]), "/results", None)
+
+
+def test_a_checkpoint_travels_by_its_absolute_path_alone(
+    tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs.pt").write_bytes(b"weights")
+
+    def study(path: str) -> Study:
+        entry = {"name": "checkpoint", "path": path, "model": {"name": "resnet8"}}
+        return load_study({**tiny, "methods": [*tiny["methods"], entry]})
+
+    with pytest.raises(JobError, match=r"`path` of checkpoint theirs must be an absolute path"):
+        check_travels(study("theirs.pt"), "/results", None)
+    check_travels(study(str(tmp_path / "theirs.pt")), "/results", None)
 
 
 @pytest.mark.parametrize(
