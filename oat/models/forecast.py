@@ -58,6 +58,13 @@ def relative_flops(
     return narrow / full
 
 
+def layers(config: ModelConfig) -> int:
+    """Count the convolutions of a network; of one of the user's as many as ResNet-18 has."""
+    if config.own:
+        config = ModelConfig("resnet18")
+    return sum(1 for _ in _convolutions(config, 3, config.first_width))
+
+
 @lru_cache(maxsize=256)
 def _counted(config: ModelConfig, image_shape: tuple[int, int, int], num_classes: int) -> int:
     """Count the operations of a network of the user's by running it on an image."""

@@ -107,4 +107,6 @@ def validations(train: TrainConfig) -> int:
 
 def assumed_seconds_per_unit(study: Study, need: Resources) -> float:
     """Return the seconds of a forward pass of the plain network at an assumed speed."""
-    return rough_seconds_per_unit(study.model, _nominal_data(study)[2], need)
+    images, _, shape = _nominal_data(study)
+    batch_size = min(study.train.batch_size, images)
+    return rough_seconds_per_unit(study.model, shape, batch_size, need)

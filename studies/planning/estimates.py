@@ -11,7 +11,7 @@ from statistics import median
 from typing import Literal, TypedDict, final
 
 from oat.models.config import ModelConfig
-from oat.models.forecast import forward_flops
+from oat.models.forecast import forward_flops, layers
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError, unseal, write_sealed
 from studies.study_file.method_blocks import Resources
@@ -28,6 +28,9 @@ PROBES = "probe.json"
 CORE_GFLOPS, GPU_GFLOPS = 50.0, 40_000.0
 """Speeds that are assumed: a server's core in float32, and a data centre's GPU in bfloat16 on
 networks of this size. Neither is a measurement."""
+LAYER_SECONDS = 2e-4
+"""What a convolution of a batch takes on a CPU beside its operations: with what follows it, and
+with torch's own work. Assumed too; it is most of the time of a small network."""
 ASSUMED_FACTOR = 3.0
 """What is assumed may be wrong by so much to each side."""
 
@@ -226,18 +229,20 @@ def _key(probe: ProbeRecord) -> tuple[str, str, int]:
 
 
 def rough_seconds_per_unit(
-    model: ModelConfig, shape: tuple[int, int, int], need: Resources
+    model: ModelConfig, shape: tuple[int, int, int], batch_size: int, need: Resources
 ) -> float:
     """Guess the time of one forward pass of one image from the network's operations.
 
     Args:
         model: The network.
         shape: Of an image, (C, H, W).
+        batch_size: Images of a pass.
         need: What a trial asks of a node.
     """
-    computes_on_gpu = on_gpu(need_of(need))
-    speed = need.share * GPU_GFLOPS if computes_on_gpu else need.cpu * CORE_GFLOPS
-    return forward_flops(model, shape, 10) / (1e9 * speed)
+    if on_gpu(need_of(need)):
+        return forward_flops(model, shape, 10) / (1e9 * need.share * GPU_GFLOPS)
+    computing = forward_flops(model, shape, 10) / (1e9 * need.cpu * CORE_GFLOPS)
+    return computing + layers(model) * LAYER_SECONDS / batch_size
 
 
 def assumed_device(need: Resources) -> str:

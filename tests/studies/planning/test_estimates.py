@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import studies
+from oat.models import ModelConfig, build_unfilled, forward_flops
+from oat.models.forecast import layers
 from studies.planning.estimates import (
     ASSUMED_FACTOR,
     Basis,
@@ -16,6 +19,7 @@ from studies.planning.estimates import (
     basis_in_words,
     keep_probes,
     read_probes,
+    rough_seconds_per_unit,
 )
 from studies.planning.expand import make_plan
 from studies.storage.local import LocalFolder
@@ -156,3 +160,23 @@ def test_validations_are_counted_as_often_as_they_are_made(
     assert validation("train.val_every=2") == pytest.approx(3 / 5 * validation())
     assert validation("train.val_every=5") == pytest.approx(1 / 5 * validation())
     assert validation("train.val_images=16") == pytest.approx(1 / 2 * validation())
+
+
+def test_what_is_assumed_of_a_small_network_on_a_cpu_is_the_time_of_its_layers() -> None:
+    shape, need = (1, 8, 8), Resources(cpu=1)
+    small, wide = ModelConfig("resnet8", width=4), ModelConfig("resnet8", width=64)
+    for model, batch_size in ((small, 64), (small, 1), (wide, 500)):
+        convolutions = 9  # the stem, two in each of three blocks, two shortcuts
+        computing = forward_flops(model, shape, 10) / 50e9
+        guessed = rough_seconds_per_unit(model, shape, batch_size, need)
+        assert guessed == pytest.approx(computing + convolutions * 2e-4 / batch_size)
+    on_gpu = rough_seconds_per_unit(wide, shape, 500, Resources(gpu=0.5))
+    assert on_gpu == pytest.approx(forward_flops(wide, shape, 10) / 20e12)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet18", "resnet50", "wrn-10-2", "wrn-16-4"])
+def test_the_layers_of_a_network_are_counted_without_building_it(name: str) -> None:
+    model = ModelConfig(name)
+    built = build_unfilled(model, in_channels=3, num_classes=10)
+    convolutions = [part for part in built.modules() if isinstance(part, torch.nn.Conv2d)]
+    assert layers(model) == len(convolutions)
