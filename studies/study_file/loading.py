@@ -110,6 +110,9 @@ def _read(source: str) -> dict[str, Any]:
 def _text_of(path: Path) -> str:
     """Read a file of text in UTF-8, whatever ends its lines."""
     try:
+        if path.is_fifo() and not str(path).startswith(("/dev/", "/proc/")):
+            # a shell's own pipes have someone who writes; this one might be waited for for ever
+            raise _fault(f"The study file '{path}' must be a file, got a named pipe.")
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:

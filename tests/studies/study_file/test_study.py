@@ -1,3 +1,4 @@
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,9 @@ def test_files_that_are_no_studies_are_refused(tmp_path: Path) -> None:
     missing = tmp_path / "missing.yaml"
     says(fault_of(missing), (str(missing), "cannot be read"))
     says(fault_of(f"{tmp_path}/"), (str(tmp_path), "cannot be read"))
+    pipe = tmp_path / "pipe.yaml"  # nobody writes into it
+    os.mkfifo(pipe)
+    says(fault_of(str(pipe)), (str(pipe), "must be a file, got a named pipe"))
     faulty = tmp_path / "faulty.yaml"
     for text, word in [
         ("name: [", "not valid YAML"),
