@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from baselines import Pairing
 from oat.names import unknown
-from studies.known_methods import is_dedicated
+from studies.known_methods import ONCE, is_dedicated
 from studies.study_file.method_blocks import Entry
 
 
@@ -69,7 +69,7 @@ def _check_source(entry: Entry, label: str, known: dict[str, Entry]) -> None:
     if not is_dedicated(source.method.name):
         raise ValueError(
             f"{where} must be a dedicated model ({', '.join(dedicated)}), got '{label}', which "
-            "is none."
+            f"{'serves every λ' if source.method.name in ONCE else 'was trained elsewhere'}."
         )
     own, other = (one.method.conditioning().base_width for one in (entry, source))
     if own != other:

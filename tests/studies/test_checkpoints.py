@@ -191,7 +191,7 @@ def test_a_dedicated_model_cannot_start_from_it_nor_transfer_images_from_it(
 ) -> None:
     entry = {"name": "checkpoint", "path": "theirs.pt", "model": MODEL}
     start = {"name": "pgd_at", "lam": 0.5, "start": {"from": "checkpoint theirs", "epochs": 1}}
-    with pytest.raises(StudyError, match="got 'checkpoint theirs', which is none"):
+    with pytest.raises(StudyError, match="got 'checkpoint theirs', which was trained elsewhere"):
         _study(tiny, entry, start)
     attacks = [{"name": "transfer"}]
     study = _study(tiny, entry, evaluate={**tiny["evaluate"], "attacks": attacks})

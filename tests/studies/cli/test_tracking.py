@@ -61,7 +61,7 @@ def test_runs_queries_and_prints_in_every_format(oat: Oat, study: Path, indexed:
     assert [row["beta"] for row in as_json] == [None] * 4 + [1.0]
 
     as_parquet = pd.read_parquet(io.BytesIO(oat(*command, "--format", "parquet").out))
-    pd.testing.assert_frame_equal(as_parquet, whole, check_exact=True)
+    pd.testing.assert_frame_equal(as_parquet, pd.DataFrame(whole), check_exact=True)
 
     as_table = oat(*command)
     assert (as_table.code, as_table.err) == (0, "")

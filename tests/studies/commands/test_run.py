@@ -364,8 +364,8 @@ def test_workers_are_reused_on_one_machine_alone(
     told: list[object] = []
 
     def launch(*given: object) -> dict[str, str]:
-        *_, reuse, first_failure = given
-        assert first_failure is None
+        *_, reuse, first_failure, brought = given
+        assert first_failure is brought is None
         told.append(reuse)
         return {}
 
