@@ -1,4 +1,4 @@
-"""Two dedicated models whose class probabilities are mixed: a rival of OAT without training."""
+"""Two retrained models whose class probabilities are mixed: a rival of OAT without training."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,7 +8,7 @@ from baselines.pairing import Pairing
 
 @dataclass(frozen=True)
 class Mix(Pairing):
-    """The outputs of two dedicated models, mixed with a weight α; nothing is trained.
+    """The outputs of two retrained models, mixed with a weight α; nothing is trained.
 
     An image gets ``log((1 - α) softmax(f0(x)) + α softmax(f1(x)))``. Every attack goes through the
     whole mixture. Both networks run, but for α = 0 and α = 1.

@@ -1,4 +1,4 @@
-"""What methods share that train nothing, but pair two trained dedicated models."""
+"""What methods share that train nothing, but pair two trained retrained models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Pairing(Untrained):
     """Two trained networks with a weight α between them.
 
     Attributes:
-        of: Labels of two dedicated models of the study, as `oat plan` prints them: what runs at
+        of: Labels of two retrained models of the study, as `oat plan` prints them: what runs at
             α = 0, and at α = 1.
         alphas: α to evaluate at, each in [0, 1]; they stand in the column `lam`.
         width_mult: Share of the configured channels that both networks have, in (0, 1].
@@ -33,7 +33,7 @@ class Pairing(Untrained):
     def __post_init__(self) -> None:
         if len(self.of) != 2 or len(set(self.of)) < 2:
             raise ValueError(
-                "`of` must name two different dedicated models of the study, got "
+                "`of` must name two different retrained models of the study, got "
                 f"{', '.join(self.of) or 'none'}."
             )
         if not self.alphas:

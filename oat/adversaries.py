@@ -229,7 +229,7 @@ class Square(EvaluationAttack):
 
 @dataclass(frozen=True)
 class Transfer(_Ascent):
-    """Black box: PGD's last iterates on every *other* dedicated model of the same seed.
+    """Black box: PGD's last iterates on every *other* retrained model of the same seed.
 
     An image is robust only if the judged model withstands what was crafted on each of them.
     """

@@ -23,9 +23,9 @@ Method = Annotated[
         help="Model as `oat plan` names it, such as 'pgd_at λ=1'; default the one with λ as input.",
     ),
 ]
-Lam = Annotated[float | None, typer.Option(help="λ of a dedicated model.")]
-Beta = Annotated[float | None, typer.Option(help="β of a dedicated model.")]
-WidthMult = Annotated[float | None, typer.Option(help="Width of a dedicated model.")]
+Lam = Annotated[float | None, typer.Option(help="λ of a retrained model.")]
+Beta = Annotated[float | None, typer.Option(help="β of a retrained model.")]
+WidthMult = Annotated[float | None, typer.Option(help="Width of a retrained model.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the training; default the first.")]
 Checkpoint = Annotated[str | None, typer.Option(help="Which weights; default the study's first.")]
 

@@ -169,7 +169,7 @@ class MethodBlock(BaseModel):
 
 
 class StartBlock(BaseModel):
-    """Another dedicated model of the study, from whose last weights a training begins.
+    """Another retrained model of the study, from whose last weights a training begins.
 
     Attributes:
         from: Its label, as `oat plan` prints it: `pgd_at λ=1`. The model of the same seed is meant.
@@ -201,7 +201,7 @@ class DedicatedBlock(MethodBlock):
     """One entry of a dedicated method.
 
     Attributes:
-        start: Begin from the last weights of another dedicated model of the study, and train for a
+        start: Begin from the last weights of another retrained model of the study, and train for a
             number of epochs of its own: `{from: pgd_at λ=1, epochs: 5}`.
     """
 

@@ -65,10 +65,10 @@ def _check_source(entry: Entry, label: str, known: dict[str, Entry]) -> None:
         if is_dedicated(other.method.name) and (other.start is None or other.start != entry.start)
     ]
     if source is None:
-        raise ValueError(f"{where}: {unknown('dedicated model', label, dedicated)}")
+        raise ValueError(f"{where}: {unknown('retrained model', label, dedicated)}")
     if not is_dedicated(source.method.name):
         raise ValueError(
-            f"{where} must be a dedicated model ({', '.join(dedicated)}), got '{label}', which "
+            f"{where} must be a retrained model ({', '.join(dedicated)}), got '{label}', which "
             f"{'serves every λ' if source.method.name in ONCE else 'was trained elsewhere'}."
         )
     own, other = (one.method.conditioning().base_width for one in (entry, source))

@@ -121,7 +121,7 @@ class Study(BaseModel):
         dedicated = sum(is_dedicated(method.name) for method in self.all_methods())
         if dedicated < 2 and any(isinstance(a, Transfer) for a in self.attacks()):
             raise ValueError(
-                "`evaluate.attacks` 'transfer' needs at least two dedicated models (pgd_at, "
+                "`evaluate.attacks` 'transfer' needs at least two retrained models (pgd_at, "
                 f"trades), so that each has another to be attacked from; got {dedicated}."
             )
         for method in self.all_methods():

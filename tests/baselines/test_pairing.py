@@ -35,7 +35,7 @@ def test_a_pairing_asks_for_plain_networks_of_its_width(kind: type[Pairing]) -> 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"of": ()}, "`of` must name two different dedicated models of the study, got none."),
+        ({"of": ()}, "`of` must name two different retrained models of the study, got none."),
         ({"of": ENDS[:1]}, "got pgd_at λ=0."),
         ({"of": (ENDS[0], ENDS[0])}, "got pgd_at λ=0, pgd_at λ=0."),
         ({"of": (*ENDS, "trades β=6")}, "got pgd_at λ=0, pgd_at λ=1, trades β=6."),

@@ -9,6 +9,7 @@ import pytest
 STUDIES = Path(__file__).parents[2] / "studies"
 
 NOWHERE = {
+    "dedicated model": "retrained model",
     "Planned and not there": "Not finished yet",
     "NOT FREE": "OAT does not replace the retrained models",
     "OAT is undecided, ": "2 are undecided",
@@ -28,7 +29,6 @@ NOWHERE = {
 """Terms that no string of `studies` has, and what to write."""
 
 IN_ANSWERS = {
-    "dedicated model": "retrained model",
     "all dedicated": "all retrained",
     "dedicated front": "the front of the retrained models",
     "judged": "evaluated",

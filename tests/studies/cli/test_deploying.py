@@ -121,7 +121,7 @@ FAULTS: dict[str, tuple[tuple[Any, ...], str]] = {
     "no such model": (("export", "mart", "--to", "pt2"), "has no model 'mart'; it has oat"),
     "target": (("export", "--to", "tflite"), "`to` must be one of safetensors, pt2, onnx, mlflow"),
     "λ": (("export", "--to", "pt2", "--at-lam", 0.25), "knows λ = 0, 0.1, 0.2, 0.3, 0.4, 1 only"),
-    "λ of a dedicated model": (
+    "λ of a retrained model": (
         ("export", "pgd_at", "--lam", 1, "--at-lam", 1, "--to", "pt2"),
         "has no λ to set",
     ),

@@ -65,7 +65,7 @@ def test_one_value_started_in_two_ways_is_two_models() -> None:
         ),
         (
             [PLAIN, {"name": "oat"}, _started("oat")],
-            ("must be a dedicated model", "got 'oat', which serves every λ"),
+            ("must be a retrained model", "got 'oat', which serves every λ"),
         ),
         (
             [PLAIN, _started("pgd_at λ=1", width_mults=[0.5])],
@@ -131,12 +131,12 @@ def test_a_pair_may_hold_a_started_model_and_narrow_ones() -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"of": ENDS[:1]}, ("`of` must name two different dedicated models", "got pgd_at λ=0.")),
+        ({"of": ENDS[:1]}, ("`of` must name two different retrained models", "got pgd_at λ=0.")),
         (
             {"of": [ENDS[0], "pgd_at λ=0.9"]},
-            ("`of` of", "Unknown dedicated model 'pgd_at λ=0.9'", "Known: pgd_at λ=0, pgd_at λ=1."),
+            ("`of` of", "Unknown retrained model 'pgd_at λ=0.9'", "Known: pgd_at λ=0, pgd_at λ=1."),
         ),
-        ({"of": [ENDS[0], "oat"]}, ("must be a dedicated model", "'oat', which serves every λ")),
+        ({"of": [ENDS[0], "oat"]}, ("must be a retrained model", "'oat', which serves every λ")),
         ({"width_mult": 0.5}, ("must have its width, 0.5", "'pgd_at λ=0' of the width 1")),
         ({"alphas": [0, 1.5]}, ("`alphas` must be in [0, 1]", "got 1.5")),
         ({"train": {"lr": 0.1}}, ("`train` must be left out of", "trains nothing")),

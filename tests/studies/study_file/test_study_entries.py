@@ -132,7 +132,7 @@ def test_a_faulty_value_of_a_list_is_one_fault() -> None:
 )
 def test_transfer_needs_another_dedicated_model(methods: str, count: int) -> None:
     said = fault_of(good_study(), f"methods={methods}", _attacks("{name: transfer}"))
-    says(said, ("'transfer'", "at least two dedicated models", f"got {count}"))
+    says(said, ("'transfer'", "at least two retrained models", f"got {count}"))
     # seeds are not other models: each is attacked from those of its own
     said = fault_of(
         good_study(), f"methods={methods}", _attacks("{name: transfer}"), "seeds=[0, 1]"
