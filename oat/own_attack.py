@@ -89,6 +89,8 @@ class OwnAttack(EvaluationAttack):
         Raises:
             OwnCodeError: It fails, or returns something else.
         """
+        import torch
+
         name, eps = self.name, self.radius()
         attack = imported(name, KIND)
         try:
@@ -100,6 +102,8 @@ class OwnAttack(EvaluationAttack):
                 generator=generator,
                 **self.options(),
             )
+        except torch.AcceleratorError:  # the device is lost: another process must try again
+            raise
         except Exception as error:  # whatever theirs does
             raise failure(name, KIND, error) from error
         if said := _fault(made, images, eps):

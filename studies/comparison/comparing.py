@@ -227,8 +227,7 @@ def _sound(
     points, outside = without_outside(points)
     notes += check_one_data(points, force)
     points, lacking = one_checkpoint(points, checkpoint)
-    if len(outside):
-        outside, _ = one_checkpoint(outside, points["checkpoint_rule"].iloc[0])
+    outside = outside[outside["checkpoint_rule"].isin(points["checkpoint_rule"])]
     points = with_recipes(points)
     names, shared = short_names(points)
     points = points.assign(variant=points["variant"].map(names))

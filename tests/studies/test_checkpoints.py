@@ -223,6 +223,9 @@ def test_a_better_network_from_outside_changes_no_number_of_the_comparison(
     told = [note for note in beside.notes if note not in alone.notes]
     assert len(told) == 1
     assert told[0].startswith("Networks from outside, not trained like OAT and in no verdict")
+    lacking = compare(_as_outside(points, checkpoint_rule="chosen"))  # not evaluated yet
+    assert lacking.outside.empty
+    assert lacking.answer() == alone.answer()
     other = compare(_as_outside(points, attack_settings="another"))
     assert other.outside.empty
     assert any("not evaluated like the models of the study: theirs" in note for note in other.notes)

@@ -81,6 +81,8 @@ def attack(logits_fn, images, labels, *, eps, generator, fault: str = ""):
     made = (images + eps * (2 * noise - 1)).clamp(0, 1)
     if fault == "raises":
         raise KeyError("mine")
+    if fault == "lost":
+        raise torch.AcceleratorError("the device is lost")
     if fault == "random":
         return (images + eps * torch.rand(images.shape)).clamp(0, 1)
     return {
@@ -298,6 +300,11 @@ def test_the_check_finds_what_is_wrong_with_an_attack(fault: str) -> None:
     check_attack("theirs.attack:attack", eps=0.1)
     with pytest.raises(OwnCodeError, match=ATTACK_FAULTS[fault]):
         check_attack("theirs.attack:attack", eps=0.1, fault=fault)
+
+
+def test_a_device_that_is_lost_in_an_attack_is_no_fault_of_the_attack() -> None:
+    with pytest.raises(torch.AcceleratorError, match="the device is lost"):
+        check_attack("theirs.attack:attack", eps=0.1, fault="lost")
 
 
 DATA_FAULTS = {
