@@ -17,6 +17,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from baselines import Untrained
 from studies.errors import StudyError, TuningError
 from studies.known_methods import RESULTS_VERSION, VALUES_AND_WIDTH, variant
 from studies.planning.costs import training_units
@@ -214,14 +215,18 @@ def tuned_methods(study: Study) -> list[Tunable]:
     Raises:
         TuningError: The study does not say how it is tuned, lacks a method for which something is
             searched, has two entries of one variant, which would have twice the budget, or one
-            that is made from another model.
+            that is made from another model or trained elsewhere.
     """
     if study.tune is None:
         raise TuningError(
             "`tune` is missing: the study file must say what is searched, and under which "
             "`tune.budget`."
         )
-    made = [entry.label for entry in study.entries() if entry.sources()]
+    made = [
+        entry.label
+        for entry in study.entries()
+        if entry.sources() or isinstance(entry.method, Untrained)
+    ]
     if made:
         raise TuningError(
             f"`methods` must hold models that are trained from scratch to be tuned, got {made[0]}; "

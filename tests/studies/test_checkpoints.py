@@ -15,7 +15,7 @@ from oat.data import DataConfig, load
 from oat.models import ModelConfig, build
 from studies.comparison.answer import Comparison
 from studies.comparison.comparing import compare
-from studies.errors import ComparisonError, StudyError
+from studies.errors import ComparisonError, StudyError, TuningError
 from studies.known_methods import method_of
 from studies.planning.expand import make_plan
 from studies.report.figures import paper_figure
@@ -26,6 +26,7 @@ from studies.storage.local import LocalFolder
 from studies.study_file.loading import load_study
 from studies.study_file.study import Study
 from studies.trial.run import run_trial
+from studies.tuning.candidates import tuned_methods
 
 MODEL = {"name": "resnet8", "width": 4}
 
@@ -198,6 +199,17 @@ def test_a_dedicated_model_cannot_start_from_it_nor_transfer_images_from_it(
     trials = make_plan(study, LocalFolder(tmp_path / "out")).trials
     outside = next(t.run_key for t in trials if t.label == "checkpoint theirs")
     assert all(outside not in p["sources"] for t in trials for p in t.job["points"])
+
+
+def test_tuning_refuses_a_network_that_is_trained_elsewhere(
+    weights: Path, tunable: dict[str, Any]
+) -> None:
+    entry = {"name": "checkpoint", "path": "theirs.pt", "model": MODEL}
+    space = {"oat": {"dual_bn": {"choices": [True, False]}}}
+    tune = {**tunable["tune"], "space": space}
+    study = load_study({**tunable, "methods": [*tunable["methods"], entry], "tune": tune})
+    with pytest.raises(TuningError, match="trained from scratch to be tuned, got checkpoint thei"):
+        tuned_methods(study)
 
 
 def _as_outside(points: pd.DataFrame, **values: Any) -> pd.DataFrame:
