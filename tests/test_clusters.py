@@ -327,7 +327,7 @@ exit 0""",
 }
 
 
-@pytest.mark.slow
+@pytest.mark.alone  # symmetric-run refuses to start beside any other Ray of this machine
 @pytest.mark.parametrize("code", [0, 1])
 def test_the_slurm_script_starts_ray_runs_the_study_and_stops_ray(
     code: int, tmp_path: Path
