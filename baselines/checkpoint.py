@@ -79,8 +79,7 @@ class Checkpoint(Untrained):
         """
         if self.path is None:
             return ""
-        state = self.file().stat()
-        return _digest(self.file(), state.st_mtime_ns, state.st_size)
+        return _digest(self.file())
 
     def conditioning(self) -> Conditioning:
         """Return a plain network."""
@@ -91,7 +90,20 @@ class Checkpoint(Untrained):
         return [OperatingPoint(None)]
 
 
+def weights_digest(path: str) -> str:
+    """Return 12 hex digits of SHA-256 over a file of weights; or why it cannot be read."""
+    try:
+        return _digest(local_path(path))
+    except OSError as error:
+        return error.strerror or type(error).__name__
+
+
+def _digest(file: Path) -> str:
+    state = file.stat()
+    return _digest_as_of(file, state.st_mtime_ns, state.st_size)
+
+
 @cache
-def _digest(file: Path, modified: int, size: int) -> str:
+def _digest_as_of(file: Path, modified: int, size: int) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()[:12]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from oat.lambdas import SAME_LAM
 from oat.models import Conditioning, Interpolation, Mixed, Network, Pair, build_unfilled
-from oat.models.network import Unit
+from oat.models.network import PooledNetwork, Unit
 from oat.models.norm import Affine2d, Condition, ConvNorm
 from oat.models.own import OwnNetwork
 from oat.operating import check_alpha
@@ -100,6 +100,8 @@ def fold(model: Network | Pair, lam: float | None, width_mult: float = 1.0) -> N
     ).to(next(model.parameters()).device)
     for source, target in zip(model.units(), plain.units(), strict=True):
         _copy_folded(source, target, cond)
+    assert isinstance(model, PooledNetwork), "networks of the user's fold themselves"
+    assert isinstance(plain, PooledNetwork), "it is of the same family"
     for kept, place in zip(model.head.at(width_mult), plain.head.at(1.0), strict=True):
         place.copy_(kept)
     # channels last: 1.1 to 1.4 times as fast as the default (docs/results/attack-epyc-202611.json)

@@ -17,7 +17,7 @@ Unit = ConvNorm | Norm2d | Affine2d
 class Network(nn.Module, ABC):
     """A classifier of images in [0, 1] that may be conditioned on λ and width.
 
-    Inputs are not normalised, as in the published code. Subclasses define `features`.
+    Inputs are not normalised, as in the published code. Subclasses define `logits`.
 
     Attributes:
         config: Which network it is.
@@ -25,11 +25,8 @@ class Network(nn.Module, ABC):
         encoding: The encoder of λ; None in a network without λ.
         num_classes: Length of the logits.
         in_channels: Channels of the images.
-        head: The classifier on the pooled features; a subclass makes it.
         compute: How passes of `forward` and views by `oat.deploy.specialize` compute.
     """
-
-    head: SlimmableLinear | HeadPerWidth
 
     def __init__(
         self,
@@ -86,12 +83,6 @@ class Network(nn.Module, ABC):
         """Make a norm that follows no convolution, modulated by λ unless ``film`` is False."""
         return Affine2d(channels) if self.conditioning.folded else self._norm(channels, film=film)
 
-    def classifier(self, in_features: int) -> SlimmableLinear | HeadPerWidth:
-        """Make the classifier on pooled features: sliced, or one for each width."""
-        if self.conditioning.head_per_width:
-            return HeadPerWidth(in_features, self.num_classes, self.conditioning.widths)
-        return SlimmableLinear(in_features, self.num_classes)
-
     def _norm(self, channels: int, *, film: bool) -> Norm2d:
         return Norm2d(
             channels,
@@ -103,14 +94,8 @@ class Network(nn.Module, ABC):
         )
 
     @abstractmethod
-    def features(self, images: Tensor, cond: Condition) -> Tensor:
-        """Compute the last features, shape (N, C, H, W), under a condition."""
-
     def logits(self, images: Tensor, cond: Condition) -> Tensor:
         """Compute logits of shape (N, ``num_classes``) under a condition, in float32 or wider."""
-        x = self.features(images.to(cond.compute.dtype), cond)
-        pooled = x.mean(dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
-        return self.head(pooled, cond.width_mult)  # type: ignore[no-any-return]
 
     def forward(
         self,
@@ -165,3 +150,31 @@ class Network(nn.Module, ABC):
     def frozen_ops(self, cond: Condition) -> dict[nn.Module, FrozenOp]:
         """Freeze every unit at a condition."""
         return {unit: unit.freeze(cond) for unit in self.units()}
+
+
+class PooledNetwork(Network):
+    """A network of convolutions, whose last features are averaged over the image and classified.
+
+    Subclasses define `features`.
+
+    Attributes:
+        head: The classifier on the pooled features; a subclass makes it.
+    """
+
+    head: SlimmableLinear | HeadPerWidth
+
+    def classifier(self, in_features: int) -> SlimmableLinear | HeadPerWidth:
+        """Make the classifier on pooled features: sliced, or one for each width."""
+        if self.conditioning.head_per_width:
+            return HeadPerWidth(in_features, self.num_classes, self.conditioning.widths)
+        return SlimmableLinear(in_features, self.num_classes)
+
+    @abstractmethod
+    def features(self, images: Tensor, cond: Condition) -> Tensor:
+        """Compute the last features, shape (N, C, H, W), under a condition."""
+
+    def logits(self, images: Tensor, cond: Condition) -> Tensor:
+        """Compute logits of shape (N, ``num_classes``) under a condition, in float32 or wider."""
+        x = self.features(images.to(cond.compute.dtype), cond)
+        pooled = x.mean(dim=(2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
+        return self.head(pooled, cond.width_mult)  # type: ignore[no-any-return]

@@ -91,14 +91,6 @@ class OwnNetwork(Network):
                     placed = made.setdefault(id(child), PlacedNorm(unit, self.place))
                     setattr(parent, name, placed)
 
-    def features(self, images: Tensor, cond: Condition) -> Tensor:
-        """Networks of the user's give logits alone.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError("A network of the user's gives logits alone.")
-
     def logits(self, images: Tensor, cond: Condition) -> Tensor:
         """Compute logits of shape (N, ``num_classes``) under a condition, in float32 or wider.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from oat.models.config import BOTTLENECKS, STAGES, Conditioning, ModelConfig
-from oat.models.network import Network
+from oat.models.network import PooledNetwork
 from oat.models.norm import Condition
 
 
@@ -24,7 +24,7 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, net: Network, in_channels: int, channels: int, stride: int, *, bottleneck: bool
+        self, net: PooledNetwork, in_channels: int, channels: int, stride: int, *, bottleneck: bool
     ) -> None:
         super().__init__()
         self.out_channels = 4 * channels if bottleneck else channels
@@ -55,7 +55,7 @@ class Block(nn.Module):
         return self.layers[-1](out, cond, add, relu=True)  # type: ignore[no-any-return]
 
 
-class ResNet(Network):
+class ResNet(PooledNetwork):
     """ResNet of a depth in `oat.models.network.STAGES`.
 
     Each stage has twice the channels of the one before.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from oat.models.config import Conditioning, ModelConfig
-from oat.models.network import Network
+from oat.models.network import PooledNetwork
 from oat.models.norm import Condition
 
 
@@ -24,7 +24,7 @@ class WideBlock(nn.Module):
     """
 
     def __init__(
-        self, net: Network, in_channels: int, channels: int, stride: int, dropout: float
+        self, net: PooledNetwork, in_channels: int, channels: int, stride: int, dropout: float
     ) -> None:
         super().__init__()
         self.dropout = dropout
@@ -45,7 +45,7 @@ class WideBlock(nn.Module):
         return self.second(out, cond, add)  # type: ignore[no-any-return]
 
 
-class WideResNet(Network):
+class WideResNet(PooledNetwork):
     """``wrn-D-K``: depth D = 6n + 4, stages of K, 2K and 4K times the stem's channels.
 
     Args:

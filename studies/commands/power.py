@@ -1,14 +1,21 @@
 """What a study can decide, before anything is trained: `studies.power`."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from math import isnan, nan
+from pathlib import Path
 
 from studies.comparison.assumed import MARGIN, Rates
-from studies.comparison.power import Power, power_of
+from studies.comparison.power import ASSUMED, Power, power_of
 from studies.errors import StudyError
 from studies.known_methods import CONDITIONAL, is_dedicated
 from studies.planning.costs import test_images
+from studies.storage.addresses import DEFAULT_STORAGE
 from studies.study_file.loading import Source, load_study
 from studies.study_file.study import Study
+
+DISCORDANCE = ("sa_discordance", "ra_discordance")
+SPREAD = ("sa_spread", "ra_spread")
 
 
 def power(
@@ -16,17 +23,25 @@ def power(
     *,
     overrides: Sequence[str] = (),
     margin: float = MARGIN,
-    sa_discordance: float = Rates.sa_discordance,
-    ra_discordance: float = Rates.ra_discordance,
-    sa_spread: float = Rates.sa_spread,
-    ra_spread: float = Rates.ra_spread,
+    like: Source | None = None,
+    storage: str | Path = DEFAULT_STORAGE,
+    sa_discordance: float | None = None,
+    ra_discordance: float | None = None,
+    sa_spread: float | None = None,
+    ra_spread: float | None = None,
 ) -> Power:
-    """Estimate what a study can decide with its test images and seeds; reads no results.
+    """Estimate what a study can decide with its test images and seeds.
+
+    How far models differ is measured in the results of ``like``. What is neither measured there nor
+    given is assumed; see `studies.comparison.assumed.Rates`.
 
     Args:
         study: A preset's name, a YAML file, a mapping, or a study.
         overrides: ``path.to.key=value`` each, such as ``seeds=[0,1,2]``.
         margin: How much worse, as a fraction, still counts as free.
+        like: A study with results, such as a smaller one that was run first; or ``study`` itself.
+            None reads no results.
+        storage: Folder or URI of all studies' results, where those of ``like`` are.
         sa_discordance: Share of the test images that exactly one of two models has right.
         ra_discordance: The same under attack.
         sa_spread: Standard deviation of SA between trainings of one setting, as a fraction.
@@ -34,6 +49,7 @@ def power(
 
     Raises:
         StudyError: The study is faulty or has nothing to compare, or a number is out of range.
+        ComparisonError: ``like`` has no results of OAT beside retrained models.
     """
     resolved = load_study(study, overrides)
     rows = comparisons(resolved)
@@ -41,11 +57,62 @@ def power(
         raise StudyError(
             "The study has nothing to compare: it needs OAT and at least one retrained model."
         )
+    given = {
+        "sa_discordance": sa_discordance,
+        "ra_discordance": ra_discordance,
+        "sa_spread": sa_spread,
+        "ra_spread": ra_spread,
+    }
+    named = {key: value for key, value in given.items() if value is not None}
+    known, name = (Rates(nan, nan, nan, nan), None) if like is None else _measured(like, storage)
     try:
-        rates = Rates(sa_discordance, ra_discordance, sa_spread, ra_spread)
-        return power_of(test_images(resolved), len(resolved.seeds), rows, rates, margin)
+        return power_of(
+            test_images(resolved),
+            len(resolved.seeds),
+            rows,
+            replace(known.known(Rates()), **named),
+            margin,
+            (_source(DISCORDANCE, named, known, name), _source(SPREAD, named, known, name)),
+        )
     except ValueError as error:
         raise StudyError(str(error)) from error
+
+
+def _measured(like: Source, storage: str | Path) -> tuple[Rates, str]:
+    """Return how far models differ in the results of a study, and the study's name.
+
+    Raises:
+        ComparisonError: It has no results of OAT beside retrained models.
+    """
+    from studies.commands.compare import compare
+    from studies.errors import ComparisonError
+
+    resolved = load_study(like)
+    try:
+        answer = compare(resolved, storage=storage)
+    except ComparisonError as error:
+        raise ComparisonError(f"`like` '{resolved.name}': {error}") from error
+    if answer.rates is None or answer.own_rows.empty:
+        raise ComparisonError(
+            f"`like` '{resolved.name}' has no results of OAT beside retrained models yet, from "
+            "which to tell how far models differ; run it first, or leave `like` out."
+        )
+    return answer.rates, resolved.name
+
+
+def _source(keys: tuple[str, str], given: Collection[str], known: Rates, name: str | None) -> str:
+    """Say where the rates of two keys are known from; ``name`` is the study that was measured."""
+    if all(key in given for key in keys):
+        return "Given"
+    if name is None:
+        source = ASSUMED
+    elif isnan(getattr(known, keys[0])):
+        lacking = "results by image" if keys == DISCORDANCE else "second seed"
+        source = f"{ASSUMED}, as '{name}' has no {lacking}"
+    else:
+        source = f"Measured in '{name}'"
+    some = any(key in given for key in keys)
+    return f"Given in part, else {source[0].lower()}{source[1:]}" if some else source
 
 
 def comparisons(study: Study) -> int:

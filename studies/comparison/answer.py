@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from studies.comparison.assumed import Rates
 from studies.comparison.curves import area_remark
 from studies.comparison.fronts import front_remark, price_clause
+from studies.comparison.gained import Gains
 from studies.comparison.rivals import LOSES, rival_remarks
 from studies.comparison.verdict_words import VERDICT_SAID, counted
 from studies.known_methods import RIVALS
@@ -68,6 +70,7 @@ class Comparison:
         outside: Networks that were trained elsewhere, which are in no verdict; see
             `studies.comparison.outside.outside_table`.
         radii: What the comparison is at each radius, where the models were attacked at several.
+        rates: How far the models differ, for planning another study; see `studies.power`.
     """
 
     attack: str
@@ -92,8 +95,9 @@ class Comparison:
     missing: list[str] = field(default_factory=list)
     mixed: list[str] = field(default_factory=list)
     masking: pd.DataFrame = field(default_factory=pd.DataFrame)
-    gains: "Gains | None" = None
+    gains: Gains | None = None
     radii: "Radii | None" = None
+    rates: Rates | None = None
     outside: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
@@ -223,6 +227,7 @@ class Comparison:
             "by_radius": records(self.by_radius),
             "radii": [] if self.radii is None else records(self.radii.curves),
             "areas": [] if self.radii is None else records(self.radii.areas),
+            "rates": None if self.rates is None else records(pd.DataFrame([vars(self.rates)]))[0],
             "remarks": self.remarks(),
             "notes": self.notes,
         }
@@ -287,20 +292,3 @@ class Radii:
     table: pd.DataFrame
     curves: pd.DataFrame
     areas: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class Gains:
-    """What the tuning of a study gained.
-
-    Attributes:
-        table: A row for each method: trials, device seconds and budget; hypervolume on held-out
-            images of the study's own settings and of the winners (``start``, ``tuned``; NaN where
-            not all of the former were tried); and the same on test images (``test_start``,
-            ``test_tuned``, and their difference ``test_gain`` with interval; NaN where
-            not all models of both are finished).
-        notes: What a reader must know.
-    """
-
-    table: pd.DataFrame
-    notes: list[str]

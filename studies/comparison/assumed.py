@@ -3,6 +3,7 @@
 Every command reads this when it starts, so that it imports little.
 """
 
+import math
 from dataclasses import dataclass
 
 MARGIN = 0.01
@@ -14,7 +15,8 @@ class Rates:
     """How far two models differ: what decides the width of an interval beside its sizes.
 
     The defaults are assumed. They are round numbers near those of small networks on digits and
-    Fashion-MNIST; a study of one's own tells better ones.
+    Fashion-MNIST; a study of one's own tells better ones, and `studies.power` takes them from it
+    where it is named. NaN stands for what nothing tells.
 
     Attributes:
         sa_discordance: Share of the test images that exactly one of two models has right.
@@ -31,7 +33,16 @@ class Rates:
     sa_spread: float = 0.005
     ra_spread: float = 0.009
 
+    def known(self, otherwise: "Rates") -> "Rates":
+        """Return these, and the others where these are not known."""
+        return Rates(
+            **{
+                name: getattr(otherwise, name) if math.isnan(value) else value
+                for name, value in vars(self).items()
+            }
+        )
+
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not 0 <= value <= 1:
+            if value < 0 or value > 1:
                 raise ValueError(f"`{name}` must be from 0 to 1, got {value:g}.")

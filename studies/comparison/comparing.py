@@ -4,8 +4,8 @@ A pure function of a frame of points and, where it is stored, of which images ea
 right; see `studies.statistics.intervals` for the intervals.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,17 +17,13 @@ from studies.comparison.by_radius import others_by_radius, with_radii
 from studies.comparison.choosing import choose_points, held_out_values
 from studies.comparison.curves import Judged
 from studies.comparison.fronts import measure_fronts
+from studies.comparison.grid import Grid, comparable, sound_points
 from studies.comparison.guards import (
-    check_comparable,
-    check_one_data,
     differing,
-    finite_points,
-    one_checkpoint,
     precision_notes,
 )
-from studies.comparison.model_names import short_names, with_recipes
 from studies.comparison.notes import distance_notes, missing_notes, start_notes, unequal_note
-from studies.comparison.outside import outside_remarks, outside_table, without_outside
+from studies.comparison.outside import outside_remarks, outside_table
 from studies.comparison.pairs import (
     Pairs,
     against_plainest,
@@ -39,8 +35,7 @@ from studies.comparison.resampling import Resampled
 from studies.comparison.rivals import against_rivals
 from studies.comparison.verdict import verdict_on_all
 from studies.errors import ComparisonError
-from studies.results.masking import masking_table
-from studies.results.reading import MODELS, Stored, stored_beside
+from studies.results.reading import Stored, stored_beside
 from studies.results.worst import label_of, own_radius, worst_case
 
 
@@ -77,7 +72,7 @@ def compare(
     Raises:
         ComparisonError: There are no points, or they come from different settings.
     """
-    grid = _sound(points, _stored(points, held_out), checkpoint, margin, force)
+    grid = sound_points(points, _stored(points, held_out), checkpoint, margin, force)
     return _compare(grid, attack, unfinished)
 
 
@@ -87,34 +82,7 @@ def _stored(points: pd.DataFrame, held_out: pd.DataFrame | None) -> Stored:
     return stored if held_out is None else Stored(stored.correct, held_out)
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """Points that can be compared, under every attack, and how they are compared.
-
-    Attributes:
-        points: A frame of points of one checkpoint rule.
-        outside: Those of networks from outside.
-        stored: What is stored of them, or of more.
-        missing: Models of the study that they lack.
-        notes: What a reader must know of them.
-        names: What the names of their variants leave out.
-        masking: See `studies.results.masking.masking_table`.
-        margin: How much worse still counts as free.
-        force: Compare points of different settings all the same.
-    """
-
-    points: pd.DataFrame
-    outside: pd.DataFrame
-    stored: Stored
-    missing: list[str]
-    notes: list[str]
-    names: list[str]
-    masking: pd.DataFrame
-    margin: float
-    force: bool
-
-
-def _compare(grid: _Grid, attack: str | None, unfinished: Iterable[str] = ()) -> Comparison:
+def _compare(grid: Grid, attack: str | None, unfinished: Iterable[str] = ()) -> Comparison:
     """Compare under an attack, or the worst over those at the radius of training; see `compare`.
 
     Where the models were attacked at other radii as well, these are compared at too.
@@ -133,7 +101,7 @@ def _compare(grid: _Grid, attack: str | None, unfinished: Iterable[str] = ()) ->
 
 
 def _under(
-    grid: _Grid, attacks: list[str], unfinished: Iterable[str] = ()
+    grid: Grid, attacks: list[str], unfinished: Iterable[str] = ()
 ) -> tuple[Comparison, Judged]:
     """Compare under the worst over some attacks of one radius, as far as their points go together.
 
@@ -146,7 +114,7 @@ def _under(
         raise ComparisonError(
             f"No point was evaluated under '{unknown[0]}'; known: {', '.join(known)}."
         )
-    chosen, mixed = _comparable(grid.points, attacks, grid.force)
+    chosen, mixed = comparable(grid.points, attacks, grid.force)
     points, correct, bounds = worst_case(grid.points, grid.stored.correct, chosen)
     if points.empty:
         raise ComparisonError(
@@ -201,63 +169,14 @@ def _under(
         mixed=differing(grid.points[grid.points["attack"].isin(chosen)]),
         masking=masking,
         outside=outside,
+        rates=draws.rates(own or knob),
     )
     return found, Judged(points, correct)
-
-
-def _missing(points: pd.DataFrame) -> list[str]:
-    """Name the models of the study that a frame of its points lacks, as far as the frame knows."""
-    models: Mapping[str, str] = points.attrs.get(MODELS, {})
-    there = set(points["run_key"])
-    return [name for run_key, name in models.items() if run_key not in there]
-
-
-def _sound(
-    points: pd.DataFrame, stored: Stored, checkpoint: str | None, margin: float, force: bool
-) -> _Grid:
-    """Return the points that can be compared, under every attack.
-
-    Raises:
-        ComparisonError: There are none, or none that go together.
-    """
-    missing = _missing(points)
-    points = points.copy(deep=False)
-    points.attrs = {}  # pandas would copy it at every step
-    points, notes = finite_points(points)
-    points, outside = without_outside(points)
-    notes += check_one_data(points, force)
-    points, lacking = one_checkpoint(points, checkpoint)
-    outside = outside[outside["checkpoint_rule"].isin(points["checkpoint_rule"])]
-    points = with_recipes(points)
-    names, shared = short_names(points)
-    points = points.assign(variant=points["variant"].map(names))
-    masking = masking_table(points)
-    return _Grid(points, outside, stored, missing, notes + lacking, shared, masking, margin, force)
 
 
 def _of(pairs: Pairs, which: NDArray[np.bool_]) -> Pairs:
     """Return the pairs of which the once-for-all cell is one of some."""
     return [(i, j) for i, j in pairs if which[i]]
-
-
-def _comparable(
-    points: pd.DataFrame, attacks: list[str], force: bool
-) -> tuple[list[str], list[str]]:
-    """Return those of some attacks whose points go together, and notes.
-
-    Raises:
-        ComparisonError: Those of none do.
-    """
-    kept, notes, errors = [], [], []
-    for attack in attacks:
-        try:
-            notes += check_comparable(points[points["attack"] == attack], force)
-            kept.append(attack)
-        except ComparisonError as error:
-            errors.append(error)
-    if not kept:
-        raise errors[0]
-    return kept, notes
 
 
 def compare_all(
@@ -288,7 +207,7 @@ def compare_all(
     Raises:
         ComparisonError: The first cannot be made.
     """
-    grid = _sound(points, _stored(points, held_out), checkpoint, margin, force)
+    grid = sound_points(points, _stored(points, held_out), checkpoint, margin, force)
     first = _compare(grid, attack, unfinished)
     radii = {} if first.radii is None else first.radii.at
     at_radii = {other.attack: other for other in radii.values() if other.attack != first.attack}

@@ -10,6 +10,8 @@ from studies.statistics.intervals import LEVEL, t_below, t_quantile
 SURE = 0.8
 """Chance with which a loss of the size that is named is found."""
 
+ASSUMED = "Assumed"
+
 
 @dataclass(frozen=True)
 class Power:
@@ -20,7 +22,9 @@ class Power:
         seeds: Trainings of each setting.
         rows: Comparisons of OAT with a dedicated model.
         margin: How much worse still counts as free, as a fraction.
-        rates: How far models differ, as it was assumed or given.
+        rates: How far models differ.
+        source: Where these are known from, as a clause such as "assumed"; a word for models on the
+            same images, and one for trainings of one setting.
         half_sa: Half of the width of the interval of a difference in SA, as a fraction.
         half_ra: The same in RA.
         free: The chance that a model which is truly equal is called free.
@@ -33,6 +37,7 @@ class Power:
     rows: int
     margin: float
     rates: Rates
+    source: tuple[str, str]
     half_sa: float
     half_ra: float
     free: float
@@ -43,21 +48,37 @@ class Power:
         """Say it in two sentences."""
         seeds = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
         what = "networks" if self.seeds == 1 else "methods"
-        rates = self.rates
         return (
             f"{self.images:,} test images and {seeds} compare {what}: a difference is known to "
             f"about ±{100 * self.half_sa:.1f} points in SA and ±{100 * self.half_ra:.1f} in RA; a "
             f"retrained model that is equal in truth is matched (margin {in_points(self.margin)}) "
             f"with a chance of {self.free:.0%}, and a loss of {100 * self.loss_sa:.1f} points in "
-            f"SA or {100 * self.loss_ra:.1f} in RA is found with {SURE:.0%}. Assumed: two models "
-            f"differ on {100 * rates.sa_discordance:g}% of the images, under attack on "
-            f"{100 * rates.ra_discordance:g}%, and trainings by {100 * rates.sa_spread:g} points "
-            f"in SA and {100 * rates.ra_spread:g} in RA."
+            f"SA or {100 * self.loss_ra:.1f} in RA is found with {SURE:.0%}. {self._sources()}"
         )
+
+    def _sources(self) -> str:
+        """Say how far models differ, and where that is known from."""
+        rates, (images, trainings) = self.rates, self.source
+        apart = (
+            f"two models differ on {100 * rates.sa_discordance:.3g}% of the images, under attack "
+            f"on {100 * rates.ra_discordance:.3g}%"
+        )
+        spread = (
+            f"trainings by {in_points(float(f'{rates.sa_spread:.2g}'))} in SA and "
+            f"{100 * rates.ra_spread:.2g} in RA"
+        )
+        if images == trainings:
+            return f"{images}: {apart}, and {spread}."
+        return f"{images}: {apart}. {trainings}: {spread}."
 
 
 def power_of(
-    images: int, seeds: int, rows: int, rates: Rates | None = None, margin: float = MARGIN
+    images: int,
+    seeds: int,
+    rows: int,
+    rates: Rates | None = None,
+    margin: float = MARGIN,
+    source: tuple[str, str] = (ASSUMED, ASSUMED),
 ) -> Power:
     """Estimate what a comparison of so many images, seeds and rows can decide.
 
@@ -70,6 +91,7 @@ def power_of(
         rows: Dedicated models.
         rates: How far models differ; None is assumed.
         margin: How much worse still counts as free.
+        source: Where the rates are known from; see `Power`.
 
     Raises:
         ValueError: A size is below 1, or the margin is not from 0 to 1.
@@ -97,6 +119,7 @@ def power_of(
         rows=rows,
         margin=margin,
         rates=rates,
+        source=source,
         half_sa=halves[0],
         half_ra=halves[1],
         free=math.prod(chances),

@@ -6,14 +6,16 @@ training. Two or three seeds do not tell one network's spread between trainings,
 over all networks of a method; methods keep spreads of their own, as they may differ.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from studies.comparison.assumed import Rates
 from studies.known_methods import CONDITIONAL, ONCE
 from studies.naming import listed, name_point
 from studies.statistics.frontier import hypervolumes
@@ -244,6 +246,34 @@ class Resampled:
             return paired_difference(both[0], both[1], spreads)
         images = (one["images"], other["images"])
         return unpaired_difference(one[name], other[name], images, spreads)
+
+    def rates(self, pairs: Sequence[tuple[int, int]]) -> Rates:
+        """Tell how far models differ: the two of each pair by image, and trainings of a setting.
+
+        What is not known is NaN: the first without results by image, the second with one seed.
+        """
+        apart = [self._apart(pairs, kind) for kind in ("clean", "robust")]
+        clean, robust = (float(np.mean(found)) if found else nan for found in apart)
+        own = [luck for luck in self.luck.values() if not luck.borrowed]
+        if not own:
+            return Rates(clean, robust, nan, nan)
+        freedoms = [luck.freedom for luck in own]
+        variance = np.average([luck.variance for luck in own], axis=0, weights=freedoms)
+        sa, ra = np.sqrt(variance)
+        return Rates(clean, robust, float(sa), float(ra))
+
+    def _apart(self, pairs: Sequence[tuple[int, int]], kind: str) -> list[float]:
+        """Return for each pair the share of the images that one of the two alone has right.
+
+        Of several seeds it is the mean over all pairs of trainings: of the shares p and q of
+        trainings that have an image right, p(1 - q) + q(1 - p).
+        """
+        found = []
+        for i, j in pairs:
+            p, q = (self._right(self._rows[cell], kind) for cell in (i, j))
+            if p is not None and q is not None and len(p) == len(q):
+                found.append(float(np.mean(p + q - 2 * p * q)))
+        return found
 
     def _spread(self, cell: Mapping[Hashable, Any], k: int) -> Spread:
         """Return the variance of a cell's mean by the luck of its trainings."""

@@ -1,33 +1,26 @@
 """What must hold on every node of a cluster: versions, data, storage, clock."""
 
-import re
 import socket
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any
 
+from baselines.checkpoint import weights_digest
 from oat.data import DataConfig, DataError, count_images, load
 from oat.own_code import allow
-from studies.driver.checks import (
-    DATA,
-    Check,
-    check_attacks,
-    check_own_code,
-    checked,
-    data_warnings,
-    remarks_on,
-)
+from studies.driver.checks import Check, checked, remarks_on
+from studies.driver.node_checks import NodeAnswer, NodeSight, compare_nodes, judge_node
 from studies.driver.same_data import KnownData
-from studies.errors import StorageError, StudyError
+from studies.errors import StudyError
 from studies.own_code import codes
 from studies.planning.run_keys import absolute_root
 from studies.storage.folder import Folder
 from studies.storage.opening import check_writable, open_folder
 from studies.study_file.method_blocks import AUTO
 from studies.study_file.study import Study
-from studies.trial.provenance import differences, versions
+from studies.trial.provenance import versions
 
 if TYPE_CHECKING:
     from studies.cluster.capacity import NodeFacts
@@ -35,52 +28,6 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 120.0
 FETCH_SECONDS = 3600.0
 """What a node may take to answer, and to fetch the data besides."""
-CLOCK_SECONDS = 300.0
-"""Clocks further apart are worth a warning: object stores refuse requests after 15 minutes."""
-
-
-class NodeSight(TypedDict):
-    """What a node tells of itself, and of what it sees.
-
-    Attributes:
-        host: Its name.
-        versions: Of Python and of packages there.
-        clock: Its time, in seconds since 1970.
-        token: Whether its Ray asks for a token.
-        fingerprint: Digest of its data; not there if it cannot read them.
-        num_classes: Of these data; likewise.
-        image_shape: Of their images; likewise.
-        counts: How many images they are; likewise.
-        remarks: What the user should know of them; likewise.
-        data_error: Why it cannot, if so.
-        sees_storage: Whether it sees the storage of the driver; not there if it cannot look.
-        storage_error: What storage does not do, if so.
-        codes: Of all code of the user's the digest, or why it is not there.
-    """
-
-    host: str
-    versions: dict[str, str | None]
-    clock: float
-    token: bool
-    fingerprint: NotRequired[str]
-    num_classes: NotRequired[int]
-    image_shape: NotRequired[tuple[int, int, int]]
-    counts: NotRequired[str]
-    remarks: NotRequired[list[str]]
-    data_error: NotRequired[str]
-    sees_storage: NotRequired[bool]
-    storage_error: NotRequired[str]
-    codes: dict[str, str]
-
-
-class NodeAnswer(NodeSight):
-    """The same, with the node's name.
-
-    Attributes:
-        name: ``node``, and its address.
-    """
-
-    name: str
 
 
 def check_cluster(study: Study, sizes: Sequence[Mapping[str, float]]) -> Check:
@@ -128,7 +75,7 @@ def check_nodes(
     asked = {
         ask.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(data, folder.uri, marker, study.own_code()): node
+        ).remote(data, folder.uri, marker, study.own_code(), study.weights_outside()): node
         for node in nodes
         if node["Alive"] and _may_run(study, node["Resources"])
     }
@@ -141,8 +88,8 @@ def check_nodes(
     answers = {key: told for key, told in found.items() if not isinstance(told, Check)}
     checks = [told for told in found.values() if isinstance(told, Check)]
     for told in answers.values():
-        checks += _judge_node(study, folder, told, began, known)
-    return [*checks, *_compare_nodes(study, list(answers.values()))]
+        checks += judge_node(study, folder, told, began, known)
+    return [*checks, *compare_nodes(study, list(answers.values()))]
 
 
 def _may_run(study: Study, have: Mapping[str, float]) -> bool:
@@ -154,7 +101,11 @@ def _may_run(study: Study, have: Mapping[str, float]) -> bool:
 
 
 def _look_around(
-    data: DataConfig, folder_uri: str, marker: str, own: Mapping[str, str]
+    data: DataConfig,
+    folder_uri: str,
+    marker: str,
+    own: Mapping[str, str],
+    files: Sequence[str] = (),
 ) -> NodeSight:
     """Tell what a node is and sees; runs there."""
     from studies.cluster.ray_internals import token_is_enabled
@@ -166,6 +117,7 @@ def _look_around(
         "clock": time.time(),
         "token": token_is_enabled(),
         "codes": codes(own),
+        "files": {file: weights_digest(file) for file in files},
     }
     try:
         dataset = load(data)
@@ -207,79 +159,3 @@ def _answer(ref: Any, node: "NodeFacts") -> NodeAnswer | Check:
         return Check(name, f"{where} has left the cluster meanwhile.", warning=True)
     sentence = f"{where} {said}."
     return Check(name, sentence, StudyError(sentence))
-
-
-def _judge_node(
-    study: Study, folder: Folder, told: NodeAnswer, began: float, known: KnownData
-) -> list[Check]:
-    """Check what one node told, after it was asked at ``began`` by the clock of this process."""
-    name, where = told["name"], f"N{told['name'][1:]} ({told['host']})"
-
-    def same_versions() -> str:
-        if odd := differences(versions(), told["versions"]):
-            raise StudyError(f"{where} has {odd}; install the same environment on every node.")
-        return ", ".join(f"{key} {value}" for key, value in told["versions"].items())
-
-    def data() -> str:
-        if "data_error" in told:
-            raise StudyError(f"{where}: {told['data_error']}")
-        known.check(told["fingerprint"])
-        check_attacks(study, told["num_classes"])
-        return f"{study.data.name} with fingerprint {told['fingerprint']}"
-
-    def storage() -> str:
-        if "storage_error" in told:
-            raise StorageError(f"{where}: {told['storage_error']}")
-        if not told["sees_storage"]:
-            raise StorageError(
-                f"{where} has a folder of its own at `--storage` '{folder.uri}'; use a path that "
-                "all nodes share, or a URI such as s3://bucket/studies."
-            )
-        return "the same as here, and can be written"
-
-    def code() -> str:
-        own = study.own_code()
-        for name, here in codes(own).items():
-            there = told["codes"][name]
-            if there != here:
-                said = f"has other code of the {own[name]} '{name}' ({there} there, {here} here)"
-                said = said if re.fullmatch("[0-9a-f]{12}", there) else f"says: {there}"
-                raise StudyError(f"{where} {said.rstrip('.')}; give every node the same file.")
-        return ", ".join(f"{name} {digest}" for name, digest in told["codes"].items())
-
-    checks = [
-        checked(f"{name}: versions", same_versions),
-        *([checked(f"{name}: code", code)] if told["codes"] else []),
-        checked(f"{name}: data", data),
-        checked(f"{name}: storage", storage),
-    ]
-    # it looked at its clock at some time since it was asked; fetching data may have taken an hour
-    apart = told["clock"] - min(max(told["clock"], began), time.time())
-    if abs(apart) > CLOCK_SECONDS:
-        said = f"{where} has a clock that is {apart:+.0f} s off; nothing here needs it right, but "
-        said += "object stores refuse requests that are 15 minutes off: set it by NTP."
-        checks.append(Check(f"{name}: clock", said, warning=True))
-    return checks
-
-
-def _compare_nodes(study: Study, answers: Sequence[NodeAnswer]) -> list[Check]:
-    """Check that all nodes have the same data, and that the cluster asks for a token."""
-    checks = []
-    prints = {told["fingerprint"]: told["name"] for told in answers if "fingerprint" in told}
-    if len(prints) > 1:
-        where = " and ".join(f"{name} ({key})" for key, name in list(prints.items())[:2])
-        said = f"`data` differ between nodes: {where}; give every node the same files."
-        checks.append(Check(DATA, said, StudyError(said)))
-    elif prints:
-        able = next(told for told in answers if "fingerprint" in told)
-        remarks = [remark for told in answers for remark in told.get("remarks", ())]
-        checks.append(Check(DATA, f"{study.data.name}, {able['counts']}"))
-        checks += check_own_code(study, able["image_shape"], able["num_classes"])
-        checks += data_warnings(list(dict.fromkeys(remarks)))
-    if answers and not all(told["token"] for told in answers):
-        said = "The cluster runs code for whoever reaches its port; start it with "
-        said += "`RAY_AUTH_MODE=token` and a token (`ray get-auth-token --generate`)."
-        checks.append(Check("token", said, warning=True))
-    elif answers:
-        checks.append(Check("token", "asked for"))
-    return checks

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping
 
 from studies.comparison.answer import Comparison
+from studies.report.cells import Row
 from studies.report.radius_rows import BY_RADIUS, CURVES, curve_rows, radius_rows
 from studies.report.rows import (
     SAME_HEADINGS,
     SAME_KNOB,
-    Row,
     front_rows,
     gain_rows,
     heading_of,

@@ -5,8 +5,8 @@ from typing import Any
 
 from studies.comparison.answer import Comparison
 from studies.naming import duration, value_text
+from studies.report.cells import difference
 from studies.report.origin import Origin
-from studies.report.rows import difference
 from studies.report.styles import series
 
 

@@ -15,6 +15,7 @@ from studies.comparison.answer import Comparison
 from studies.naming import NamedRow, name_point, radius_text
 from studies.report import charts
 from studies.report.captions import caption
+from studies.report.cells import Cell, Row, percent
 from studies.report.operating_points import slider_points
 from studies.report.origin import Origin, demo_command
 from studies.report.provenance import gaps, provenance_rows, trial_rows
@@ -25,18 +26,16 @@ from studies.report.rows import (
     GAINED,
     SAME_HEADINGS,
     SAME_KNOB,
-    Cell,
-    Row,
     front_rows,
     gain_rows,
     heading_of,
     headings_of,
     outside_rows,
-    percent,
     rows,
     same_knob_rows,
     variant_rows,
 )
+from studies.report.training_charts import loss_and_accuracy
 from studies.results.masking import masking_verdict
 from studies.statistics.intervals import LEVEL
 
@@ -81,7 +80,7 @@ def render_page(comparison: Comparison, origin: Origin, others: Iterable[Compari
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     points = slider_points(comparison, origin)
-    loss, accuracy = charts.training(comparison, origin)
+    loss, accuracy = loss_and_accuracy(comparison, origin)
     fronts = front_rows(comparison)
     figures = {
         "front": charts.front(comparison, points),

@@ -7,8 +7,8 @@ from typing import Any
 
 from studies.comparison.answer import Comparison
 from studies.planning.plan import PlannedTrial
+from studies.report.cells import Cell, Row
 from studies.report.origin import Origin
-from studies.report.rows import Cell, Row
 from studies.trial.provenance import git_revision
 from studies.trial.stored import Provenance
 

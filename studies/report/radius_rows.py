@@ -7,7 +7,7 @@ from typing import Any
 from studies.comparison.answer import Comparison
 from studies.comparison.verdict import ONE_SEED, VERDICTS
 from studies.naming import radius_text
-from studies.report.rows import Cell, Row
+from studies.report.cells import Cell, Row
 
 BY_RADIUS = "By radius (* decides): number of each verdict, and hypervolume ratio"
 CURVES = "RA by radius, in percent, and the area under it"

@@ -10,6 +10,7 @@ from studies.comparison.answer import BEST, SAME, Comparison
 from studies.comparison.verdict import VERDICTS
 from studies.known_methods import RIVALS
 from studies.naming import duration, value_text
+from studies.report.cells import Cell, Row, difference, percent
 
 HEADINGS = {
     "dedicated": "retrained model",
@@ -65,37 +66,6 @@ OUT_OF_REACH = "out of reach"
 """What would decide a row whose difference lies so near the margin that no data set does."""
 
 GAINED = "What tuning gained: hypervolume of the study's settings → of the winners"
-
-Row = dict[str, "Cell"]
-
-
-class Cell(str):
-    """The text of a cell, with what a table is sorted by.
-
-    Attributes:
-        key: The number behind the text, NaN where there is none; or the text itself.
-    """
-
-    key: float | str
-
-    def __new__(cls, text: str, key: float | str | None = None) -> "Cell":
-        """Make a cell; without a key it is sorted by its text."""
-        cell = super().__new__(cls, text)
-        cell.key = text if key is None else key
-        return cell
-
-
-def percent(fraction: float) -> Cell:
-    """Write a fraction as percent with one decimal; empty where there is none."""
-    return Cell("" if math.isnan(fraction) else f"{100 * fraction:.1f}", fraction)
-
-
-def difference(row: Mapping[Any, Any], name: str) -> Cell:
-    """Write a difference of fractions in points with its interval; empty where there is none."""
-    if name not in row or math.isnan(row[name]):
-        return Cell("", math.nan)
-    value, low, high = (100 * row[key] for key in (name, f"{name}_low", f"{name}_high"))
-    return Cell(f"{value:+.1f} [{low:+.1f},{high:+.1f}]", row[name])
 
 
 def has_widths(comparison: Comparison) -> bool:

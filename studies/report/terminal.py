@@ -7,12 +7,12 @@ from rich import box
 from rich.table import Table
 
 from studies.comparison.answer import Comparison
+from studies.report.cells import Cell
 from studies.report.radius_rows import BY_RADIUS, PAGE_ALONE, radius_rows
 from studies.report.rows import (
     GAINED,
     SAME_HEADINGS,
     SAME_KNOB,
-    Cell,
     front_rows,
     gain_rows,
     headings_of,

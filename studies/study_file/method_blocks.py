@@ -141,9 +141,14 @@ class MethodBlock(BaseModel):
             if getattr(self, key) == ():
                 raise ValueError(f"`{key}` must name at least one value, got an empty list.")
         self.expand()  # the methods check their values themselves
-        if self.train is not None and issubclass(method_class(self.name), Untrained):
+        if self.train is not None and not self.trains:
             raise ValueError(f"`train` must be left out of {self.name}, which trains nothing.")
         return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method trains a network."""
+        return not issubclass(method_class(self.name), Untrained)
 
     def entry(self) -> FileBlock:
         """Return the entry as a study file may say it, without what is at its default."""

@@ -22,21 +22,19 @@ from baselines import Checkpoint
 from oat.adversaries import EvaluationAttack, Pgd, Transfer
 from oat.attacks import Attack
 from oat.data import DataConfig
-from oat.encodings import BY_VALUE
-from oat.lambdas import SAME_LAM
-from oat.method import Method, Oat
+from oat.method import Method
 from oat.models import ModelConfig
 from oat.own_code import allow, imported, is_own
 from oat.recipe import TrainConfig
-from oat.widths import scaled
 from studies.known_methods import METHODS, is_dedicated
 from studies.own_code import ATTACK, DATA, METHOD, NETWORK
 from studies.study_file.evaluate_block import Evaluate
 from studies.study_file.method_blocks import AnyMethodBlock, Entry, FileBlock, Resources
+from studies.study_file.method_checks import check_method, check_radii
 from studies.study_file.sources import check_sources
 from studies.study_file.tracking_block import Tracking
 from studies.study_file.tune_block import STRICT, Tune
-from studies.study_file.tune_checks import check_space
+from studies.study_file.tune_checks import check_same_lams, check_space
 
 FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
 
@@ -104,6 +102,19 @@ class Study(BaseModel):
             if count > 1:
                 raise ValueError(f"Duplicate trial: {what} is listed {count} times.")
         check_sources(self._entries)
+        self._check_evaluation()
+        union = " (the union of all λ sets, as `evaluate.lams` is not given)"
+        came = "" if self.evaluate.lams is not None else union
+        for method in self.all_methods():
+            check_method(method, self.model, self.train.batch_size, self.lams(), came)
+        if self.tune is not None:
+            check_space(self.tune.space, self.methods, self.train)
+            if self.evaluate.lams is None:
+                check_same_lams(self.tune.space, self.method_names())
+        return self
+
+    def _check_evaluation(self) -> None:
+        """Refuse weights and attacks that cannot be evaluated as the file says."""
         for entry in self.entries():
             if missing := sorted(set(self.evaluate.checkpoints) - set(entry.train.rules())):
                 raise ValueError(
@@ -117,95 +128,19 @@ class Study(BaseModel):
                     f"`evaluate.attacks` has {count} attacks named '{label}' once `eps` is that "
                     "of `attack` where none is given; keep one."
                 )
-        self._check_radii()
+        check_radii((self.attack.eps, *(attack.radius() for attack in self.attacks())))
         dedicated = sum(is_dedicated(method.name) for method in self.all_methods())
         if dedicated < 2 and any(isinstance(a, Transfer) for a in self.attacks()):
             raise ValueError(
                 "`evaluate.attacks` 'transfer' needs at least two retrained models (pgd_at, "
                 f"trades), so that each has another to be attacked from; got {dedicated}."
             )
-        for method in self.all_methods():
-            self._check_lams(method)
-            asked = method.conditioning()
-            for width in (asked.base_width, *asked.widths):
-                self._check_width(method, width)
-            if isinstance(method, Oat) and method.dual_bn:
-                self._check_rows(method)
-        if self.tune is not None:
-            check_space(self.tune.space, self.methods, self.train)
-            self._check_searched_lams(self.tune)
-        return self
 
     def _import_own(self) -> None:
         """Import the network and the data of the user's, so that faults are told at once."""
         for name, kind in self.own_code().items():
             allow([name])
             imported(name, kind)
-
-    def _check_width(self, method: Method, width: float) -> None:
-        """Refuse a width that leaves no whole number of channels."""
-        if not self.model.own:
-            scaled(self.model.first_width, width)
-        elif width != 1:
-            raise ValueError(
-                f"{method.name} has the width {width:g}, and `model` '{self.model.name}' has no "
-                "widths, as it is a network of your own; leave `oats` and `width_mults` out."
-            )
-
-    def _check_radii(self) -> None:
-        """Refuse radii that are alike but not equal: as two they would be compared with nothing."""
-        known: dict[str, float] = {}
-        for eps in (self.attack.eps, *(attack.radius() for attack in self.attacks())):
-            other = known.setdefault(f"{eps:.4g}", eps)
-            if other != eps:
-                raise ValueError(
-                    f"`evaluate.attacks` and `attack` have the radii {other!r} and {eps!r}, which "
-                    "are the same to four digits; write them alike (8 grey levels are 8/255)."
-                )
-
-    def _check_searched_lams(self, tune: Tune) -> None:
-        """Refuse to judge candidates at different λ: of more points, a front has more area."""
-        if self.evaluate.lams is not None:
-            return
-        for name in dict.fromkeys(block.name for block in self.methods):
-            if "lambda_choices" in tune.space.get(name, {}):
-                raise ValueError(
-                    f"`tune.space.{name}.lambda_choices` needs `evaluate.lams`, so that all "
-                    "candidates are judged at the same λ."
-                )
-
-    def _check_rows(self, method: Oat) -> None:
-        """Refuse batches of which one of two batch norms would see a single row."""
-        size = self.train.batch_size
-        zeros = method.sampler().num_zero_rows(size)
-        for rows, where in ((zeros, "= 0"), (size - zeros, "≠ 0")):
-            if rows == 1 and not method.batchwise:
-                raise ValueError(
-                    f"`train.batch_size` {size} leaves {method.name} 1 row with λ {where}, and a "
-                    "batch norm needs 2; raise it, or set `dual_bn: false`."
-                )
-
-    def _check_lams(self, method: Method) -> None:
-        conditioning = method.conditioning()
-        known = conditioning.lambda_choices
-        if not known:
-            return
-        union = " (the union of all λ sets, as `evaluate.lams` is not given)"
-        came = "" if self.evaluate.lams is not None else union
-        for lam in self.lams():
-            listed = any(abs(lam - other) < SAME_LAM for other in known)
-            if conditioning.encoding not in BY_VALUE and not listed:
-                raise ValueError(
-                    f"`evaluate.lams` must be among the `lambda_choices` of {method.name} with the "
-                    f"encoding '{conditioning.encoding}', got {lam:g}{came}."
-                )
-            trained = 0 in known if lam == 0 else any(other != 0 for other in known)
-            if conditioning.dual_bn and not trained:
-                where = "λ = 0" if lam == 0 else "λ above 0"
-                raise ValueError(
-                    f"`evaluate.lams` has {lam:g}{came}, but {method.name} never trains its batch "
-                    f"norm of {where} with the `lambda_choices` {list(known)}."
-                )
 
     def all_methods(self) -> list[Method]:
         """Return every method config of the study, lists expanded, in the order of the file."""
@@ -250,6 +185,11 @@ class Study(BaseModel):
             (self.data.name, DATA),
         ]
         return {name: kind for name, kind in named if is_own(name)}
+
+    def weights_outside(self) -> tuple[str, ...]:
+        """Return the files of networks from outside, by their absolute paths."""
+        methods = [m for m in self.all_methods() if isinstance(m, Checkpoint)]
+        return tuple(str(m.file()) for m in methods if m.path is not None)
 
     def method_names(self) -> list[str]:
         """Return the name of each entry's method, in the order of the file."""

@@ -35,9 +35,27 @@ def check_space(
         if group not in (TRAIN, *METHODS):
             raise ValueError("`tune.space`: " + unknown("method", group, (TRAIN, *METHODS)))
         for block in blocks:
-            if group in (TRAIN, block.name):
+            if group == block.name or (group == TRAIN and block.trains):
                 for key, dimension in dimensions.items():
                     _check_dimension(group, key, dimension, block, train)
+
+
+def check_same_lams(space: Mapping[str, Mapping[str, Dimension]], methods: Sequence[str]) -> None:
+    """Refuse to evaluate candidates at different λ: of more points, a front has more area.
+
+    Args:
+        space: See `check_space`; the study names no λ to evaluate at.
+        methods: The names of the study's methods.
+
+    Raises:
+        ValueError: The λ set of a method is searched.
+    """
+    for name in dict.fromkeys(methods):
+        if "lambda_choices" in space.get(name, {}):
+            raise ValueError(
+                f"`tune.space.{name}.lambda_choices` needs `evaluate.lams`, so that all "
+                "candidates are judged at the same λ."
+            )
 
 
 def check_searched(space: Mapping[str, Mapping[str, Dimension]], methods: Sequence[str]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from studies.comparison.answer import Comparison, Gains
+from studies.comparison.answer import Comparison
+from studies.comparison.gained import Gains
 from studies.comparison.resampling import CELL, Resampled
 from studies.errors import StudyError
 from studies.known_methods import variant_of

@@ -1,5 +1,7 @@
 """Networks from outside: adopted as they are, evaluated like the others, in no verdict."""
 
+import hashlib
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,14 @@ from safetensors.torch import save_file
 
 import studies
 from baselines import Checkpoint
+from baselines.checkpoint import weights_digest
 from oat.data import DataConfig, load
 from oat.models import ModelConfig, build
 from studies.comparison.answer import Comparison
 from studies.comparison.comparing import compare
+from studies.driver import nodes
+from studies.driver.node_checks import judge_node
+from studies.driver.same_data import KnownData
 from studies.errors import ComparisonError, StudyError, TuningError
 from studies.known_methods import method_of
 from studies.planning.expand import make_plan
@@ -199,6 +205,37 @@ def test_a_dedicated_model_cannot_start_from_it_nor_transfer_images_from_it(
     trials = make_plan(study, LocalFolder(tmp_path / "out")).trials
     outside = next(t.run_key for t in trials if t.label == "checkpoint theirs")
     assert all(outside not in p["sources"] for t in trials for p in t.job["points"])
+
+
+def test_a_node_without_the_file_or_with_another_is_named(
+    weights: Path, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    entry = {"name": "checkpoint", "path": weights.name, "model": MODEL}
+    study, folder = _study(tiny, entry), LocalFolder(tmp_path / "storage")
+    folder.write("marker", b"")
+    assert study.weights_outside() == (str(weights),)
+    told = nodes._look_around(
+        study.data, folder.uri, "marker", study.own_code(), study.weights_outside()
+    )
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:12]
+    assert told["files"] == {str(weights): digest}
+
+    def said_of(there: str) -> tuple[str, str]:
+        answer: Any = {"name": "node 10.0.0.7", **told, "files": {str(weights): there}}
+        checks = judge_node(study, folder, answer, time.time(), KnownData("", {}))
+        (check,) = (check for check in checks if check.name == "node 10.0.0.7: weights")
+        return check.state, check.said
+
+    assert said_of(digest) == ("ok", f"{weights} {digest}")
+    state, said = said_of("0123456789ab")
+    assert state == "failed"
+    assert f"has another file there (0123456789ab there, {digest} here)" in said
+    weights.rename(tmp_path / "elsewhere")
+    reason = weights_digest(str(weights))
+    weights.parent.joinpath("elsewhere").rename(weights)
+    state, said = said_of(reason)
+    assert state == "failed"
+    assert "cannot read it (No such file or directory); give every node the same file." in said
 
 
 def test_tuning_refuses_a_network_that_is_trained_elsewhere(

@@ -23,6 +23,7 @@ from oat.dedicated import Dedicated
 from oat.method import Oat, Oats
 from oat.own_code import is_own
 from studies.driver import nodes
+from studies.driver.node_checks import judge_node
 from studies.driver.same_data import KnownData
 from studies.errors import StudyError
 from studies.known_methods import METHODS, method_of
@@ -292,7 +293,7 @@ def test_a_node_without_the_code_or_with_other_code_is_named(home: Path) -> None
         answer: Any = {**told, "codes": {**told["codes"], **codes}}
         (check,) = (
             check
-            for check in nodes._judge_node(study, folder, answer, time.time(), KnownData("", {}))
+            for check in judge_node(study, folder, answer, time.time(), KnownData("", {}))
             if check.name == "node 10.0.0.7: code"
         )
         return check.state, check.said

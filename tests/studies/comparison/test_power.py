@@ -1,13 +1,20 @@
 """What a study can decide, held against simulated studies."""
 
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 import studies
 from studies.comparison.assumed import Rates
+from studies.comparison.comparing import compare
 from studies.comparison.power import power_of
-from studies.errors import StudyError
+from studies.errors import ComparisonError, StudyError
 from studies.statistics.intervals import paired_difference
+from tests.studies.comparison.models import Model, bare_points, stored_points
 
 
 def test_the_width_of_an_interval_is_that_of_models_that_differ_so_often() -> None:
@@ -57,6 +64,74 @@ def test_a_study_says_what_it_assumes() -> None:
     assert "margin 2 points" in str(found)
     assert "Assumed: two models differ on 5% of the images, under attack on 15%" in str(found)
     assert studies.power("quickstart", sa_discordance=0.1).half_sa > found.half_sa
+
+
+def _two_seeds(images: int) -> list[Model]:
+    """Make two networks of each of OAT and PGD-AT at two λ that differ by chance."""
+    rng = np.random.default_rng(0)
+    return [
+        Model(method, rng.random(images) < 0.9, rng.random(images) < share, lam=lam, seed=seed)
+        for method, share in (("oat", 0.5), ("pgd_at", 0.6))
+        for lam in (0.5, 1.0)
+        for seed in (0, 1)
+    ]
+
+
+def test_measured_rates_are_those_of_all_pairs_of_trainings_one_by_one(tmp_path: Path) -> None:
+    models = _two_seeds(300)
+    rates = compare(stored_points(tmp_path, *models)).rates
+    assert rates is not None
+    oat, dedicated = models[:4], models[4:]
+    pairs = [(a, b) for a in oat for b in dedicated if a.lam == b.lam]
+    assert len(pairs) == 8
+    for rate, kind in ((rates.sa_discordance, "clean"), (rates.ra_discordance, "robust")):
+        one_by_one = [np.mean(getattr(a, kind) != getattr(b, kind)) for a, b in pairs]
+        assert rate == pytest.approx(np.mean(one_by_one), abs=1e-12)
+    for rate, kind in ((rates.sa_spread, "clean"), (rates.ra_spread, "robust")):
+        # the two λ of OAT are one network, whose mean over λ has one degree of freedom
+        found = {
+            (method, lam): [getattr(m, kind).mean() for m in models if (m.method, m.lam) == key]
+            for key in {(m.method, m.lam) for m in models}
+            for method, lam in [key]
+        }
+        variances = {key: np.var(values, ddof=1) for key, values in found.items()}
+        of_oat = np.mean([v for (method, _), v in variances.items() if method == "oat"])
+        of_dedicated = [v for (method, _), v in variances.items() if method == "pgd_at"]
+        assert rate == pytest.approx(np.sqrt(np.mean([of_oat, *of_dedicated])), rel=1e-9)
+
+
+def test_what_nothing_tells_is_not_known_and_assumed_instead(tmp_path: Path) -> None:
+    one_seed = [model for model in _two_seeds(300) if model.seed == 0]
+    rates = compare(stored_points(tmp_path, *one_seed)).rates
+    assert rates is not None
+    assert math.isnan(rates.sa_spread)
+    assert math.isnan(rates.ra_spread)
+    known = rates.known(Rates())
+    assert known == replace(rates, sa_spread=Rates.sa_spread, ra_spread=Rates.ra_spread)
+    by_image = compare(bare_points(*_two_seeds(300))).rates
+    assert by_image is not None
+    assert math.isnan(by_image.sa_discordance)
+    assert by_image.sa_spread > 0
+
+
+def test_a_study_with_results_says_what_it_measured(tiny: dict[str, Any], finished: Path) -> None:
+    measured = studies.compare(tiny, storage=finished).rates
+    assert measured is not None
+    found = studies.power(tiny, like=tiny, storage=finished)
+    assert found.rates.ra_discordance == measured.ra_discordance
+    assert f"Measured in '{tiny['name']}': two models differ on" in str(found)
+    assert f"Assumed, as '{tiny['name']}' has no second seed: trainings by" in str(found)
+    given = studies.power(tiny, like=tiny, storage=finished, sa_spread=0.01)
+    assert "Given in part, else assumed, as" in str(given)
+    both = studies.power(tiny, sa_spread=0.01, ra_spread=0.02)
+    assert "Given: trainings by 1 point in SA and 2 in RA." in str(both)
+
+
+def test_a_study_without_results_measures_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ComparisonError) as caught:
+        studies.power("quickstart", like="quickstart", storage=tmp_path)
+    assert "`like` 'quickstart': There are no points to compare yet" in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

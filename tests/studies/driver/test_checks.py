@@ -13,6 +13,7 @@ from rich.console import Console
 
 from studies.driver import nodes as preconditions
 from studies.driver.checks import Check, check_evaluation, check_here, demand, tell
+from studies.driver.node_checks import compare_nodes, judge_node
 from studies.driver.nodes import check_cluster
 from studies.driver.same_data import KnownData
 from studies.errors import StorageError, StudyError, TrackingError
@@ -100,7 +101,7 @@ def test_the_images_of_a_cluster_are_told_once(tiny: dict[str, Any], tmp_path: P
     LocalFolder(tmp_path / "shared").write("marker", b"")
     sight = preconditions._look_around(study.data, str(tmp_path / "shared"), "marker", {})
     told = [{"name": f"node 10.0.0.{i}", **sight} for i in (7, 8)]
-    checks = [check for check in preconditions._compare_nodes(study, told) if check.name == "data"]
+    checks = [check for check in compare_nodes(study, told) if check.name == "data"]
     assert [check.state for check in checks] == ["ok", "warning"]
     assert "by class" in checks[0].said
     assert "1 in no class folder" in checks[1].said
@@ -132,9 +133,7 @@ def _judged(
     known: KnownData = NOTHING,
 ) -> list[Check]:
     began = time.time() - asked_ago
-    return preconditions._judge_node(
-        load_study(tiny), LocalFolder(tmp_path / "shared"), told, began, known
-    )
+    return judge_node(load_study(tiny), LocalFolder(tmp_path / "shared"), told, began, known)
 
 
 def test_a_node_like_this_one_is_fine(
@@ -219,9 +218,9 @@ def test_a_node_that_fetched_data_for_an_hour_has_no_wrong_clock(
 def test_nodes_with_other_data_are_refused(tiny: dict[str, Any], told: dict[str, Any]) -> None:
     study = load_study(tiny)
     other = {**told, "name": "node 10.0.0.8", "fingerprint": "0" * 12}
-    fine = preconditions._compare_nodes(study, [told, {**told, "name": "node 10.0.0.8"}])
+    fine = compare_nodes(study, [told, {**told, "name": "node 10.0.0.8"}])
     assert _failed(fine) == {}
-    said = _failed(preconditions._compare_nodes(study, [told, other]))["data"]
+    said = _failed(compare_nodes(study, [told, other]))["data"]
     for word in ("node 10.0.0.7", "node 10.0.0.8", "0" * 12, told["fingerprint"]):
         assert word in said
 
@@ -231,8 +230,7 @@ def test_a_cluster_that_asks_for_no_token_is_a_warning(
 ) -> None:
     study = load_study(tiny)
     states = {
-        token: preconditions._compare_nodes(study, [{**told, "token": token}])[-1].state
-        for token in (True, False)
+        token: compare_nodes(study, [{**told, "token": token}])[-1].state for token in (True, False)
     }
     assert states == {True: "ok", False: "warning"}
 

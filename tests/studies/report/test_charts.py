@@ -10,6 +10,7 @@ from studies.comparison.answer import Comparison
 from studies.report import charts, operating_points
 from studies.report.origin import Origin
 from studies.report.styles import series
+from studies.report.training_charts import UNKNOWN, loss_and_accuracy
 from studies.results.mlflow_index import Links
 
 Found = tuple[Comparison, Origin]
@@ -17,7 +18,7 @@ Found = tuple[Comparison, Origin]
 
 def _all(found: Found) -> dict[str, charts.Figure]:
     points = operating_points.slider_points(*found)
-    loss, accuracy = charts.training(*found)
+    loss, accuracy = loss_and_accuracy(*found)
     return {
         "front": charts.front(found[0], points),
         "price": charts.price(found[0]),
@@ -74,7 +75,7 @@ def test_the_price_has_a_mark_for_each_front(along_widths: Found) -> None:
 
 def test_training_curves_have_a_legend_entry_for_each_variant(along_widths: Found) -> None:
     comparison, origin = along_widths
-    loss, accuracy = charts.training(comparison, origin)
+    loss, accuracy = loss_and_accuracy(comparison, origin)
     assert len(loss["data"]) == comparison.cells["variant"].nunique()
     assert len(accuracy["data"]) == 2 * len(loss["data"])
     texts = "".join(text for trace in loss["data"] for text in trace["hovertext"])
@@ -91,7 +92,7 @@ def test_training_curves_have_a_legend_entry_for_each_variant(along_widths: Foun
 
 def test_curves_of_trials_do_not_run_into_each_other(along_widths: Found) -> None:
     comparison, origin = along_widths
-    loss, _ = charts.training(comparison, origin)
+    loss, _ = loss_and_accuracy(comparison, origin)
     trials = sum(trace["x"].count(None) for trace in loss["data"])
     assert trials == len(origin.plan.trials)
 
@@ -99,8 +100,8 @@ def test_curves_of_trials_do_not_run_into_each_other(along_widths: Found) -> Non
 def test_a_trial_that_is_not_judged_yet_has_its_curve(found: Found) -> None:
     comparison, origin = found
     cells = comparison.cells[comparison.cells["method"] != "trades"]
-    loss, _ = charts.training(replace(comparison, cells=cells), origin)
-    assert charts.UNKNOWN in [trace["name"] for trace in loss["data"]]
+    loss, _ = loss_and_accuracy(replace(comparison, cells=cells), origin)
+    assert UNKNOWN in [trace["name"] for trace in loss["data"]]
 
 
 def test_what_json_cannot_hold_becomes_null() -> None:

@@ -242,3 +242,15 @@ def test_a_choice_is_held_however_its_numbers_and_lists_are_written() -> None:
         assert dimension.holds(value)
     for value in (0, "1", (0.5, 0), [0], False, "none"):
         assert not dimension.holds(value)
+
+
+def test_what_trains_nothing_has_no_training_settings_to_search(tunable: dict[str, Any]) -> None:
+    mix = {"name": "mix", "of": ["pgd_at λ=0", "pgd_at λ=1"]}
+    methods = [{"name": "oat"}, {"name": "pgd_at", "lam": [0, 1]}]
+    space = {"train": {"lr": LR}}
+    study = {**tunable, "methods": methods, "tune": {**tunable["tune"], "space": space}}
+    load_study(study)
+    with_rival = load_study({**study, "methods": [*methods, mix]})
+    with pytest.raises(TuningError) as caught:
+        tuned_methods(with_rival)
+    assert "mix" in str(caught.value)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import studies
-from studies.comparison.answer import Gains
+from studies.comparison.gained import Gains
 from studies.planning.expand import make_plan
 from studies.report.markdown import markdown_tables
 from studies.report.rows import gain_rows
