@@ -16,7 +16,7 @@ def methods() -> None:
 
 
 def attacks() -> None:
-    """List the attacks that a study may judge by."""
+    """List the attacks that a study may evaluate with."""
     _print(studies.attacks())
 
 

@@ -33,7 +33,7 @@ def compare(
         typer.Option(help="last, averaged or chosen; else the first of the study's own."),
     ] = None,
     margin: Annotated[float, typer.Option(help="How much worse is free, as a fraction.")] = MARGIN,
-    force: Annotated[bool, typer.Option(help="Compare different settings all the same.")] = False,
+    force: Annotated[bool, typer.Option(help="Compare different settings anyway.")] = False,
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:

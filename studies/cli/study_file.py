@@ -21,9 +21,13 @@ def init(
             autocompletion=completing.study,
         ),
     ] = "quickstart",
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the new study; my-PRESET if not given, of a file its own."),
+    ] = None,
 ) -> None:
     """Write a commented study file to standard output, with every key that there is."""
-    print(studies.init(preset), end="")
+    print(studies.init(preset, name=name), end="")
 
 
 def schema() -> None:
@@ -42,5 +46,5 @@ def validate(study: StudyArgument, overrides: Overrides = None) -> None:
     trials = len(found.trials())
     print(
         f"Study {found.name} is valid: {trials} trials ({counts}; {seeds}), "
-        f"{count_points(found)} points to judge."
+        f"{count_points(found)} points to evaluate."
     )

@@ -238,11 +238,14 @@ def price_clause(row: Mapping[Any, Any]) -> str:
     Args:
         row: Of `measure_fronts`.
     """
-    numbers = {"forward passes": row["break_even"], "device time": row["break_even_seconds"]}
+    numbers = {
+        "counted in forward passes": row["break_even"],
+        "counted in device time": row["break_even_seconds"],
+    }
     known = [(what, number) for what, number in numbers.items() if not math.isnan(number)]
     if not known:
         return ""
     (what, number), *rest = known
-    first = f"{number:g} retrained model{'' if number == 1 else 's'} by {what}"
-    more = [f"{number:g} by {what}" for what, number in rest]
-    return f" costs less than training {' and '.join([first, *more])}"
+    first = f"{number:g} retrained model{'' if number == 1 else 's'} ({what})"
+    more = [f"{number:g} ({what})" for what, number in rest]
+    return f" costs less than training {' or '.join([first, *more])}"

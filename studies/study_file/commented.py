@@ -14,7 +14,7 @@ from studies.errors import StudyError
 from studies.known_methods import is_dedicated
 from studies.naming import GREY_LEVELS
 from studies.study_file.keys import REQUIRED, Key, keys_of, summary
-from studies.study_file.loading import Source, load_study
+from studies.study_file.loading import Source, load_study, presets
 from studies.study_file.plain_yaml import write_yaml
 from studies.study_file.study import Study
 
@@ -26,9 +26,9 @@ FEW_PARTS = 10
 """The largest denominator of a fraction that is none of grey levels."""
 
 HEADER = """\
-# `oat validate FILE` checks this file, `oat run FILE` runs it. Every key is here with its value: a
-# line that begins with # and no space is a key at its default, or something to add; take the #
-# away."""
+# `oat validate FILE` checks this file, `oat run FILE` runs it. Every key is here with its value.
+# Lines starting with # directly before a key are defaults or examples; uncomment one to change or
+# add it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,13 +235,19 @@ def _number(value: float) -> str:
     return write_yaml(value).partition("\n")[0]
 
 
-def init(study: Source = "quickstart") -> str:
+def init(study: Source = "quickstart", *, name: str | None = None) -> str:
     """Return a study as a commented file, with every key that there is: what `oat init` writes.
 
     Args:
         study: A preset's name, a YAML file, a mapping, or a study.
+        name: Name of the new study, which is also that of its folder of results. None is ``my-``
+            before a preset's name, so that the two share no results, and else the study's own.
 
     Raises:
-        StudyError: The preset is unknown, or the study is faulty.
+        StudyError: The preset is unknown, or the study or the name is faulty.
     """
-    return commented_file(load_study(study))
+    resolved = load_study(study)
+    if name is None and isinstance(study, str) and study in presets():
+        name = f"my-{resolved.name}"
+    renamed = resolved if name is None else load_study({**resolved.dump(), "name": name})
+    return commented_file(renamed)

@@ -50,7 +50,8 @@ class Study(BaseModel):
         name: Name of the study, its folder and its experiment in MLflow; letters a-z, digits and
             ``._-``.
         seeds: Every method is trained once with each.
-        methods: What is trained. One OAT model serves every λ; dedicated ones have one each.
+        methods: What is trained. One OAT network serves every λ; each value of a retrained model
+            has a network of its own.
     """
 
     model_config = STRICT

@@ -18,3 +18,20 @@ def test_all_ways_are_timed_at_each_width_and_batch(report_of: Callable[..., Any
         ours = shape["speedup"]["ours"]
         assert ours["folded over plain network"]["min"] > 0
         assert shape["speedup"]["folded"]["ours over earlier code"]["min"] > 0
+
+
+@pytest.mark.slow
+def test_exported_files_stand_beside_a_dedicated_network_that_is_folded_as_well(
+    report_of: Callable[..., Any],
+) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    (case,) = report_of(inference.main, "--exported", "--widths", "1")["cases"]
+    ways = (*inference.WAYS, *inference.EXPORTED)
+    assert len(case["shapes"]) == 2
+    for shape in case["shapes"].values():
+        # the earlier code has the ways alone
+        assert len(shape["times"]) == len(ways) + len(inference.WAYS)
+        assert {f"{way}, ours" for way in ways} <= shape["times"].keys()
+        for way in inference.EXPORTED:
+            if way != inference.DEDICATED:
+                assert shape["speedup"]["ours"][f"{way} over {inference.DEDICATED}"]["min"] > 0

@@ -25,6 +25,8 @@ NOWHERE = {
     "million forward passes": "training cost (equivalent forward passes, millions)",
     "the data set's custom": "the value itself",
     "is for Tune": "Tune restarts",
+    "to judge": "to evaluate",
+    "judge by": "evaluate with",
 }
 """Terms that no string of `studies` has, and what to write."""
 

@@ -54,7 +54,7 @@ def test_validate_counts_what_the_plan_lists(preset: str, oat: Oat, nothing_runs
     seeds = len({trial.seed for trial in trials})
     assert said.text.startswith(f"Study {preset} is valid: {len(trials)} trials (")
     assert f"; {seeds} seed" in said.text
-    assert said.text.endswith(f", {points} points to judge.\n")
+    assert said.text.endswith(f", {points} points to evaluate.\n")
     assert said.text.count("\n") == 1
     for name, block in Counter(t.job["config"]["method"]["name"] for t in trials).items():
         assert f"{block // seeds} {name}" in said.text
@@ -64,7 +64,7 @@ def test_validate_takes_overrides(oat: Oat, nothing_runs: Path) -> None:
     more = ("--set", "seeds=[0, 1]", "--set", "methods.1.lam=1")
     assert oat("validate", "quickstart", *more).text == (
         "Study quickstart is valid: 8 trials (1 oat, 1 pgd_at, 2 trades; 2 seeds), "
-        "18 points to judge.\n"
+        "18 points to evaluate.\n"
     )
 
 

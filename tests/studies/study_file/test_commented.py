@@ -27,6 +27,12 @@ def _load(text: str) -> Study:
     return load_study(read_yaml(text))
 
 
+def _own(preset: str) -> Study:
+    """Return a preset under the name that a file of one's own has, which shares no results."""
+    study = load_study(preset)
+    return study.model_copy(update={"name": f"my-{study.name}"})
+
+
 def _uncommented(text: str) -> Iterator[tuple[str, str]]:
     """Yield each line that is commented out, and the text with it alone in force."""
     lines = text.split("\n")
@@ -38,7 +44,7 @@ def _uncommented(text: str) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("preset", presets())
 def test_what_is_written_is_the_study_of_the_preset(preset: str) -> None:
     text = studies.init(preset)
-    assert _load(text) == load_study(preset)
+    assert _load(text) == _own(preset)
     assert text == commented_file(_load(text))
     assert text.endswith("\n")
     assert not text.endswith("\n\n")
@@ -49,7 +55,7 @@ def test_what_is_written_is_the_study_of_the_preset(preset: str) -> None:
 
 @pytest.mark.parametrize("preset", presets())
 def test_taking_one_comment_away_changes_nothing_or_adds_what_the_line_says(preset: str) -> None:
-    study = load_study(preset)
+    study = _own(preset)
     keys_seen = examples = 0
     for line, text in _uncommented(studies.init(preset)):
         changed = _load(text)
@@ -76,7 +82,7 @@ def test_taking_one_comment_away_changes_nothing_or_adds_what_the_line_says(pres
 
 @pytest.mark.parametrize("preset", presets())
 def test_every_key_method_and_attack_is_there(preset: str) -> None:
-    text, study = studies.init(preset), load_study(preset)
+    text, study = studies.init(preset), _own(preset)
     for name in (*METHOD_BLOCKS, *ATTACK_BLOCKS):
         assert re.search(rf"- {{?name: {name}\b", text), name
     blocks: list[Any] = [study, study.data, study.model, study.train, study.attack]
@@ -84,6 +90,15 @@ def test_every_key_method_and_attack_is_there(preset: str) -> None:
     for block in blocks:
         for key in keys_of(type(block)):
             assert re.search(rf"^[ #]*(- )?{key.name}:", text, re.MULTILINE), key.name
+
+
+def test_a_file_of_ones_own_has_a_name_of_its_own() -> None:
+    assert _load(studies.init()).name == "my-quickstart"
+    assert _load(studies.init("cifar10-fast", name="mine")).name == "mine"
+    mine = load_study({**load_study("quickstart").dump(), "name": "mine"})
+    assert _load(studies.init(mine)) == mine
+    with pytest.raises(StudyError, match="`name` must be 1 to 64"):
+        studies.init(name="A B")
 
 
 def test_what_a_key_is_stands_beside_it_and_is_not_repeated() -> None:
