@@ -47,13 +47,19 @@ class Checkpoint(Untrained):
             raise ValueError(f"`model` has a key that no network has ({error}).") from error
         except ValueError as error:
             raise ValueError(f"`model`: {error}") from error
-        if self.path is None:
-            if not config.own:
-                raise ValueError(
-                    f"`path` must name the file of the weights of '{config.name}'; only the "
-                    "function of a network of your own can bring them itself."
-                )
-        elif not self.file().is_file():
+        if self.path is None and not config.own:
+            raise ValueError(
+                f"`path` must name the file of the weights of '{config.name}'; only the function "
+                "of a network of your own can bring them itself."
+            )
+
+    def check_file(self) -> None:
+        """Check that the file of its weights is there.
+
+        Raises:
+            ValueError: It is not.
+        """
+        if self.path is not None and not self.file().is_file():
             raise ValueError(f"`path` must be a file of weights; there is none at '{self.path}'.")
 
     def network(self) -> ModelConfig:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from oat.adversaries import ATTACKS, EvaluationAttack
 from oat.own_code import OwnCodeError, digest_of, failure, imported, is_own
@@ -20,6 +21,8 @@ KIND = "attack"
 """What such a function is called in sentences."""
 GIVEN = ("logits_fn", "images", "labels", "eps", "generator")
 """Arguments that the evaluation gives; all others are options of the study file."""
+TYPES = ("bool", "float", "int", "str", "tuple", "list", "dict")
+"""Names of options that would hide a type in the class that is made of a function."""
 TRIED = 4
 """Images that an attack is tried on before anything is trained."""
 SLACK = 1e-5
@@ -159,6 +162,11 @@ def attack_class(name: str) -> type[EvaluationAttack]:
 @cache
 def _made(name: str, code: str) -> type[OwnAttack]:
     attack = imported(name, KIND)
+    if ours := re.fullmatch(rf"({'|'.join(ATTACKS)})\d*(x\d+)?", name.partition(":")[2]):
+        raise OwnCodeError(
+            f"The {KIND} '{name}' needs another name, as '{ours[1]}' is one of ours; its results "
+            "would be taken for those."
+        )
     try:
         parameters = inspect.signature(attack).parameters
         hints = get_type_hints(attack)
@@ -172,7 +180,7 @@ def _made(name: str, code: str) -> type[OwnAttack]:
     for option in [one for one in parameters.values() if one.name not in GIVEN]:
         if option.kind in (option.VAR_KEYWORD, option.VAR_POSITIONAL):
             raise OwnCodeError(f"The {KIND} '{name}' must name its options, got `*{option.name}`.")
-        known = {field.name for field in dataclasses.fields(OwnAttack)} | {"label"}
+        known = {*TYPES, *dir(OwnAttack), *(field.name for field in dataclasses.fields(OwnAttack))}
         if option.name in known or option.name not in hints:
             said = "may not have that name" if option.name in known else "must have a type"
             raise OwnCodeError(f"The option `{option.name}` of the {KIND} '{name}' {said}.")
@@ -181,7 +189,8 @@ def _made(name: str, code: str) -> type[OwnAttack]:
                 f"The option `{option.name}` of the {KIND} '{name}' needs a default."
             )
         default = tuple(option.default) if isinstance(option.default, list) else option.default
-        fields.append((option.name, hints[option.name], dataclasses.field(default=default)))
+        hint = _frozen(hints[option.name])
+        fields.append((option.name, hint, dataclasses.field(default=default)))
     fields.append(("code", str, dataclasses.field(default=code)))
     made = dataclasses.make_dataclass(
         name.partition(":")[2],
@@ -193,8 +202,20 @@ def _made(name: str, code: str) -> type[OwnAttack]:
     return made
 
 
+def _frozen(hint: Any) -> Any:
+    """Return the type of an option: of a list that of a tuple, as a config is frozen."""
+    if hint is list:
+        return tuple
+    if get_origin(hint) is not list:
+        return hint
+    (item,) = get_args(hint)
+    return tuple.__class_getitem__((item, ...))
+
+
 def _word(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")
+    """Write a value as part of a label: other signs would read as a radius or as columns."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return re.sub(r"[^\w.+-]+", "_", text).strip("_")
 
 
 def _fault(made: Any, images: Tensor, eps: float) -> str:

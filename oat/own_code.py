@@ -1,15 +1,18 @@
-"""Code that users bring: what a study names as ``module:name``, and the digest of its file."""
+"""Code that users bring: what a study names as ``module:name``, and the digest of its files."""
 
+import contextlib
 import functools
 import hashlib
 import importlib
 import inspect
 import json
 import re
+import struct
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 MARK = ":"
@@ -62,8 +65,17 @@ def is_own(name: object) -> bool:
 
 
 class _Imported(NamedTuple):
+    """What a name is of.
+
+    Attributes:
+        found: The function or class.
+        files: The file of the module that the study names, and those that define ``found`` where
+            they are others.
+        digest: Of these, as they were imported.
+    """
+
     found: Any
-    file: Path
+    files: tuple[Path, ...]
     digest: str
 
 
@@ -83,18 +95,15 @@ def imported(name: str, kind: str) -> Any:
 
 
 def digest_of(name: str, kind: str) -> str:
-    """Return 12 hex digits of SHA-256 over the file of the user's code, as it was imported.
+    """Return 12 hex digits of SHA-256 over the files of the user's code, as they were imported.
 
     Raises:
-        OwnCodeError: It cannot be imported, or its file has changed since, so that what runs here
-            is not what it says.
+        OwnCodeError: It cannot be imported, or a file has changed since, so that what runs here is
+            not what it says.
     """
     known = _import(name, kind)
-    if not known.file.exists() or _digest(known.file) != known.digest:
-        raise OwnCodeError(
-            f"The file of the {kind} '{name}' has changed since this process imported it; start "
-            "Python anew."
-        )
+    if not all(file.exists() for file in known.files) or _digest(known.files) != known.digest:
+        raise _changed(name, kind)
     return known.digest
 
 
@@ -119,13 +128,11 @@ def check_code(name: str, kind: str, recorded: str) -> None:
 def failure(name: str, kind: str, error: Exception) -> OwnCodeError:
     """Say that code of the user's has failed, and in which of its lines."""
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = _import(name, kind).file
-    lines = [frame.lineno for frame in frames if Path(frame.filename) == theirs]
-    where = f", line {lines[-1]}" if lines else ""
+    theirs = _import(name, kind).files
+    lines = [(Path(f.filename), f.lineno) for f in frames if Path(f.filename) in theirs]
+    where = f"{lines[-1][0].name}, line {lines[-1][1]}" if lines else theirs[-1].name
     said = " ".join(str(error).split()).rstrip(".") or "no message"
-    return OwnCodeError(
-        f"The {kind} '{name}' failed ({theirs.name}{where}): {type(error).__name__}: {said}."
-    )
+    return OwnCodeError(f"The {kind} '{name}' failed ({where}): {type(error).__name__}: {said}.")
 
 
 @functools.cache
@@ -139,8 +146,9 @@ def _import(name: str, kind: str) -> _Imported:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
+    known = sys.modules.get(module)
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        loaded = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and not f"{module}.".startswith(f"{error.name}."):
             raise OwnCodeError(f"`{name}` needs the package '{error.name}'; install it.") from error
@@ -148,29 +156,60 @@ def _import(name: str, kind: str) -> _Imported:
             f"There is no module '{module}' of the {kind} '{name}'; call the command in the folder "
             "that holds it, install it, or set PYTHONPATH."
         ) from error
-    except AttributeError as error:
-        raise OwnCodeError(f"The module '{module}' has no '{attribute}' ('{name}').") from error
     except Exception as error:  # whatever the module does
         raise OwnCodeError(
             f"The module of the {kind} '{name}' cannot be imported: {type(error).__name__}: {error}"
         ) from error
+    try:
+        found = getattr(loaded, attribute)
+    except AttributeError as error:
+        raise OwnCodeError(f"The module '{module}' has no '{attribute}' ('{name}').") from error
     if not callable(found):
         raise OwnCodeError(f"The {kind} '{name}' must be a function or a class, got {found!r}.")
-    file = _file_of(found, name)
-    return _Imported(found, file, _digest(file))
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-
-
-def _file_of(found: Any, name: str) -> Path:
-    """Return the source file of the user's code: where it is defined, or else its module's."""
-    try:
-        source = inspect.getsourcefile(inspect.unwrap(found))
-    except TypeError:  # an object that can be called, such as a partial function
-        source = None
-    source = source or getattr(sys.modules[name.partition(MARK)[0]], "__file__", None)
-    if source is None:
+    files = _files_of(found, loaded)
+    if not files:
         raise OwnCodeError(f"`{name}` has no source file, so that nothing can tell its code.")
-    return Path(source)
+    parts = (known, inspect.getmodule(found))
+    if known is not None and any(part is not None and _is_stale(part) for part in parts):
+        raise _changed(name, kind)
+    return _Imported(found, files, _digest(files))
+
+
+def _changed(name: str, kind: str) -> OwnCodeError:
+    return OwnCodeError(
+        f"The file of the {kind} '{name}' has changed since this process imported it; start "
+        "Python anew."
+    )
+
+
+def _digest(files: Iterable[Path]) -> str:
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def _files_of(found: Any, module: ModuleType) -> tuple[Path, ...]:
+    """Return the files of the user's code: that of its module, and where it is defined.
+
+    A module may name what another one defines, and a wrapper what it wraps.
+    """
+    sources = [getattr(module, "__file__", None)]
+    for part in (found, inspect.unwrap(found)):
+        with contextlib.suppress(TypeError):  # an object that can be called has no file of its own
+            sources.append(inspect.getsourcefile(part))
+    return tuple(dict.fromkeys(Path(source) for source in sources if source is not None))
+
+
+def _is_stale(module: ModuleType) -> bool:
+    """Tell whether a module's file is another than the one that was compiled for this process.
+
+    Python writes the time of the source into the compiled file; without one nothing can be told.
+    """
+    compiled = getattr(module, "__cached__", None)
+    source = getattr(module, "__file__", None)
+    if compiled is None or source is None:
+        return False
+    try:
+        header, modified = Path(compiled).read_bytes()[:12], Path(source).stat().st_mtime
+    except OSError:
+        return False
+    flags, time = struct.unpack("<4xII", header)
+    return bool(flags == 0 and time != int(modified) & 0xFFFFFFFF)

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from oat.attacks import Attack
 from oat.data import DataConfig, Dataset
@@ -36,7 +37,7 @@ def take_statistics(
     norms = [
         module
         for module in model.modules()
-        if isinstance(module, nn.BatchNorm2d) and module.num_batches_tracked
+        if isinstance(module, _BatchNorm) and module.num_batches_tracked
     ]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

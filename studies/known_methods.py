@@ -40,8 +40,8 @@ VALUES = {"lam": "λ", "beta": "β"}
 VALUES_AND_WIDTH = (*VALUES, "width_mult")
 """Fields that place a dedicated model on the front; all others make another variant."""
 
-JUDGED_AT = ("alphas",)
-"""Fields that say where a model is judged alone: they decide neither its weights nor its name."""
+EVALUATED_AT = {name: ("alphas",) for name in RIVALS}
+"""Fields that say where a model is evaluated and nothing else: neither its weights nor its name."""
 
 
 def is_dedicated(name: str) -> bool:
@@ -94,9 +94,10 @@ def method_class(name: str) -> type[Any]:
 def method_of(config: WithMethod) -> Method:
     """Build the method of a trial's config.
 
+    The file of a checkpoint need not be there: who takes it into a trial asks for it.
+
     Raises:
-        StudyError: It is one of the user's, and its code is not there or is not the same. Or the
-            file of a checkpoint is not there, or is not the same.
+        StudyError: It is one of the user's, and its code is not there or is not the same.
     """
     values = tuples(config["method"])
     name, code = values.pop("name"), values.pop("code", None)
@@ -106,12 +107,7 @@ def method_of(config: WithMethod) -> Method:
         if name not in OUTSIDE:
             raise
         raise StudyError(f"{name}: {error}") from error
-    if code_of(method) != code:
-        if isinstance(method, Checkpoint):
-            raise StudyError(
-                f"The file '{method.path}' of '{method.label}' has changed since the trial was "
-                "planned; give the command again."
-            )
+    if not isinstance(method, Checkpoint) and code_of(method) != code:
         raise StudyError(
             f"The code of the method '{name}' is not that of the trial ({code_of(method)} here, "
             f"{code} there); give every node the same file, or run the study anew."
@@ -133,7 +129,7 @@ def variant(method: Method, begins: Sequence[str] = ()) -> str:
     odd = [
         f"{field.name}={_as_word(getattr(method, field.name))}"
         for field in fields(method)  # type: ignore[arg-type]
-        if field.name not in (*VALUES_AND_WIDTH, *JUDGED_AT)
+        if field.name not in (*VALUES_AND_WIDTH, *EVALUATED_AT.get(method.name, ()))
         and getattr(method, field.name) != field.default
     ]
     return " ".join([method.name, *odd, *begins])

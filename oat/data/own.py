@@ -47,10 +47,16 @@ def _fault(found: Any) -> str:
     return ""
 
 
-def _fault_of(split: Split) -> str:
+def _fault_of(split: Any) -> str:
+    if not isinstance(split, Split):
+        return f"an `oat.data.Split`, got {type(split).__name__}"
     images, labels = split.images, split.labels
     if not isinstance(images, torch.Tensor) or images.ndim != 4:
         return f"`images` of shape (N, C, H, W), got {_shape(images)}"
+    if 0 in images.shape[1:]:
+        return f"`images` with channels and pixels, got {_shape(images)}"
+    if images.requires_grad:
+        return "`images` without gradients"
     if images.dtype not in (torch.uint8, torch.float32):
         return f"`images` in uint8, or in float32 from 0 to 1, got {images.dtype}"
     if images.dtype == torch.float32 and not bool(((images >= 0) & (images <= 1)).all()):

@@ -20,8 +20,9 @@ def count_parameters(net: nn.Module) -> int:
 
 
 def stored_bytes(net: nn.Module) -> int:
-    """Count the bytes of a network's parameters and buffers."""
-    return sum(t.numel() * t.element_size() for t in net.state_dict().values())
+    """Count the bytes of a network's parameters and buffers, each once."""
+    state = net.state_dict(keep_vars=True)  # else each name has a tensor object of its own
+    return sum(t.numel() * t.element_size() for t in {id(t): t for t in state.values()}.values())
 
 
 def flops(net: Network | Mixed, image_shape: tuple[int, int, int], width_mult: float = 1.0) -> int:

@@ -80,16 +80,26 @@ class OwnNetwork(Network):
             self._replace(lambda norm: Affine2d(norm.num_features) if _folds(norm) else None)
         elif conditioning.lambda_choices or conditioning.dual_bn:
             _check_conditioned(self.body, config.name)
-            self._replace(lambda norm: self._norm(norm.num_features, film=True))
+            self._replace(self._like)
 
     def _replace(self, made_of: Any) -> None:
         """Put norms of ours in the place of the body's, each once however often it is used."""
         made: dict[int, nn.Module] = {}
-        for parent in list(self.body.modules()):
-            for name, child in list(parent.named_children()):
-                if isinstance(child, _BatchNorm) and (unit := made_of(child)) is not None:
-                    placed = made.setdefault(id(child), PlacedNorm(unit, self.place))
-                    setattr(parent, name, placed)
+        for parent, name, child in _children(self.body):
+            if not isinstance(child, _BatchNorm):
+                continue
+            if id(child) not in made:
+                unit = made_of(child)
+                made[id(child)] = child if unit is None else PlacedNorm(unit, self.place)
+            setattr(parent, name, made[id(child)])
+
+    def _like(self, norm: _BatchNorm) -> Norm2d:
+        """Make a norm of ours that begins as one of the body's: its weights, its statistics."""
+        unit = self._norm(norm.num_features, film=True)
+        for own in unit.modules():
+            if isinstance(own, nn.BatchNorm2d):
+                own.load_state_dict(norm.state_dict())
+        return unit
 
     def logits(self, images: Tensor, cond: Condition) -> Tensor:
         """Compute logits of shape (N, ``num_classes``) under a condition, in float32 or wider.
@@ -109,7 +119,13 @@ class OwnNetwork(Network):
                 out = self.body(images if narrow or dtype is None else images.to(dtype))
         finally:
             self.place.cond = None
-        return out.to(torch.promote_types(out.dtype, torch.float32))  # type: ignore[no-any-return]
+        if not isinstance(out, Tensor):
+            mode = "train" if self.body.training else "eval"
+            raise OwnCodeError(
+                f"The {KIND} '{self.config.name}' must return its logits as one tensor, got "
+                f"{type(out).__name__} in {mode} mode."
+            )
+        return out.to(torch.promote_types(out.dtype, torch.float32))
 
     @torch.no_grad()
     def folded(self, cond: Condition) -> "OwnNetwork":
@@ -119,16 +135,15 @@ class OwnNetwork(Network):
         """
         plain = copy.deepcopy(self)
         plain.conditioning, plain.encoding = Conditioning(folded=True), None
-        for parent in list(plain.body.modules()):
-            for name, child in list(parent.named_children()):
-                if isinstance(child, PlacedNorm):
-                    scale, shift = child.unit.affine(cond)
-                    affine = _affine(scale[0], shift[0])
-                elif isinstance(child, nn.BatchNorm2d) and _folds(child):
-                    affine = _affine(*bn_affine(child))
-                else:
-                    continue
-                setattr(parent, name, PlacedNorm(affine, plain.place))
+        for parent, name, child in _children(plain.body):
+            if isinstance(child, PlacedNorm):
+                scale, shift = child.unit.affine(cond)
+                affine = _affine(scale[0], shift[0])
+            elif isinstance(child, nn.BatchNorm2d) and _folds(child):
+                affine = _affine(*bn_affine(child))
+            else:
+                continue
+            setattr(parent, name, PlacedNorm(affine, plain.place))
         # as `oat.deploy.fold` has it
         plain = plain.to(memory_format=torch.channels_last)
         return plain.eval().requires_grad_(False)
@@ -159,9 +174,31 @@ def _affine(scale: Tensor, shift: Tensor) -> Affine2d:
     return unit
 
 
+def _children(body: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """List every place of a module in another, also of one that has several: parent, name, child.
+
+    `torch.nn.Module.named_children` leaves out the second place in one parent.
+    """
+    return [
+        (parent, name, child)
+        for parent in body.modules()
+        for name, child in parent._modules.items()
+        if child is not None
+    ]
+
+
 def _folds(norm: nn.Module) -> bool:
-    """Tell whether a batch norm is a scale and a shift of each channel once it is frozen."""
-    return isinstance(norm, nn.BatchNorm2d) and norm.affine and norm.track_running_stats
+    """Tell whether a norm is a scale and a shift of each channel once it is frozen, and no more.
+
+    A subclass may do more than a batch norm does, such as an activation after it, and so may a
+    hook.
+    """
+    return (
+        type(norm) is nn.BatchNorm2d
+        and norm.affine
+        and norm.track_running_stats
+        and not (norm._forward_hooks or norm._forward_pre_hooks)
+    )
 
 
 def _check_conditioned(body: nn.Module, name: str) -> None:
@@ -174,14 +211,14 @@ def _check_conditioned(body: nn.Module, name: str) -> None:
     if not norms:
         raise OwnCodeError(
             f"The {KIND} '{name}' has no `torch.nn.BatchNorm2d`, through which λ reaches a "
-            "network; dedicated methods can train it, oat cannot."
+            "network; pgd_at and trades can train it, oat cannot."
         )
     for norm in norms:
         alike = norm.eps == PLAIN_NORM.eps and norm.momentum == PLAIN_NORM.momentum
         if not _folds(norm) or not alike:
             raise OwnCodeError(
-                f"λ reaches the {KIND} '{name}' through `torch.nn.BatchNorm2d` with torch's own "
-                f"settings alone, got {norm}; dedicated methods can train it, oat cannot."
+                f"λ reaches the {KIND} '{name}' through `torch.nn.BatchNorm2d` itself, with its "
+                f"settings and no hooks, got {norm}; pgd_at and trades can train it, oat cannot."
             )
 
 

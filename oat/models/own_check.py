@@ -1,14 +1,18 @@
 """What a network of the user's must hold before anything is trained with it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
 from oat.models.building import build
 from oat.models.config import Conditioning, ModelConfig
+from oat.models.norm import Condition
 from oat.models.own import KIND, OwnNetwork
 from oat.own_code import OwnCodeError, failure
 
-ROWS = 3
+ROWS = 4
 SAME = 1e-4
 """How far logits may lie apart by rounding alone."""
 
@@ -19,7 +23,7 @@ def check_own_network(
     image_shape: tuple[int, int, int],
     num_classes: int,
 ) -> None:
-    """Build a network of the user's twice, and run it on a few random images.
+    """Build a network of the user's twice; run, train and fold it on a few random images.
 
     Args:
         config: The network.
@@ -34,6 +38,7 @@ def check_own_network(
     with torch.random.fork_rng(devices=[]):
         first, second = (_built(config, conditioning, image_shape, num_classes, s) for s in (0, 1))
         images = torch.rand(ROWS, *image_shape, generator=torch.Generator().manual_seed(0))
+        images = images.contiguous(memory_format=torch.channels_last)  # as training has them
         logits = _run(first, images)
         if not isinstance(logits, Tensor) or logits.shape != (ROWS, num_classes):
             raise OwnCodeError(
@@ -57,6 +62,7 @@ def check_own_network(
                 "logits is in no parameter and no buffer."
             )
         _check_gradient(first, images, said)
+        _check_folded(first, images, said)
 
 
 def _built(
@@ -74,34 +80,72 @@ def _built(
         conditioning=conditioning,
     )
     assert isinstance(network, OwnNetwork)
-    return network.eval()
+    return network.to(memory_format=torch.channels_last).eval()
 
 
-def _run(network: OwnNetwork, images: Tensor) -> Tensor:
-    code = None if network.encoding is None else network.encoding.table[:1]
-    zeros = None if code is None else 0
+@contextmanager
+def _theirs(network: OwnNetwork) -> Iterator[None]:
+    """Tell whatever their code raises as theirs."""
     try:
-        return network(images, code, num_zero_lam=zeros).detach()  # type: ignore[no-any-return]
+        yield
     except OwnCodeError:
         raise
-    except Exception as error:  # whatever theirs does
+    except Exception as error:
         raise failure(network.config.name, KIND, error) from error
 
 
+def _run(network: OwnNetwork, images: Tensor) -> Tensor:
+    cond = _condition(network)
+    with _theirs(network):
+        return network.logits(images, cond).detach()
+
+
+def _condition(network: OwnNetwork) -> Condition:
+    """Return a condition under which the network can be folded."""
+    return Condition(_code(network), None, None if network.encoding is None else 0)
+
+
+def _code(network: OwnNetwork) -> Tensor | None:
+    return None if network.encoding is None else network.encoding.table[:1]
+
+
 def _check_gradient(network: OwnNetwork, images: Tensor, said: str) -> None:
-    """Check that an attack can see the images, and training the weights."""
+    """Check in train mode that an attack can see the images, and training the weights."""
     images = images.clone().requires_grad_()
-    code = None if network.encoding is None else network.encoding.table[:1]
-    zeros = None if code is None else 1  # so that both of two batch norms have images
-    total = network(images, code, num_zero_lam=zeros).square().sum()
+    code = _code(network)
+    zeros = None if code is None else ROWS // 2  # so that both of two batch norms have images
+    with _theirs(network):
+        logits = network.train()(images, code, num_zero_lam=zeros)
+    if logits.shape != (ROWS, network.num_classes):
+        raise OwnCodeError(
+            f"{said} must give logits of the same shape in train mode, got {_shape(logits)}."
+        )
+    total = logits.square().sum()
     if not total.requires_grad:
         raise OwnCodeError(f"{said} gives no gradient: neither images nor weights decide it.")
-    total.backward()
+    with _theirs(network):
+        total.backward()
     if images.grad is None or not bool(images.grad.any()):
         raise OwnCodeError(f"{said} gives no gradient to its images, so that no attack sees them.")
     left = [name for name, value in network.body.named_parameters() if value.grad is None]
     if left:
         raise OwnCodeError(f"{said} never uses its parameter '{left[0]}'; leave it out.")
+
+
+def _check_folded(network: OwnNetwork, images: Tensor, said: str) -> None:
+    """Check that the network, which has been trained a step, is itself when it is folded."""
+    logits = _run(network.eval(), images)
+    try:
+        plain = network.folded(_condition(network))
+    except Exception as error:  # whatever their modules do when they are copied
+        raise OwnCodeError(
+            f"{said} must allow `copy.deepcopy` after a pass in train mode, which fails: {error}"
+        ) from error
+    if not torch.allclose(_run(plain, images), logits, rtol=SAME, atol=SAME):
+        raise OwnCodeError(
+            f"{said} has other logits once its batch norms are folded into scales and shifts, as "
+            "evaluation does; one of its modules looks at a batch norm, or changes it."
+        )
 
 
 def _shape(value: object) -> str:

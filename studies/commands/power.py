@@ -64,7 +64,12 @@ def power(
         "ra_spread": ra_spread,
     }
     named = {key: value for key, value in given.items() if value is not None}
-    known, name = (Rates(nan, nan, nan, nan), None) if like is None else _measured(like, storage)
+    for key, value in named.items():
+        if isnan(value):
+            raise StudyError(f"`{key}` must be from 0 to 1, got nan.")
+    known, name = Rates(nan, nan, nan, nan), None
+    if like is not None:
+        known, name = _measured(resolved, like, storage)
     try:
         return power_of(
             test_images(resolved),
@@ -78,8 +83,8 @@ def power(
         raise StudyError(str(error)) from error
 
 
-def _measured(like: Source, storage: str | Path) -> tuple[Rates, str]:
-    """Return how far models differ in the results of a study, and the study's name.
+def _measured(study: Study, like: Source, storage: str | Path) -> tuple[Rates, str]:
+    """Return how far models differ in the results of a study, and its name with what is other.
 
     Raises:
         ComparisonError: It has no results of OAT beside retrained models.
@@ -97,20 +102,23 @@ def _measured(like: Source, storage: str | Path) -> tuple[Rates, str]:
             f"`like` '{resolved.name}' has no results of OAT beside retrained models yet, from "
             "which to tell how far models differ; run it first, or leave `like` out."
         )
-    return answer.rates, resolved.name
+    settings = ("data", "model", "train", "attack")
+    odd = [key for key in settings if getattr(resolved, key) != getattr(study, key)]
+    name = f"'{resolved.name}'" + (f" (of other settings in `{'`, `'.join(odd)}`)" if odd else "")
+    return answer.rates, name
 
 
 def _source(keys: tuple[str, str], given: Collection[str], known: Rates, name: str | None) -> str:
-    """Say where the rates of two keys are known from; ``name`` is the study that was measured."""
+    """Say where the rates of two keys are known from; ``name`` is what was measured."""
     if all(key in given for key in keys):
         return "Given"
     if name is None:
         source = ASSUMED
     elif isnan(getattr(known, keys[0])):
         lacking = "results by image" if keys == DISCORDANCE else "second seed"
-        source = f"{ASSUMED}, as '{name}' has no {lacking}"
+        source = f"{ASSUMED}, as {name} has no {lacking}"
     else:
-        source = f"Measured in '{name}'"
+        source = f"Measured in {name}"
     some = any(key in given for key in keys)
     return f"Given in part, else {source[0].lower()}{source[1:]}" if some else source
 

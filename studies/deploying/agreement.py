@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -84,7 +85,8 @@ def agree(
                     f"not {tuple(wanted.shape)}."
                 )
             apart = (logits - wanted).abs() / wanted.abs().clamp(min=1)
-            largest = max(largest, apart.max().item())
+            farthest = apart.max().item()  # NaN stays: `max` would forget it
+            largest = farthest if not farthest <= largest else largest
             same = min(same, (logits.argmax(1) == wanted.argmax(1)).double().mean().item())
     return {
         "images": len(images),
@@ -99,7 +101,8 @@ def together(found: Sequence[Agreement], lams: Sequence[float]) -> Agreement:
     return {
         "images": found[0]["images"],
         "lams": list(lams),
-        "largest_difference": max(one["largest_difference"] for one in found),
+        # NaN stays, which Python's `max` may forget
+        "largest_difference": float(np.max([one["largest_difference"] for one in found])),
         "same_class": min(one["same_class"] for one in found),
     }
 

@@ -254,10 +254,8 @@ def point_of(demo: Demo, asked: Mapping[str, Any]) -> OperatingPoint:
     Raises:
         ModelError: It is none of the model's.
     """
-    lam = asked.get("lam")
-    point = OperatingPoint(
-        None if lam is None else _number("lam", lam), _number("width", asked.get("width", 1.0))
-    )
+    lam, width = asked.get("lam"), asked.get("width", max(demo.model.widths))
+    point = OperatingPoint(None if lam is None else _number("lam", lam), _number("width", width))
     demo.model.check(*point)
     return point
 

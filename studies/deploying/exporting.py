@@ -158,7 +158,7 @@ def _write_and_check(
         again = open_file(path, torch.device("cpu"))
         pairs = [(again.at(*point), model.at(*point)) for point in model.points()]
         return together([agree(a, (b,), held_out, ()) for a, b in pairs], model.lams)
-    at = 1.0 if width is None else width
+    at = max(model.widths) if width is None else width
     if whole:
         return check_knob(
             model, at, held_out, _write(model, model.knob(at), target, path, held_out)

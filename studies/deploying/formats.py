@@ -49,7 +49,7 @@ def write_onnx(module: nn.Module, example: tuple[Tensor, ...], path: Path) -> No
     """Write a module as ONNX, for any number of images.
 
     Raises:
-        ModelError: The packages for it are missing.
+        ModelError: The packages for it are missing, or torch cannot write the module so.
     """
     try:
         import onnx  # noqa: F401
@@ -59,15 +59,19 @@ def write_onnx(module: nn.Module, example: tuple[Tensor, ...], path: Path) -> No
             f"`--to onnx` needs the package {error.name}: pip install 'oat-studies[onnx]'."
         ) from error
     with _quiet():
-        program = torch.onnx.export(
-            module,
-            example,
-            dynamo=True,
-            dynamic_shapes=_any(example),
-            input_names=list(INPUTS[: len(example)]),
-            output_names=[OUTPUT],
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                module,
+                example,
+                dynamo=True,
+                dynamic_shapes=_any(example),
+                input_names=list(INPUTS[: len(example)]),
+                output_names=[OUTPUT],
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            said = str(error).strip().splitlines()[-1][:200]
+            raise ModelError(f"torch cannot write this network as ONNX ({said}).") from error
         assert program is not None
         program.save(str(path))
 

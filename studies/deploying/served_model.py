@@ -51,7 +51,8 @@ class Served(PythonModel):  # type: ignore[misc]
             raise _refused(f"images must have the shape (N, {shape}), got {tuple(images.shape)}")
         if not bool(((images >= 0) & (images <= 1)).all()):
             raise _refused("images must be in [0, 1]; divide bytes by 255")
-        network = self.networks[self._known("width_mult", params.get("width_mult", 1.0))]
+        width = params.get("width_mult", max(self.networks))
+        network = self.networks[self._known("width_mult", width)]
         with torch.no_grad():
             if not self.record["lams"]:
                 return network(images).numpy()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from baselines import Checkpoint
 from oat.adversaries import EXTRA, check_classes
 from oat.autoattack import check_installed
 from oat.data import DataError, Dataset, count_images, load, repeated_images
@@ -17,6 +18,7 @@ from oat.own_code import OwnCodeError
 from studies.console import say
 from studies.driver.same_data import KnownData
 from studies.errors import StudyError, UserError
+from studies.naming import listed
 from studies.storage.folder import Folder
 from studies.storage.opening import check_writable
 from studies.study_file.study import Study
@@ -112,11 +114,17 @@ def check_own_code(
     study: Study, image_shape: tuple[int, int, int], num_classes: int
 ) -> list[Check]:
     """Check that the network and the attacks of the user's do what they must; none of ours."""
+    asked = dict.fromkeys(
+        (m.network() if isinstance(m, Checkpoint) else study.model, m.conditioning())
+        for m in study.all_methods()
+    )
+    networks = [(model, conditioning) for model, conditioning in asked if model.own]
 
     def network() -> str:
-        for conditioning in dict.fromkeys(m.conditioning() for m in study.all_methods()):
-            check_own_network(study.model, conditioning, image_shape, num_classes)
-        return f"{study.model.name} takes the images, and gives {num_classes} logits for each"
+        for model, conditioning in networks:
+            check_own_network(model, conditioning, image_shape, num_classes)
+        names = listed(dict.fromkeys(model.name for model, _ in networks))
+        return f"{num_classes} logits for each image of {names}"
 
     def attacks() -> str:
         for attack in own:
@@ -124,7 +132,7 @@ def check_own_code(
         return ", ".join(dict.fromkeys(attack.name for attack in own))
 
     own = [attack for attack in study.attacks() if isinstance(attack, OwnAttack)]
-    checks = [checked("network", network)] if study.model.own else []
+    checks = [checked("network", network)] if networks else []
     return [*checks, checked("attacks", attacks)] if own else checks
 
 

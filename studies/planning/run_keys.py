@@ -10,7 +10,7 @@ from oat.method import Method
 from oat.models.config import ModelConfig
 from oat.paths import local_path
 from oat.recipe import TrainConfig
-from studies.known_methods import JUDGED_AT, RESULTS_VERSION
+from studies.known_methods import EVALUATED_AT, RESULTS_VERSION
 from studies.own_code import CODE, NETWORK, code_named, code_of
 from studies.storage.sealed import digest
 from studies.study_file.method_blocks import Entry
@@ -32,7 +32,7 @@ def trial_config(
         "model": _network(study, method, asdict),
         "train": _lists(asdict(train or study.train)),
         "attack": asdict(study.attack),
-        "method": {**_named(method), **_weighty(_lists(asdict(method))), **_place(method)},  # type: ignore[call-overload]
+        "method": {**_named(method), **_weighty(method, _lists(asdict(method))), **_place(method)},  # type: ignore[call-overload]
     }
 
 
@@ -54,10 +54,12 @@ def key_config(study: Study, method: Method, seed: int, train: TrainConfig) -> T
         "model": _network(study, method, _changed),
         "train": _changed(train),
         "attack": _changed(study.attack),
-        "method": {**_named(method), **_weighty(_lists(_changed(method)))},
+        "method": {**_named(method), **_weighty(method, _lists(_changed(method)))},
     }
-    if isinstance(method, Checkpoint):  # how others are trained is not its own; where it lies, too
-        key["method"].pop("path", None)
+    if isinstance(method, Checkpoint):  # neither how others are trained is its own, nor where it
+        # lies and how it is called; the network stands in `model`
+        for name in ("path", "title", "model"):
+            key["method"].pop(name, None)
         del key["train"], key["attack"]
     return cast(TrialConfig, key)
 
@@ -147,9 +149,9 @@ def _place(method: Method) -> dict[str, str]:
     return {"path": str(method.file())}
 
 
-def _weighty(values: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what says where a model is judged alone."""
-    return {k: v for k, v in values.items() if k not in JUDGED_AT}
+def _weighty(method: Method, values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what says where a model is evaluated and nothing else."""
+    return {k: v for k, v in values.items() if k not in EVALUATED_AT.get(method.name, ())}
 
 
 def _lists(values: dict[str, Any]) -> dict[str, Any]:

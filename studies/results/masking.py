@@ -5,6 +5,7 @@ threshold below; sources as in `oat.masking`.
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -155,14 +156,19 @@ def _same_images(one: Point, other: Point) -> bool:
 
 def _gap(there: Sequence[Point], correct: Correct, kinds: tuple[str, ...]) -> float:
     """Return how far RA under some attacks lies below that under PGD, on the same images."""
-    white = [r for r in there if r["attack"].startswith("pgd") and EVERY_LAM not in r["attack"]]
-    other = [r for r in there if r["attack"].startswith(kinds)]
+    white = [r for r in there if _is_ours(r, "pgd") and EVERY_LAM not in r["attack"]]
+    other = [r for r in there if any(_is_ours(r, kind) for kind in kinds)]
     if not white or not other:
         return math.nan
     arrays = [[correct[f"{r['point_key']}.robust"] for r in some] for some in (white, other)]
     count = min(len(array) for some in arrays for array in some)
     lowest: list[float] = [min(_rate(array[:count]) for array in some) for some in arrays]
     return lowest[0] - lowest[1]
+
+
+def _is_ours(row: Point, kind: str) -> bool:
+    """Tell whether a point is under an attack of ours: `pgd20-ce`, and not under `pgd_margin`."""
+    return re.fullmatch(rf"{kind}\d*(x\d+)?([-@].*)?", row["attack"]) is not None
 
 
 def _rate(right: NDArray[np.bool_]) -> float:

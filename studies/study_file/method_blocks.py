@@ -21,10 +21,11 @@ from pydantic import (
     model_validator,
 )
 
-from baselines import Pairing, Untrained
+from baselines import Checkpoint, Pairing, Untrained
 from oat.method import Method
 from oat.own_code import allow, is_own
 from oat.recipe import SHARED, TrainConfig
+from studies.errors import StudyError
 from studies.known_methods import METHODS, begins_in_words, describe, method_class
 from studies.study_file.own_blocks import by_own_name
 from studies.study_file.tune_block import STRICT, SWEPT
@@ -140,7 +141,9 @@ class MethodBlock(BaseModel):
         for key in SWEPT.get(self.name, {}).values():
             if getattr(self, key) == ():
                 raise ValueError(f"`{key}` must name at least one value, got an empty list.")
-        self.expand()  # the methods check their values themselves
+        for method in self.expand():  # the methods check their values themselves
+            if isinstance(method, Checkpoint):
+                method.check_file()
         if self.train is not None and not self.trains:
             raise ValueError(f"`train` must be left out of {self.name}, which trains nothing.")
         return self
@@ -213,10 +216,20 @@ class DedicatedBlock(MethodBlock):
     start: Start | None = None
 
 
+RESERVED = {"code", *DedicatedBlock.model_fields, *dir(DedicatedBlock)}
+"""Names that no field of a method of the user's may have."""
+
+
 def _method_block(name: str) -> type[MethodBlock]:
     """Make the schema of a method's block from the fields of its config."""
     kind_of_method = method_class(name)
     hints = get_type_hints(kind_of_method)
+    for field in dataclasses.fields(kind_of_method) if is_own(name) else ():
+        if field.name in RESERVED:
+            raise StudyError(
+                f"The method '{name}' may not have a field `{field.name}`, which means something "
+                "else in a study file; give it another name."
+            )
     keys: dict[str, Any] = {"name": (Literal[name], ...)}
     many: Any = tuple
     for field in dataclasses.fields(kind_of_method):

@@ -102,6 +102,10 @@ class Study(BaseModel):
         for what, count in methods + seeds:
             if count > 1:
                 raise ValueError(f"Duplicate trial: {what} is listed {count} times.")
+        outside = Counter(e.label for e in self._entries if isinstance(e.method, Checkpoint))
+        for label, count in outside.items():
+            if count > 1:
+                raise ValueError(f"{count} networks are called '{label}'; give each a `title`.")
         check_sources(self._entries)
         self._check_evaluation()
         union = " (the union of all λ sets, as `evaluate.lams` is not given)"
@@ -168,9 +172,9 @@ class Study(BaseModel):
         return tuple(entries)
 
     def trials(self) -> list[tuple[int, Entry]]:
-        """Return seed and entry of each trial; of a checkpoint there is one trial for all seeds."""
+        """Return seed and entry of each trial; a checkpoint has one trial, of seed 0."""
         return [
-            (seed, entry)
+            (0 if isinstance(entry.method, Checkpoint) else seed, entry)
             for seed in self.seeds
             for entry in self._entries
             if not isinstance(entry.method, Checkpoint) or seed == self.seeds[0]

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from baselines import Checkpoint
-from oat.data import DataError, Dataset
+from oat.data import DataError, Dataset, unit
 from oat.models import Network, build, count_parameters, stored_bytes
 from oat.own_code import OwnCodeError
+from oat.recipe import RULES
+from studies.errors import StudyError
 from studies.own_code import model_of
 from studies.storage.folder import Folder
 from studies.storage.sealed import digest
@@ -37,15 +39,18 @@ def adopt(job: TrialJob, method: Checkpoint, dataset: Dataset, folder: Folder) -
         folder: The trial's folder.
 
     Raises:
-        DataError: Its file is none, or does not fit the network: which tensor.
+        DataError: Its file is none, or does not fit the network: which tensor. Or the network does
+            not fit the data.
+        StudyError: The file is not there, or not the one of the plan.
     """
+    _check_file(job, method)
     network = _built(job, method, dataset)
     if method.path is not None:
         _fill(network, _state_of(method.file()), method)
+    _check_logits(network, dataset, method)
     state, told = network.state_dict(), about(job, dataset)
-    rules = dict.fromkeys(point["checkpoint_rule"] for point in job["points"])
-    weights: dict[str, Weights] = {
-        rule: write_weights(folder, rule, 0, told, state) for rule in rules
+    weights: dict[str, Weights] = {  # of every rule, as a later study may ask for another
+        rule: write_weights(folder, rule, 0, told, state) for rule in RULES
     }
     return {
         "training_id": digest({"run_key": job["run_key"], "weights": weights}),
@@ -55,6 +60,44 @@ def adopt(job: TrialJob, method: Checkpoint, dataset: Dataset, folder: Folder) -
         "parameters": count_parameters(network),
         "network_bytes": stored_bytes(network),
     }
+
+
+def _check_file(job: TrialJob, method: Checkpoint) -> None:
+    """Check that the file of the weights is that of the plan.
+
+    Raises:
+        StudyError: It is not.
+    """
+    try:
+        method.check_file()
+        here = method.digest() or None
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{method.label}: {error}") from error
+    if here != job["config"]["method"].get("code"):
+        raise StudyError(
+            f"The file '{method.path}' of '{method.label}' has changed since the trial was "
+            "planned; give the command again."
+        )
+
+
+@torch.no_grad()
+def _check_logits(network: Network, dataset: Dataset, method: Checkpoint) -> None:
+    """Check that a network gives a logit for each class of the data.
+
+    Raises:
+        DataError: It does not.
+    """
+    images = unit(dataset.test.head(2).images)
+    device = next(network.parameters()).device
+    try:
+        logits = network.eval()(images.to(device))
+    except OwnCodeError as error:
+        raise DataError(str(error)) from error
+    if logits.shape != (len(images), dataset.num_classes):
+        raise DataError(
+            f"{method.label} gives logits of shape {tuple(logits.shape)} for {len(images)} images; "
+            f"the data have {dataset.num_classes} classes."
+        )
 
 
 def _built(job: TrialJob, method: Checkpoint, dataset: Dataset) -> Network:

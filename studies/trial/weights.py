@@ -60,9 +60,14 @@ def weights_file(rule: str) -> str:
 
 def pack(state: Mapping[str, "Tensor"], said: Mapping[str, object]) -> bytes:
     """Make a safetensors file of a network's state, with what it says of itself."""
+    import torch
     from safetensors.torch import save
 
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    # cloned, as no two may share memory: a module that has two places in a network is in it twice
+    tensors = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
+    }
     return save(tensors, {KEY: json.dumps(said)})
 
 

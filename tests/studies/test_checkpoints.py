@@ -1,6 +1,7 @@
 """Networks from outside: adopted as they are, evaluated like the others, in no verdict."""
 
 import hashlib
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,10 @@ from oat.models import ModelConfig, build
 from studies.comparison.answer import Comparison
 from studies.comparison.comparing import compare
 from studies.driver import nodes
+from studies.driver.checks import check_own_code
 from studies.driver.node_checks import judge_node
 from studies.driver.same_data import KnownData
 from studies.errors import ComparisonError, StudyError, TuningError
-from studies.known_methods import method_of
 from studies.planning.expand import make_plan
 from studies.report.figures import paper_figure
 from studies.report.origin import Origin
@@ -110,10 +111,74 @@ def test_several_seeds_judge_it_once_and_another_file_is_another_network(
     longer = _study(tiny, entry, seeds=[0], train={**tiny["train"], "epochs": 9})
     assert keys(longer) == [key]  # it is not trained
     job = next(t.job for t in make_plan(study, folder).trials if t.run_key == key)
+    titled = _study(tiny, {**entry, "title": "Theirs"}, seeds=[1, 0])
+    named = {trial.run_key for trial in make_plan(titled, folder).trials if "Theirs" in trial.label}
+    assert named == {key}  # neither its name nor the order of seeds makes another network of it
     torch.save(_network(seed=1).state_dict(), weights)
     assert keys(study) != [key]
-    with pytest.raises(StudyError, match="has changed since the trial was planned"):
-        method_of(job["config"])
+    done = run_trial(job, folder.sub(f"trials/{key}"), lambda said: None)
+    assert done["status"] == "failed"
+    assert "has changed since the trial was planned; give the command again" in str(done["error"])
+
+
+def test_once_it_is_adopted_its_file_is_not_needed_and_every_rule_can_be_evaluated(
+    weights: Path, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    entry = {"name": "checkpoint", "path": "theirs.pt", "model": MODEL}
+    study, folder = _study(tiny, entry), LocalFolder(tmp_path / "out" / tiny["name"])
+    _run(study, folder)
+    train = {**tiny["train"], "ema": 0.9}
+    more = {**tiny["evaluate"], "checkpoints": ["last", "averaged", "chosen"]}
+    longer = _study(tiny, entry, train=train, evaluate=more)
+    _run(longer, folder)
+    points = study_points(make_plan(longer, folder), folder)
+    own = points[points["method"] == "checkpoint"]
+    assert set(own["checkpoint_rule"]) == {"last", "averaged", "chosen"}
+    assert own["sa"].nunique() == 1
+    moved = tmp_path / "moved.pt"
+    weights.rename(moved)
+    again = _study(tiny, {**entry, "path": str(moved), "title": "theirs"})
+    model = studies.load_model(again, "checkpoint theirs", storage=tmp_path / "out")
+    images = torch.rand(3, *model.image_shape)
+    assert torch.allclose(model.at()(images), _network()(images), atol=1e-5)
+
+
+def test_two_of_one_name_are_refused(weights: Path, tiny: dict[str, Any]) -> None:
+    (weights.parent / "a").mkdir()
+    other = weights.parent / "a" / weights.name
+    torch.save(_network(seed=1).state_dict(), other)
+    entries = [{"name": "checkpoint", "path": str(p), "model": MODEL} for p in (weights, other)]
+    with pytest.raises(StudyError, match="2 networks are called 'checkpoint theirs'; give each a"):
+        _study(tiny, *entries)
+    _study(tiny, entries[0], {**entries[1], "title": "other"})
+
+
+OUTSIDE = """
+from torch import nn
+
+def net(in_channels, num_classes, classes=10):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+"""
+
+
+def test_a_network_of_other_classes_is_refused_before_anything_starts_and_in_the_worker(
+    weights: Path, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    (tmp_path / "outside_net.py").write_text(OUTSIDE)
+    model = {"name": "outside_net:net", "args": {"classes": 1000}}
+    study = _study(tiny, {"name": "checkpoint", "model": model})
+    (check,) = check_own_code(study, (1, 8, 8), 10)
+    assert "must give logits of shape (4, 10) for 4 images of shape (1, 8, 8), got (4, 1000)" in (
+        check.said
+    )
+    folder = LocalFolder(tmp_path / "out")
+    (trial,) = (t for t in make_plan(study, folder).trials if t.label.startswith("checkpoint"))
+    outcome = run_trial(trial.job, folder.sub(f"trials/{trial.run_key}"), lambda said: None)
+    assert outcome["status"] == "failed"
+    assert "gives logits of shape (2, 1000) for 2 images; the data have 10 classes" in str(
+        outcome["error"]
+    )
 
 
 FILES: dict[str, tuple[Any, str]] = {

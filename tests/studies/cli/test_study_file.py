@@ -6,6 +6,7 @@ import pytest
 
 import studies
 from studies.study_file.loading import load_study, presets
+from studies.study_file.plain_yaml import read_yaml
 from tests.studies.cli.shell import NOLOAD, Oat, is_a_sentence
 
 pytestmark = NOLOAD
@@ -29,8 +30,9 @@ def test_init_writes_a_study_file_that_is_valid(
         assert (said.code, said.err) == (0, "")
         path = tmp_path / "my.yaml"
         path.write_bytes(said.out)
-        assert load_study(path) == load_study(preset)
-        assert oat("validate", path).text.startswith(f"Study {preset} is valid: ")
+        mine = load_study(preset, [f"name=my-{preset}"])
+        assert load_study(path) == mine
+        assert oat("validate", path).text.startswith(f"Study my-{preset} is valid: ")
         # a file of one's own is brought up to date in the same way
         assert oat("init", "--from", path).out == said.out
 
@@ -113,7 +115,7 @@ def test_a_file_may_end_its_lines_as_it_likes(
 ) -> None:
     path = tmp_path / "my.yaml"
     path.write_text(studies.init(), encoding=encoding, newline=newline)
-    assert load_study(path) == load_study("quickstart")
+    assert load_study(path) == load_study(read_yaml(studies.init()))
 
 
 def test_a_file_without_end_is_refused(oat: Oat, nothing_runs: Path) -> None:

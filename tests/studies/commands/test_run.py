@@ -20,7 +20,7 @@ from oat import autoattack
 from studies.cli import app as cli
 from studies.commands import run as session
 from studies.commands.run import RunOutcome
-from studies.driver import lease
+from studies.driver import lease, rounds
 from studies.driver.lease import LEASE, LeaseError
 from studies.errors import TrackingError
 from studies.planning.plan import Plan
@@ -105,8 +105,10 @@ def _refused(
 ) -> str:
     """Run a study that cannot run; nothing is started or written. Return what is said."""
     started = Mock(side_effect=AssertionError("nothing may be started"))
-    for name in ("join_cluster", "open_tracker", "run_followed", "_write_study"):
+    for name in ("join_cluster", "open_tracker"):
         monkeypatch.setattr(session, name, started)
+    for name in ("run_followed", "_write_study"):
+        monkeypatch.setattr(rounds, name, started)
     path, storage = tmp_path / "study.yaml", tmp_path / "storage"
     path.write_text(yaml.safe_dump(study))
     monkeypatch.setattr(sys, "argv", ["oat", "run", str(path), "--storage", str(storage)])
@@ -151,7 +153,7 @@ def _prepared(monkeypatch: pytest.MonkeyPatch, launch: Callable[..., dict[str, s
     monkeypatch.setattr("studies.tracking.reaching.check_server", lambda _: None)
     monkeypatch.setattr(session, "join_cluster", lambda *_: None)
     monkeypatch.setattr(session, "open_tracker", lambda *_: Mock())
-    monkeypatch.setattr(session, "run_followed", launch)
+    monkeypatch.setattr(rounds, "run_followed", launch)
 
 
 def _launches(

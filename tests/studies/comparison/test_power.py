@@ -127,6 +127,13 @@ def test_a_study_with_results_says_what_it_measured(tiny: dict[str, Any], finish
     assert "Given: trainings by 1 point in SA and 2 in RA." in str(both)
 
 
+def test_other_settings_of_the_study_that_was_measured_are_named(
+    tiny: dict[str, Any], finished: Path
+) -> None:
+    found = studies.power("quickstart", like=tiny, storage=finished)
+    assert f"Measured in '{tiny['name']}' (of other settings in `" in str(found)
+
+
 def test_a_study_without_results_measures_nothing(tmp_path: Path) -> None:
     with pytest.raises(ComparisonError) as caught:
         studies.power("quickstart", like="quickstart", storage=tmp_path)
@@ -139,6 +146,7 @@ def test_a_study_without_results_measures_nothing(tmp_path: Path) -> None:
     [
         ({"margin": 1.5}, "`margin` must be from 0 to 1, got 1.5."),
         ({"ra_spread": -0.1}, "`ra_spread` must be from 0 to 1, got -0.1."),
+        ({"sa_spread": math.nan}, "`sa_spread` must be from 0 to 1, got nan."),
         ({"overrides": ["methods=[{name: oat}]", "tune=null"]}, "nothing to compare"),
     ],
 )

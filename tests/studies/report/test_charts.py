@@ -10,7 +10,7 @@ from studies.comparison.answer import Comparison
 from studies.report import charts, operating_points
 from studies.report.origin import Origin
 from studies.report.styles import series
-from studies.report.training_charts import UNKNOWN, loss_and_accuracy
+from studies.report.training_charts import EVERY_LAM, UNKNOWN, loss_and_accuracy
 from studies.results.mlflow_index import Links
 
 Found = tuple[Comparison, Origin]
@@ -82,7 +82,7 @@ def test_training_curves_have_a_legend_entry_for_each_variant(along_widths: Foun
     for trial in origin.plan.trials:
         assert f"{trial.label}, seed {trial.seed}<br>epoch 1" in texts
     ends = [end for trace in loss["data"] for end in trace["meta"]["ends"]]
-    assert {end["text"] for end in ends} == {charts.EVERY_LAM, "λ=1"}
+    assert {end["text"] for end in ends} == {EVERY_LAM, "λ=1"}
     last = {epochs[-1]["train_loss"] for epochs in origin.epochs.values()}
     assert {end["y"] for end in ends} <= last
     losses = [y for trace in loss["data"] for y in trace["y"] if y is not None]

@@ -186,6 +186,18 @@ def test_gaps_are_of_the_same_images() -> None:
         assert math.isnan(column["check_ra"])
 
 
+def test_attacks_of_users_are_not_taken_for_ours_by_the_beginning_of_their_names() -> None:
+    points = (
+        Points()
+        .add("pgd", "pgd20x5-cw-momentum0.9", _first(50))
+        .add("theirs", "pgd_margin", _first(40))
+        .add("patch", "square_patch-size2", _first(20))
+        .add("square", "square5000", _first(42))
+    )
+    for column in points.columns().values():
+        assert column["check_gap_black_box"] == pytest.approx(0.08)
+
+
 def test_pgd_may_have_judged_fewer_images_than_the_other_attack() -> None:
     points = (
         Points().add("pgd", "pgd20", _first(7, of=10)).add("aa", "autoattack", _first(60, of=100))
