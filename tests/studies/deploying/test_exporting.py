@@ -14,11 +14,10 @@ import torch
 from torch import nn
 
 import studies
-from oat.data import DataConfig, Split, load
-from studies.deploying import exporting, served_model
+from oat.data import Split
+from studies.deploying import exporting
 from studies.deploying.agreement import agree, refuse_if_apart, together
 from studies.deploying.formats import write_onnx
-from studies.deploying.serving import to_log
 from studies.errors import ModelError
 from studies.study_file.loading import load_study
 from tests.studies.conftest import TrainAll
@@ -194,30 +193,6 @@ def test_a_file_that_does_not_agree_with_its_network_is_not_kept(
         studies.export(tiny, to="pt2", out=out, storage=finished, **POINT)
     assert out.read_bytes() == b"of yesterday"
     assert list(tmp_path.iterdir()) == [out]
-
-
-@pytest.mark.slow
-@pytest.mark.mlflow
-def test_a_network_of_narrow_widths_alone_is_exported_and_served_at_its_widest(
-    tiny_file: Path, train_all: TrainAll, tmp_path: Path
-) -> None:
-    methods = "{name: oats, lambda_choices: [0, 1], width_mults: [0.5]}"
-    few = ["evaluate.held_out_images=0", "evaluate.masking_images=0", "evaluate.images=10"]
-    changes = ["model={name: resnet8, width: 8}", "train.epochs=1", f"methods=[{methods}]", *few]
-    study = load_study(tiny_file, changes)
-    train_all(study, tmp_path)
-    model = studies.load_model(study, storage=tmp_path)
-    images, lams = torch.rand(3, *model.image_shape), torch.tensor([0.0, 1.0, 0.0])
-    done = studies.export(study, to="pt2", out=tmp_path / "a.pt2", storage=tmp_path)
-    knob = torch.export.load(done.path).module()
-    expected = model.knob(0.5)(images, lams)
-    assert torch.allclose(knob(images, lams), expected, atol=1e-5)
-    held_out = load(DataConfig("digits")).val.head(8)
-    with to_log(model, held_out, study=study.name) as logged:
-        served = served_model.ServedModel()
-        served.load(logged.folder)
-        found = served.predict(None, images.numpy(), {"lam": 1.0})
-    assert torch.allclose(torch.from_numpy(found), model.at(1.0, 0.5)(images), atol=1e-5)
 
 
 @pytest.mark.parametrize("place", [0, 1])

@@ -19,7 +19,9 @@ import torch
 from mlflow.tracking import MlflowClient
 
 import studies
+from oat.data import load
 from studies.deploying.model import TrainedModel
+from studies.deploying.serving import to_log
 from studies.errors import ModelError, TrackingError
 from studies.study_file.loading import load_study
 from studies.study_file.study import Study
@@ -103,6 +105,30 @@ def test_what_mlflow_loads_is_the_network_at_each_point(place: Place) -> None:
     dedicated = studies.load_model(place.study, "pgd_at", lam=1, storage=place.storage)
     expected = dedicated.at()(images)
     np.testing.assert_allclose(other.predict(images.numpy()), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_of_narrow_widths_alone_is_exported_and_served_at_its_widest(
+    tiny_file: Path, train_all: TrainAll, tmp_path: Path
+) -> None:
+    from mlflow.pyfunc import PythonModelContext
+
+    from studies.deploying.served_model import Served
+
+    methods = "{name: oats, lambda_choices: [0, 1], width_mults: [0.5]}"
+    few = ["evaluate.held_out_images=0", "evaluate.masking_images=0", "evaluate.images=10"]
+    study = load_study(tiny_file, ["train.epochs=1", f"methods=[{methods}]", *few])
+    train_all(study, tmp_path)
+    model = studies.load_model(study, storage=tmp_path)
+    images, lams = torch.rand(3, *model.image_shape), torch.tensor([0.0, 1.0, 0.0])
+    done = studies.export(study, to="pt2", out=tmp_path / "a.pt2", storage=tmp_path)
+    found = torch.export.load(done.path).module()(images, lams)
+    assert torch.allclose(found, model.knob(0.5)(images, lams), atol=1e-5)
+    with to_log(model, load(study.data).val.head(8), study=study.name) as logged:
+        assert "width_mult" not in logged.params
+        served = Served()
+        served.load_context(PythonModelContext({"model": str(logged.folder)}, {}))
+        answer = served.predict(None, images.numpy(), {"lam": 1.0})
+    np.testing.assert_allclose(answer, model.at(1.0, 0.5)(images), rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
