@@ -98,7 +98,7 @@ def evaluate(
         with torch.no_grad():
             logits = logits_fn(images)
         check_classes(attack, logits.shape[1])
-        right = logits.argmax(dim=1) == labels
+        right = _is_right(logits, labels)
         clean.append(right)
         if ensemble is not None:
             robust.append(ensemble.survivors(images, labels, right))
@@ -212,7 +212,12 @@ def _shown(
 def _right(logits_fn: LogitsFn, images: Tensor, labels: Tensor) -> Tensor:
     if not len(images):
         return torch.zeros(0, dtype=torch.bool, device=images.device)
-    return logits_fn(images).argmax(dim=1) == labels
+    return _is_right(logits_fn(images), labels)
+
+
+def _is_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Tell which images are classified correctly; logits that are no numbers classify none."""
+    return (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
 
 
 @dataclass(frozen=True)

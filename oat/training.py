@@ -203,6 +203,11 @@ class Training:
         self.device_seconds += (time.perf_counter() - started) * self.share.mean()
         return weights
 
+    def _is_finite(self) -> bool:
+        """Tell whether all weights and statistics are numbers."""
+        values = [*self.model.parameters(), *self.model.buffers()]
+        return all(bool(value.isfinite().all()) for value in values)
+
     def _one_epoch(self) -> EpochRecord:
         lr = self.config.lr_at(self.epoch)
         started = time.perf_counter()
@@ -211,7 +216,8 @@ class Training:
         seconds = time.perf_counter() - started
         self.epoch += 1
         self.device_seconds += seconds * self.share.mean()
-        if not math.isfinite(train_loss):
+        # the loss is that of before the last step
+        if not math.isfinite(train_loss) or not self._is_finite():
             raise DivergenceError(self.epoch, train_loss, self.device_seconds)
         sa_val = ra_val = None
         if self.epoch % self.config.val_every == 0 or self.epoch == self.config.epochs:

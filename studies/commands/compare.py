@@ -55,7 +55,8 @@ def compare(
         attack: Which attack's RA to use; None is the worst over the attacks at the radius of
             training that judged the most operating points on the most test images. What the
             comparison is at other radii stands in ``by_radius`` and ``radii`` of the answer.
-        checkpoint: Which weights to compare; None is the first rule of the first study. Of a frame:
+        checkpoint: Which weights to compare; None is the first rule of the first study that all
+            models have. Of a frame:
             the last where all models were judged with those.
         margin: How much worse, as a fraction, still counts as free.
         force: Compare points of different settings all the same.
@@ -161,12 +162,20 @@ def _compare_plans(
     result, others = compare_all(
         points,
         attack=attack,
-        checkpoint=checkpoint or main.evaluate.checkpoints[0],
+        checkpoint=checkpoint or _rule_of_all(points, main),
         margin=margin,
         force=force,
         unfinished=[trial for plan in plans for trial in plan.unfinished()],
     )
     return with_gains(result, main, folder), others
+
+
+def _rule_of_all(points: pd.DataFrame, main: Study) -> str:
+    """Return the first rule of a study that all models have, or else its first."""
+    rules = points.groupby("run_key")["checkpoint_rule"].agg(set)
+    common = set.intersection(*rules) if len(rules) else set()
+    first: str = main.evaluate.checkpoints[0]
+    return next((rule for rule in main.evaluate.checkpoints if rule in common), first)
 
 
 def _write_report(

@@ -71,6 +71,8 @@ class Comparison:
             `studies.comparison.outside.outside_table`.
         radii: What the comparison is at each radius, where the models were attacked at several.
         rates: How far the models differ, for planning another study; see `studies.power`.
+        without_row: Retrained models that OAT could be set beside and is not, as neither a choice
+            nor the same λ is known for them; the verdict is not *free* then.
     """
 
     attack: str
@@ -98,6 +100,7 @@ class Comparison:
     gains: Gains | None = None
     radii: "Radii | None" = None
     rates: Rates | None = None
+    without_row: list[str] = field(default_factory=list)
     outside: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
@@ -137,6 +140,12 @@ class Comparison:
         if count := len(self.missing):
             what = "1 model of the study is" if count == 1 else f"{count} models of the study are"
             said.append(f"{what} missing ({listed(self.missing)})")
+        if count := len(self.without_row):
+            what = "1 retrained model has" if count == 1 else f"{count} retrained models have"
+            said.append(
+                f"{what} no row, for lack of points on the held-out images "
+                f"({listed(self.without_row)})"
+            )
         if not self.paired:
             said.append("some results are not known by image, so intervals are wider than need be")
         if self.question == SAME:

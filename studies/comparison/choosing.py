@@ -142,6 +142,32 @@ def choose_points(draws: Resampled, held_out: HeldOut) -> list[tuple[int, int]]:
     return pairs
 
 
+def with_those_left(
+    pairs: list[tuple[int, int]], knob: list[tuple[int, int]], draws: Resampled
+) -> tuple[list[tuple[int, int]], list[str]]:
+    """Add the dedicated cells for which no point could be chosen, at the λ that they have.
+
+    A model that is not evaluated on the held-out images must not leave the comparison for that.
+
+    Args:
+        pairs: Those that were chosen; empty where nothing was, so that all are at the same λ.
+        knob: The pairs of the same λ and width.
+        draws: The cells.
+
+    Returns:
+        All pairs, and the names of dedicated cells that have none though OAT is no wider.
+    """
+    if not pairs:
+        return pairs, []
+    chosen = {j for _, j in pairs}
+    every = [*pairs, *((i, j) for i, j in knob if j not in chosen)]
+    paired, width = {j for _, j in every}, draws.cells["width_mult"].to_numpy()
+    narrowest = width[draws.conditional].min(initial=np.inf)
+    left = [j for j in np.flatnonzero(~draws.once & (width >= narrowest - 1e-9)) if j not in paired]
+    rows = draws.cells.iloc[left].to_dict("records")
+    return every, [name_point(row, seed=False) for row in rows]
+
+
 def best_of(values: NDArray[np.float64], candidates: NDArray[np.int64], other: int) -> int:
     """Return which candidate to set beside another cell.
 

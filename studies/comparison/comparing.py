@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from studies.comparison.answer import BEST, SAME, Comparison
 from studies.comparison.assumed import MARGIN
 from studies.comparison.by_radius import others_by_radius, with_radii
-from studies.comparison.choosing import choose_points, held_out_values
+from studies.comparison.choosing import choose_points, held_out_values, with_those_left
 from studies.comparison.curves import Judged
 from studies.comparison.fronts import measure_fronts
 from studies.comparison.grid import Grid, comparable, sound_points
@@ -125,7 +125,7 @@ def _under(
     draws = Resampled(points, correct)
     held_out = held_out_values(draws, points, grid.stored.held_out)
     knob = same_knob(draws)
-    pairs = choose_points(draws, held_out)
+    pairs, without_row = with_those_left(choose_points(draws, held_out), knob, draws)
     own, rival = (_of(pairs or knob, draws.conditional == kind) for kind in (True, False))
     table, others, at_knob = (pair_table(some, draws, margin) for some in (own, rival, knob))
     reference, variants = against_plainest(draws)
@@ -160,7 +160,8 @@ def _under(
         cells=draws.cells,
         nearest=nearest_dedicated(draws),
         fronts=fronts,
-        verdict=verdict_on_all(table, seeds),
+        verdict=verdict_on_all(table, seeds, complete=not (without_row or grid.missing)),
+        without_row=without_row,
         seeds=seeds,
         paired=not draws.unpaired,
         margin=margin,

@@ -12,7 +12,7 @@ from studies.comparison.resampling import CELL, Resampled
 from studies.known_methods import CONDITIONAL
 from studies.naming import in_points
 from studies.statistics.frontier import coverage, hypervolume, largest_gap, pareto_mask
-from studies.statistics.intervals import measured
+from studies.statistics.intervals import measured, measured_ratio
 
 ALL_WIDTHS = "all widths"
 ALL_RETRAINED = "all retrained"
@@ -200,11 +200,8 @@ def _ratio(draws: Resampled, name: str, ours: Members, theirs: Members) -> dict[
     unknown = dict.fromkeys((name, f"{name}_low", f"{name}_high"), np.nan)
     if not len(theirs) or not hypervolume(values[theirs]):
         return unknown
-    samples = draws.hypervolumes(theirs)
-    if not samples.all():
-        return unknown
     value = hypervolume(values[ours]) / hypervolume(values[theirs])
-    return measured(name, value, draws.hypervolumes(ours) / samples)
+    return measured_ratio(name, value, draws.hypervolumes(ours), draws.hypervolumes(theirs))
 
 
 def front_remark(row: Mapping[Any, Any], margin: float) -> str:

@@ -26,7 +26,7 @@ class Grid:
         points: A frame of points of one checkpoint rule.
         outside: Those of networks from outside.
         stored: What is stored of them, or of more.
-        missing: Models of the study that they lack.
+        missing: Models of the study that they lack, those without weights by the rule among them.
         notes: What a reader must know of them.
         names: What the names of their variants leave out.
         masking: See `studies.results.masking.masking_table`.
@@ -59,13 +59,14 @@ def sound_points(
     points, notes = finite_points(points)
     points, outside = without_outside(points)
     notes += check_one_data(points, force)
-    points, lacking = one_checkpoint(points, checkpoint)
+    points, lost = one_checkpoint(points, checkpoint)
+    missing += lost
     outside = outside[outside["checkpoint_rule"].isin(points["checkpoint_rule"])]
     points = with_recipes(points)
     names, shared = short_names(points)
     points = points.assign(variant=points["variant"].map(names))
     masking = masking_table(points)
-    return Grid(points, outside, stored, missing, notes + lacking, shared, masking, margin, force)
+    return Grid(points, outside, stored, missing, notes, shared, masking, margin, force)
 
 
 def _missing(points: pd.DataFrame) -> list[str]:

@@ -41,6 +41,9 @@ def finite_points(points: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 def one_checkpoint(points: pd.DataFrame, rule: str | None) -> tuple[pd.DataFrame, list[str]]:
     """Keep the points of one checkpoint rule; all of them where no rule serves every model.
 
+    Returns:
+        The points, and the variants of which a model has none by that rule.
+
     Raises:
         ComparisonError: No model has the rule asked for; or a point's rule is none of ours, so
             that its weights may have been chosen on test data.
@@ -63,8 +66,9 @@ def one_checkpoint(points: pd.DataFrame, rule: str | None) -> tuple[pd.DataFrame
     lost = points[~points["run_key"].isin(kept["run_key"])]
     if lost.empty:
         return kept, []
-    names = ", ".join(sorted(set(lost["variant"])))
-    return kept, [f"{lost['run_key'].nunique()} models ({names}) have no '{rule}' weights."]
+    first = lost.drop_duplicates("run_key")
+    first = first.drop(columns="recipe", errors="ignore")  # which is not known yet
+    return kept, [f"{name_point(row)} by the rule '{rule}'" for _, row in first.iterrows()]
 
 
 def check_one_data(points: pd.DataFrame, force: bool) -> list[str]:

@@ -170,11 +170,14 @@ def start_notes(fronts: pd.DataFrame) -> list[str]:
 
 def unequal_note(fronts: pd.DataFrame) -> list[str]:
     """Say so where a hypervolume ratio is between fronts of different numbers of points."""
+    notes = []
     for _, here in fronts.groupby("width_mult", dropna=False):
         theirs = here.loc[here["ratio"].isna(), "operating_points"].max()
-        for row in here[here["ratio"].notna() & (here["operating_points"] != theirs)].itertuples():
-            return [
-                f"{row.front} has {row.operating_points:g} points, the front of the retrained "
-                f"models {theirs:g}; more points cover more area. See the matched ratio."
-            ]
-    return []
+        odd = here[here["ratio"].notna() & (here["operating_points"] != theirs)]
+        if len(odd):
+            each = [f"{row.front} has {row.operating_points:g} points" for row in odd.itertuples()]
+            notes.append(
+                f"{', '.join(each)}, the front of the retrained models {theirs:g}; more points "
+                "cover more area. See the matched ratio."
+            )
+    return notes

@@ -57,7 +57,7 @@ def outside_table(
     alike = pd.Series(True, index=found.index)
     for column in SHARED:
         alike &= found[column].isin(own[column].unique())
-    flags = masking_table(outside).set_index("variant")["flags"]
+    flags = masking_table(outside).groupby("variant")["flags"].agg("; ".join)
     rows = [
         {
             "name": row["variant"].partition(" ")[2],

@@ -8,7 +8,7 @@ import pandas as pd
 from studies.comparison.fronts import front_name
 from studies.comparison.resampling import Resampled
 from studies.statistics.frontier import hypervolume
-from studies.statistics.intervals import measured
+from studies.statistics.intervals import measured_ratio
 
 LOSES, BEATS, EVEN = "loses to", "beats", "cannot be told from"
 """What OAT does to a rival: by the interval of the ratio of their areas."""
@@ -37,10 +37,10 @@ def against_rivals(draws: Resampled, fronts: pd.DataFrame) -> pd.DataFrame:
             other = np.flatnonzero(widest & (cells["variant"] == name))
             areas = [hypervolume(cells[["sa", "ra"]].to_numpy()[some]) for some in (mine, other)]
             samples = draws.hypervolumes(other)
-            if not areas[1] or not samples.all():
+            if not areas[1]:
                 continue
             names = [front_name(one, full, several) for one in (ours, name)]
-            found = measured("area", areas[0] / areas[1], draws.hypervolumes(mine) / samples)
+            found = measured_ratio("area", areas[0] / areas[1], draws.hypervolumes(mine), samples)
             rows.append(
                 {
                     "once": ours,

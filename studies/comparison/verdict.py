@@ -49,16 +49,19 @@ def _verdict(pair: Pair, margin: float, lost: bool) -> str:
     return "not free" if lost else "undecided"
 
 
-def verdict_on_all(table: "pd.DataFrame", seeds: int) -> str:
+def verdict_on_all(table: "pd.DataFrame", seeds: int, complete: bool = True) -> str:
     """Give the verdict on the method: the worst that any pair has; none with one seed.
+
+    Where retrained models are missing, OAT may lose to them: it is ``undecided`` at best.
 
     ``free`` needs no correction for the number of pairs, as every pair must pass.
 
     Args:
         table: A row for each pair, with its ``verdict``.
         seeds: Trainings of each setting, the fewest that any has.
+        complete: Whether every retrained model has a row.
     """
-    found = set(table["verdict"]) if len(table) else set()
+    found = {*table["verdict"], *([] if complete else ["undecided"])} if len(table) else set()
     if found and seeds < 2:
         return ONE_SEED
     for verdict in reversed(VERDICTS):

@@ -3,11 +3,13 @@
 import math
 
 from baselines import Interpolate, Mix, Untrained
+from oat.adversaries import EvaluationAttack, Pgd, Transfer
 from oat.masking_attacks import PASSES as MASKING_PASSES
 from oat.method import Method, training_cost
 from oat.models.forecast import relative_flops
 from oat.operating import OperatingPoint
 from oat.recipe import STATISTICS_BATCHES, TrainConfig, images_seen, steps_per_epoch
+from studies.known_methods import is_dedicated
 from studies.planning.estimates import rough_seconds_per_unit
 from studies.study_file.method_blocks import Entry, Resources
 from studies.study_file.study import Study
@@ -39,9 +41,14 @@ def _nominal_held_out(study: Study) -> int:
 
 
 def test_images(study: Study) -> int:
-    """Return how many test images the attack on the most of them judges."""
-    test = _nominal_data(study)[1]
-    return max(min(test, attack.images or test) for attack in study.attacks())
+    """Return how many test images decide: the most under an attack at the radius of training.
+
+    Or at the largest radius, where none is at that.
+    """
+    test, attacks = _nominal_data(study)[1], study.attacks()
+    radii = {attack.radius() for attack in attacks}
+    eps = study.attack.eps if study.attack.eps in radii else max(radii)
+    return max(min(test, a.images or test) for a in attacks if a.radius() == eps)
 
 
 def training_units(study: Study) -> float:
@@ -56,7 +63,8 @@ def judging_units(study: Study, entry: Entry) -> tuple[float, float]:
     size = min(study.train.batch_size, images)
     cost = training_cost(method, study.attack, size, study.model, shape)
     for_a_point = sum(
-        min(judged, attack.images or judged) * (1 + attack.passes()) for attack in study.attacks()
+        min(judged, attack.images or judged) * (1 + attack.passes() * _sources_of(study, attack))
+        for attack in study.attacks()
     )
     for_a_point += min(judged, study.evaluate.masking_images) * MASKING_PASSES
     held_out = min(_nominal_held_out(study), study.evaluate.held_out_images)
@@ -69,6 +77,15 @@ def judging_units(study: Study, entry: Entry) -> tuple[float, float]:
     rules = len(study.evaluate.checkpoints)
     judging = points * for_a_point + _settling_units(study, method, images)
     return images_seen(entry.train, images) * cost, rules * judging
+
+
+def _sources_of(study: Study, attack: EvaluationAttack) -> int:
+    """Return on how many networks an attack crafts its images."""
+    if isinstance(attack, Pgd) and attack.every_lam:
+        return max(1, len(study.lams()))
+    if isinstance(attack, Transfer):
+        return max(1, sum(is_dedicated(method.name) for method in study.all_methods()) - 1)
+    return 1
 
 
 def _running(method: Method, point: OperatingPoint) -> int:

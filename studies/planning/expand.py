@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from baselines import Pairing
 from studies.planning.costs import assumed_seconds_per_unit, judging_units, validation_units
 from studies.planning.estimates import Estimate, Estimator, Work, need_of, read_probes
 from studies.planning.judgements import SharedKeys, checks_of, held_out_of, points_of
@@ -85,22 +86,24 @@ def _plan_trial(
     # settings of a method's own, and a start, are no other budget: the study says that they differ
     shared = key_config(study, method, seed, study.train)
     run_key = digest(entry_key(study, entry, seed))
+    sources = sources_by_label(study, entry, seed)
+    own = [run_key, *(sources.values() if isinstance(method, Pairing) else ())]
     job: TrialJob = {
         "run_key": run_key,
         "config": entry_config(study, entry, seed),
         "budget": digest({k: v for k, v in shared.items() if k not in {"method", "seed"}}),
-        "points": points_of(study, method, run_key, seed, keys, split),
-        "held_out": [] if split == "val" else held_out_of(study, method, run_key, seed, keys),
+        "points": points_of(study, method, own, seed, keys, split),
+        "held_out": [] if split == "val" else held_out_of(study, method, own, seed, keys),
         "checks": checks_of(study, method, run_key),
         "siblings": folder.sub("trials").uri,
         "choices": folder.sub("choices").uri,
         "data": {"root": absolute_root(study.data), "download": study.data.download},
         "resources": need_of(entry.need),
     }
-    if sources := sources_by_label(study, entry, seed):
+    if sources:
         job["sources"] = sources
-    if own := sorted(study.own_code()):
-        job["own"] = own
+    if named := sorted(study.own_code()):
+        job["own"] = named
     units, judge_units = judging_units(study, entry)
     kind = digest(entry_key(study, entry, None))
     return PlannedTrial(run_key, entry.label, seed, job, "missing", units, judge_units, kind=kind)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, cast
 
+from baselines import Checkpoint
 from oat.adversaries import EVALUATION_SEED, EvaluationAttack, Pgd, Transfer
 from oat.lambdas import SAME_LAM
 from oat.masking_attacks import HOW as MASKING_HOW
@@ -18,15 +19,24 @@ from studies.trial.shapes import CheckSpec, PointSpec
 
 
 def points_of(
-    study: Study, method: Method, run_key: str, seed: int, keys: "SharedKeys", split: Split
+    study: Study, method: Method, own: Sequence[str], seed: int, keys: "SharedKeys", split: Split
 ) -> list[PointSpec]:
-    """List the operating points to judge, each with a key over all that decides its numbers."""
+    """List the operating points to judge, each with a key over all that decides its numbers.
+
+    Args:
+        study: The study.
+        method: What the trial trains.
+        own: Run key of the trial; of a pair also those of its two ends.
+        seed: Of the trial.
+        keys: What the points of a study share.
+        split: Which images.
+    """
     attacks, images = study.attacks(), study.evaluate.images
-    return _points(study, method, run_key, seed, keys, split, attacks, images)
+    return _points(study, method, own, seed, keys, split, attacks, images)
 
 
 def held_out_of(
-    study: Study, method: Method, run_key: str, seed: int, keys: "SharedKeys"
+    study: Study, method: Method, own: Sequence[str], seed: int, keys: "SharedKeys"
 ) -> list[PointSpec]:
     """List the operating points to judge on held-out images: a comparison chooses λ by them.
 
@@ -36,13 +46,13 @@ def held_out_of(
     if not images:
         return []
     attacks = study.choosing_attacks()
-    return _points(study, method, run_key, seed, keys, "val", attacks, images)
+    return _points(study, method, own, seed, keys, "val", attacks, images)
 
 
 def _points(
     study: Study,
     method: Method,
-    run_key: str,
+    own: Sequence[str],
     seed: int,
     keys: "SharedKeys",
     split: Split,
@@ -50,6 +60,8 @@ def _points(
     images: int | None,
 ) -> list[PointSpec]:
     points = []
+    # a network from outside has no seed: it is attacked from the models of the study's first
+    others = keys.dedicated(study.seeds[0] if isinstance(method, Checkpoint) else seed)
     for rule in study.evaluate.checkpoints:
         for lam, width_mult in method.operating_points(study.lams()):
             for attack in attacks:
@@ -61,11 +73,11 @@ def _points(
                     "attack": settings,
                     "images": _fewest(attack.images, images),
                     "batch_size": study.evaluate.batch_size,
-                    **_surrogates(study, attack, lam, run_key, keys.dedicated(seed)),
+                    **_surrogates(study, attack, lam, own, others),
                     **({} if split == "test" else {"split": split}),
                     **_tf32(study),
                 }
-                key = digest({"run_key": run_key, "seed": EVALUATION_SEED, **what})
+                key = digest({"run_key": own[0], "seed": EVALUATION_SEED, **what})
                 point = {
                     "point_key": key,
                     "attack_label": study.label_of(attack),
@@ -160,14 +172,17 @@ def _surrogates(
     study: Study,
     attack: EvaluationAttack,
     lam: float | None,
-    run_key: str,
+    own: Sequence[str],
     dedicated: Sequence[str],
 ) -> dict[str, Any]:
-    """Name what else images are crafted on: the same network at other λ, or other trials."""
+    """Name what else images are crafted on: the same network at other λ, or other trials.
+
+    The ends of a pair are no others: images that are crafted on them would be a white box's.
+    """
     if isinstance(attack, Pgd) and attack.every_lam and lam is not None:
         return {"other_lams": [other for other in study.lams() if abs(other - lam) >= SAME_LAM]}
     if isinstance(attack, Transfer):
-        return {"sources": sorted(key for key in dedicated if key != run_key)}
+        return {"sources": sorted(key for key in dedicated if key not in own)}
     return {}
 
 

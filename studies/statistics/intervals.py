@@ -210,6 +210,33 @@ def measured(name: str, value: float, samples: NDArray[np.float64]) -> dict[str,
     return {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}
 
 
+def measured_ratio(
+    name: str,
+    value: float,
+    samples: NDArray[np.float64],
+    others: NDArray[np.float64],
+) -> dict[str, float]:
+    """Return a ratio and its interval, of areas above 0 of which a drawn one may be 0.
+
+    Few seeds spread widely, so that a draw of the denominator may be cut at 0: the ratio is
+    infinite there, and 1 where both are 0.
+
+    Args:
+        name: Key of the ratio; its ends have ``_low`` and ``_high`` behind it.
+        value: The ratio that was measured.
+        samples: Draws of the numerator.
+        others: Draws of the denominator.
+    """
+    beyond = np.where(samples > 0, np.inf, 1.0)
+    ratios = np.divide(samples, others, out=beyond, where=others > 0)
+    if np.isfinite(ratios).all():
+        return measured(name, value, ratios)
+    tail = (1 - LEVEL) / 2  # the outer of two neighbours, as nothing lies between one and infinity
+    low = float(np.quantile(ratios, tail, method="lower"))
+    high = float(np.quantile(ratios, 1 - tail, method="higher"))
+    return {name: value, f"{name}_low": min(low, value), f"{name}_high": max(high, value)}
+
+
 def pooled_variance(
     values: NDArray[np.float64], network: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], int]:

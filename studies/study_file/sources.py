@@ -27,6 +27,13 @@ def check_sources(entries: Sequence[Entry]) -> None:
                 "entry."
             )
     known = {entry.label: entry for entry in entries}
+    counts = Counter(entry.label for entry in entries)
+    for label in dict.fromkeys(label for entry in entries for label in entry.sources()):
+        if counts[label] > 1:
+            raise ValueError(
+                f"{counts[label]} models of the study are called '{label}', which another one is "
+                "made from; give them values that differ in the first digits."
+            )
     from_scratch = {entry.label_from_scratch: entry for entry in entries if entry.start}
     for entry in entries:
         _check_circle(entry, {**from_scratch, **known})

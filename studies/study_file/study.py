@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from baselines import Checkpoint
+from baselines import Checkpoint, Pairing
 from oat.adversaries import EvaluationAttack, Pgd, Transfer
 from oat.attacks import Attack
 from oat.data import DataConfig
@@ -140,6 +140,15 @@ class Study(BaseModel):
                 "`evaluate.attacks` 'transfer' needs at least two retrained models (pgd_at, "
                 f"trades), so that each has another to be attacked from; got {dedicated}."
             )
+        labels = {e.label for e in self._entries if is_dedicated(e.method.name)}
+        pairs = [e for e in self._entries if isinstance(e.method, Pairing)]
+        if any(isinstance(a, Transfer) for a in self.attacks()):
+            for entry in pairs:
+                if not labels - set(entry.sources()):
+                    raise ValueError(
+                        f"`evaluate.attacks` 'transfer' needs a retrained model that {entry.label} "
+                        "is not made of, so that it has another to be attacked from."
+                    )
 
     def _import_own(self) -> None:
         """Import the network and the data of the user's, so that faults are told at once."""

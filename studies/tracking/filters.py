@@ -28,7 +28,9 @@ EXACT = 2**53
 MOST_CLAUSES = 20
 """Each is a join of tables, of which SQLite takes 64."""
 
-ALWAYS_THERE = COLUMNS.keys() - {"lam", "beta", "step_size", "train_gradients", *CHECK_COLUMNS}
+PRICE = ("train_units", "train_gradients", "train_device_seconds")
+"""Columns that networks from outside do not have."""
+ALWAYS_THERE = COLUMNS.keys() - {"lam", "beta", "step_size", *PRICE, *CHECK_COLUMNS}
 """Columns without missing values, so ``!=`` means the same in MLflow and in pandas."""
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from studies.errors import TrackingError
+from studies.known_methods import RIVALS
 from studies.planning.plan import Plan, PlannedTrial
 from studies.results.mlflow_index import write_index
 from studies.storage.addresses import without_credentials
@@ -109,7 +110,8 @@ class Tracker(Experiment):
         """
         with self._refusals(folder):
             run_id = self._start_study(plan)
-            spent = table.drop_duplicates("run_key")["train_device_seconds"].sum()
+            own = table[~table["method"].isin(RIVALS)]  # whose price is that of the models behind
+            spent = own.drop_duplicates("run_key")["train_device_seconds"].sum()
             totals = {
                 "trials": len(plan.trials),
                 "trials_done": sum(trial.state == "done" for trial in plan.trials),

@@ -92,7 +92,7 @@ def gains_of(study: Study, folder: Folder, attacks: Sequence[str], checkpoint: s
             won = (tuned, _of(tuned, make_plan(kept, folder)))
         sides = zip((START, TUNED), ((start, own), won), strict=True)
         frames = [
-            _points(plan, models, folder, attacks, checkpoint).assign(variant=side)
+            _of_side(_points(plan, models, folder, attacks, checkpoint), side)
             for side, (plan, models) in sides
         ]
         on_test.append(_on_test(frames, list(attacks)))
@@ -152,6 +152,11 @@ def _points(
     return table[wanted] if not part.unfinished() else table[:0]
 
 
+def _of_side(points: pd.DataFrame, side: str) -> pd.DataFrame:
+    """Tell the points of a side from the same of the other; variants of one method stay apart."""
+    return points.assign(side=side, variant=f"{side} " + points["variant"])
+
+
 def _on_test(frames: list[pd.DataFrame], attacks: list[str]) -> dict[str, float]:
     """Return the hypervolumes of two sides on test images, and their difference."""
     if any(frame.empty for frame in frames):
@@ -159,7 +164,7 @@ def _on_test(frames: list[pd.DataFrame], attacks: list[str]) -> dict[str, float]
     start, tuned = (set(frame["point_key"]) for frame in frames)
     points = pd.concat(frames if start != tuned else frames[:1], ignore_index=True)
     # a model of both sides has the same keys on both
-    sides = [worst_case(side, correctness(side), attacks) for _, side in points.groupby("variant")]
+    sides = [worst_case(side, correctness(side), attacks) for _, side in points.groupby("side")]
     points = pd.concat([table for table, _, _ in sides], ignore_index=True)
     if points["data_fingerprint"].nunique() > 1:
         return dict.fromkeys(ON_TEST, UNKNOWN)
@@ -170,7 +175,9 @@ def _on_test(frames: list[pd.DataFrame], attacks: list[str]) -> dict[str, float]
     correct = {key: right for _, known, _ in sides for key, right in known.items()}
     draws = Resampled(points, correct)
     values = draws.cells[["sa", "ra"]].to_numpy()
-    members = [np.flatnonzero(draws.cells["variant"] == side) for side in (START, TUNED)]
+    members = [
+        np.flatnonzero(draws.cells["variant"].str.startswith(side)) for side in (START, TUNED)
+    ]
     areas = [hypervolume(values[some]) for some in members]
     samples = draws.hypervolumes(members[1]) - draws.hypervolumes(members[0])
     return {

@@ -188,7 +188,8 @@ def test_models_without_the_weights_asked_for_are_named() -> None:
     both, lone = _rules("last", "averaged", robust=400), pair_of(9, (8, 4), (8, 4), 0.5)[1]
     lone = replace(lone, clean=first_of(800, 1000), robust=first_of(400, 1000))
     result = compare(bare_points(*both, lone), checkpoint="averaged")
-    assert "1 models (pgd_at) have no 'averaged' weights." in result.notes
+    assert result.missing == ["pgd_at λ=0.5 seed 0 by the rule 'averaged'"]
+    assert result.verdict != "free"
     assert len(compare(bare_points(*both, lone)).cells) == 3
 
 

@@ -305,8 +305,8 @@ def test_one_rule_is_kept_and_models_without_it_are_named(make_row: MakeRow) -> 
     kept, notes = one_checkpoint(frame([*rows, other]), None)
     assert (set(kept["checkpoint_rule"]), notes) == ({"chosen"}, [])
     lone = make_row("trades", beta=6.0, checkpoint_rule="chosen")
-    kept, (note,) = one_checkpoint(frame([*rows, lone]), "averaged")
-    assert "1 models (trades)" in note
+    kept, lost = one_checkpoint(frame([*rows, lone]), "averaged")
+    assert lost == ["trades β=6 seed 0 by the rule 'averaged'"]
     kept, notes = one_checkpoint(frame([*rows, lone]), None)
     assert set(kept["checkpoint_rule"]) == {"chosen"}
 

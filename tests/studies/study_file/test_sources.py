@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from baselines import PgdAt
+from studies.errors import StudyError
 from studies.known_methods import RIVALS
 from studies.study_file.loading import load_study
 from tests.studies.planning.plans import plan_of
@@ -163,8 +164,11 @@ def test_no_pair_is_the_source_of_another_model(name: str) -> None:
 
 @pytest.mark.parametrize("name", RIVALS)
 def test_a_pair_is_no_model_to_attack_others_from(name: str, tmp_path: Path) -> None:
-    source = _study(PLAIN, _paired(name))
-    plan = plan_of(source, tmp_path, "evaluate.attacks=[{name: transfer}]")
-    first, second, pair = plan.trials
-    assert pair.job["points"][0]["sources"] == sorted([first.run_key, second.run_key])
-    assert first.job["points"][0]["sources"] == [second.run_key]
+    transfer, more = "evaluate.attacks=[{name: transfer}]", {"name": "trades", "beta": 6}
+    plan = plan_of(_study(PLAIN, _paired(name), more), tmp_path, transfer)
+    first, second, pair, third = plan.trials
+    # from its own ends it would be a white box
+    assert pair.job["points"][0]["sources"] == [third.run_key]
+    assert first.job["points"][0]["sources"] == sorted([second.run_key, third.run_key])
+    with pytest.raises(StudyError, match="'transfer' needs a retrained model that"):
+        plan_of(_study(PLAIN, _paired(name)), tmp_path, transfer)

@@ -15,7 +15,7 @@ from studies.study_file.loading import load_study
 
 PAGE = (Path(__file__).parents[3] / "docs" / "queries.md").read_text()
 SETUP, *QUESTIONS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-SETTINGS = re.findall(r'--set "(.*?)"', PAGE)
+SETTINGS = re.findall(r'--set "(.*?)"', PAGE.partition("```python")[0])
 URI = "sqlite:///outputs/mlflow.db"
 ANSWERS = ["points", "cheapest", "difference", "told", "drop"]
 
