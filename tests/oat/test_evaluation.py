@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from baselines import PgdAt
 from oat import evaluation
-from oat.adversaries import EVALUATION_SEED, EvaluationAttack, Pgd
+from oat.adversaries import EVALUATION_SEED, EvaluationAttack, Fgsm, Pgd
 from oat.ascent import ball, start_point
 from oat.data import Split
 from oat.deploy import fold
@@ -294,3 +294,16 @@ def test_validation_of_oats_is_the_mean_over_lambdas_and_widths(
     sa, ra = validate(network, method, [0.0, 0.3], split, attack)
     assert sa == pytest.approx(sum(one.correctness.sa for one in judged) / 4)
     assert ra == pytest.approx(sum(one.correctness.ra for one in judged) / 4)
+
+
+@pytest.mark.parametrize("attack", [Pgd(eps=0.1, steps=2), Fgsm(eps=0.1)], ids=str)
+def test_logits_that_are_no_numbers_classify_no_image(attack: EvaluationAttack) -> None:
+    """`argmax` takes the first NaN for the largest, which would be class 0."""
+    split = Split(torch.rand(8, 1, 4, 4), torch.zeros(8, dtype=torch.int64))
+
+    def logits(images: Tensor) -> Tensor:
+        return images.flatten(1)[:, :3] * math.nan
+
+    found = evaluate(logits, split, attack)
+    assert not found.clean.any()
+    assert not found.robust.any()

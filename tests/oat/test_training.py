@@ -132,6 +132,22 @@ def test_enormous_learning_rate_diverges_in_the_first_epoch() -> None:
     assert caught.value.epoch == 1
 
 
+def test_weights_that_the_last_step_leaves_without_a_number_diverge_as_well() -> None:
+    """The loss is that of before the step, so that it says nothing of the last one."""
+    training = training_of("standard", epochs=1)
+    real = training._train
+
+    def train() -> tuple[float, int]:
+        found = real()
+        with torch.no_grad():
+            next(training.model.parameters()).fill_(math.nan)
+        return found
+
+    training._train = train  # type: ignore[method-assign]
+    with pytest.raises(DivergenceError, match="epoch 1"):
+        list(training.epochs())
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_loss_that_is_not_finite_raises_with_its_epoch(method: str) -> None:
     training = training_of(method)

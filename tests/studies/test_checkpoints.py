@@ -153,6 +153,18 @@ def test_two_of_one_name_are_refused(weights: Path, tiny: dict[str, Any]) -> Non
     _study(tiny, entries[0], {**entries[1], "title": "other"})
 
 
+def test_with_transfer_it_is_attacked_from_the_models_of_the_first_seed(
+    weights: Path, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    entry = {"name": "checkpoint", "path": "theirs.pt", "model": MODEL}
+    evaluate = {**tiny["evaluate"], "attacks": [{"name": "transfer"}]}
+    study = _study(tiny, entry, seeds=[3, 4], evaluate=evaluate)
+    trials = make_plan(study, LocalFolder(tmp_path / "out")).trials
+    (own,) = (trial for trial in trials if trial.label.startswith("checkpoint"))
+    first = {t.run_key for t in trials if t.seed == 3 and t.label.startswith(("pgd_at", "trades"))}
+    assert set(own.job["points"][0]["sources"]) == first
+
+
 OUTSIDE = """
 from torch import nn
 
@@ -343,6 +355,17 @@ def test_a_better_network_from_outside_changes_no_number_of_the_comparison(
     other = compare(_as_outside(points, attack_settings="another"))
     assert other.outside.empty
     assert any("not evaluated like the models of the study: theirs" in note for note in other.notes)
+
+
+def test_two_networks_of_one_title_in_two_studies_are_two_rows(
+    finished: Path, tiny_file: Path
+) -> None:
+    points = _as_outside(studies.points(tiny_file, storage=finished))
+    other = points.iloc[[-1]].assign(run_key="another", point_key="its point", sa=0.8)
+    result = compare(pd.concat([points, other], ignore_index=True))
+    assert sorted(result.outside["sa"]) == [0.8, 0.999]
+    assert set(result.outside["name"]) == {"theirs"}
+    assert all(f"SA {said} " in str(result) for said in ("80.0", "99.9"))
 
 
 def test_it_is_drawn_and_tabled_apart(

@@ -127,14 +127,41 @@ def test_too_few_held_out_images_say_how_many_are_needed() -> None:
     assert f"At least {LEAST_IMAGES} are needed to choose λ (`data.val_fraction`" in note
 
 
-def test_a_model_without_held_out_points_is_named_and_left_out() -> None:
+def test_a_model_without_held_out_points_is_named_and_no_reason_for_a_better_verdict() -> None:
     held = _models(*TEST, held=True)[:-1]
     result = compare(bare_points(*_models(*TEST)), held_out=bare_points(*held))
     assert "trades" not in set(result.table["dedicated"])
+    assert result.without_row == ["trades β=6"]
+    assert (
+        "1 retrained model has no row, for lack of points on the held-out images (trades β=6)"
+        in (result.answer())
+    )
     assert (
         "Not evaluated on held-out images, so λ was chosen without them: trades β=6."
         in result.notes
     )
+
+
+def test_a_model_with_a_lam_and_without_held_out_points_stands_at_that_lam() -> None:
+    """Else a retrained model that OAT loses to would leave the verdict unseen."""
+    better = ("pgd_at", 1.0, 0.95, 0.9)
+    models = [
+        replace(m, seed=seed)
+        for m in _models(("oat", 0.0, 0.9, 0.1), ("oat", 1.0, 0.8, 0.6), better)
+        for seed in (0, 1)
+    ]
+    equal = [replace(m, seed=s) for m in _models(("pgd_at", 0.0, 0.9, 0.1)) for s in (0, 1)]
+    held = [
+        replace(m, clean=m.clean[:200], robust=m.robust[:200])
+        for m in [*models, *equal]
+        if (m.method, m.lam) != ("pgd_at", 1.0)
+    ]
+    result = compare(bare_points(*models, *equal), held_out=bare_points(*held))
+    rows = {row["lam"]: row for row in result.table.to_dict("records")}
+    assert rows[1.0]["verdict"] == "not free"
+    assert rows[1.0]["oat_lam"] == 1.0
+    assert result.verdict == "not free"
+    assert result.without_row == []
 
 
 def test_held_out_points_of_another_training_or_radius_do_not_count() -> None:

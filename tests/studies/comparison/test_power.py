@@ -141,6 +141,17 @@ def test_a_study_without_results_measures_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_the_images_are_those_of_the_attacks_that_decide() -> None:
+    def images(*attacks: str) -> int:
+        attack = f"evaluate.attacks=[{', '.join(attacks)}]"
+        return studies.power("cifar10", overrides=[attack]).images
+
+    few = "{name: pgd, images: 1000}"
+    assert images(few) == 1000
+    assert images(few, "{name: pgd, eps: 0.01}") == 1000
+    assert images("{name: pgd, eps: 0.01}", "{name: pgd, eps: 0.05, images: 500}") == 500
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

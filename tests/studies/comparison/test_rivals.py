@@ -1,5 +1,6 @@
 """OAT beside mixed and interpolated models, which cost little or nothing."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,24 @@ def test_oat_stands_to_a_rival_by_the_area_of_their_fronts(
     assert row["area_low"] <= row["area"] <= row["area_high"]
     assert any(said.startswith(f"oat {verdict} mix: its front has") for said in result.remarks())
     assert result.answer().startswith("OAT loses to mix") == (verdict == "loses to")
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.05])
+def test_a_loss_to_a_rival_never_vanishes_for_what_two_seeds_may_have_of_luck(
+    spread: float, tmp_path: Path
+) -> None:
+    """One degree of freedom spreads so widely that some drawn area is cut at 0."""
+    models = [
+        _model(m.method, m.lam or 0.0, m.clean.mean(), m.robust.mean() + sign * spread, seed)
+        for m in _study(0.3, 0.5)
+        for seed, sign in ((0, -1), (1, 1))
+    ]
+    result = compare(stored_points(tmp_path, *models))
+    (row,) = result.rivals.to_dict("records")
+    assert row["area"] == pytest.approx(0.6, abs=0.01)
+    assert 0 <= row["area_low"] <= row["area"] <= row["area_high"]
+    assert {"oat"} <= result.ratios.keys()
+    json.dumps(result.record())
 
 
 def test_oat_and_a_rival_are_priced_also_where_there_are_several_widths(tmp_path: Path) -> None:

@@ -162,6 +162,13 @@ def test_no_pair_is_the_source_of_another_model(name: str) -> None:
     says(said, ("`start.from` of pgd_at λ=0.5", f"got '{label}', which serves every λ"))
 
 
+def test_a_source_that_two_models_are_called_is_refused() -> None:
+    near = {"name": "pgd_at", "lam": [0.3333333, 0.3333334]}
+    load_study(_study(PLAIN, near))
+    said = fault_of(_study(PLAIN, near, _started("pgd_at λ=0.333333", lam=0.5)))
+    says(said, ("2 models of the study are called 'pgd_at λ=0.333333'", "another one is made from"))
+
+
 @pytest.mark.parametrize("name", RIVALS)
 def test_a_pair_is_no_model_to_attack_others_from(name: str, tmp_path: Path) -> None:
     transfer, more = "evaluate.attacks=[{name: transfer}]", {"name": "trades", "beta": 6}

@@ -160,6 +160,37 @@ def test_gains_on_test_images_are_areas_under_the_attack(
     assert once["test_gain"] == pytest.approx(0.75 * 0.45 - 0.7 * 0.3)
 
 
+def test_two_winners_that_differ_in_an_option_are_two_points_and_no_two_seeds_of_one(
+    tunable: dict[str, Any], tmp_path: Path, finish_trial: Callable[..., None]
+) -> None:
+    places = {("own", 0.1): (0.6, 0.4), ("own", 0.2): (0.9, 0.4), ("study", 0.2): (0.8, 0.6)}
+    tunable["tune"]["space"]["trades"] = {"attack": {"choices": ["own", "study"]}}
+    own, folder = load_study(tunable), LocalFolder(tmp_path / "tiny")
+    tried: dict[str, list[tuple[dict[str, Any], bool, bool]]] = {
+        "oat": [({"train.lr": 0.1}, True, True)],
+        "pgd_at": [({"train.lr": 0.1, "lam": lam}, True, True) for lam in (0.4, 0.6)],
+        "trades": [
+            ({"train.lr": lr, "attack": attack}, lr == 0.1, lr > 0.1) for attack, lr in places
+        ],
+    }
+    tunable["methods"][1]["lam"] = [0.4, 0.6]
+    own = load_study(tunable)
+    for some in tuned_methods(own):
+        keep(own, folder, _search(some, tried[some.block.name]))
+    record = read_record(folder)
+    assert record is not None
+    winners = load_study(tuned_study(record))
+    for study in (own, winners):
+        for trial in make_plan(study, folder).to_run():
+            config = trial.job["config"]
+            method, lr = config["method"], config["train"]["lr"]
+            trades = method["name"] == "trades"
+            finish_trial(folder, trial, *(places[method["attack"], lr] if trades else (0.7, 0.3)))
+    row = _gains(winners, folder).table.set_index("method").loc["trades"]
+    assert row["test_tuned"] == pytest.approx(hypervolume([(0.9, 0.4), (0.8, 0.6)]))
+    assert row["test_gain"] == pytest.approx(row["test_tuned"] - 0.6 * 0.4)
+
+
 def test_the_test_points_of_another_study_are_not_taken_for_the_tuned_ones(
     tuned: tuple[Study, Study, LocalFolder], finish_trial: Callable[..., None]
 ) -> None:
