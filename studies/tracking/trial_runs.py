@@ -5,6 +5,7 @@ read from storage, so writing it twice, or after any crash, changes nothing.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
@@ -109,7 +110,9 @@ class TrialRuns:
                 self._delete_trial(trial.run_key)
             return
         run_id = self._trial_run(trial, result, study_run)
-        self._log_epochs(run_id, epochs)
+        if not self._log_epochs(run_id, epochs):
+            self._delete_trial(trial.run_key)
+            return self.sync(trial, folder, study_run)
         if result is not None and result["status"] == "done":
             self._finish_trial(run_id, trial, result["trained"], folder)
         elif result is not None:
@@ -173,12 +176,16 @@ class TrialRuns:
                 if key[1] not in there:
                     self._delete(key)
 
-    def _log_epochs(self, run_id: str, epochs: list[Epoch]) -> None:
+    def _log_epochs(self, run_id: str, epochs: list[Epoch]) -> bool:
+        """Log the epochs that the run lacks; False if it has those of a training that was lost."""
         # a request that failed may have been taken: what is there is asked for again next time
         last = self._epochs.pop(run_id, None)
-        if last is None:
+        if last is None or (epochs and epochs[-1]["epoch"] < last):
             history = self._experiment.client.get_metric_history(run_id, "train_loss")
-            last = max((m.step for m in history), default=0)
+            known = {m.step: m.value for m in history}
+            if any(_differs(known.get(e["epoch"]), e["train_loss"]) for e in epochs):
+                return False
+            last = max(known, default=0)
         metrics = [
             (name, value, record["epoch"])
             for record in epochs
@@ -188,6 +195,7 @@ class TrialRuns:
         ]
         self._experiment.log_metrics(run_id, metrics)
         self._epochs[run_id] = max([last, *(record["epoch"] for record in epochs[-1:])])
+        return True
 
     def _finish_trial(
         self, run_id: str, trial: PlannedTrial, trained: Trained, folder: Folder
@@ -265,6 +273,11 @@ class TrialRuns:
             if run.data.tags.get(tag) != row[name]:
                 self._experiment.client.set_tag(run_id, tag, row[name])
                 run.data.tags[tag] = row[name]
+
+
+def _differs(logged: float | None, stored: float) -> bool:
+    """Tell whether MLflow has another loss of an epoch; it keeps no infinity as it is."""
+    return logged is not None and math.isfinite(stored) and not math.isclose(logged, stored)
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from studies.study_file.study import Study
 from studies.tracking.background import BackgroundSync
 from studies.tracking.tracker import Tracker
 from studies.tracking.trial_runs import EPOCH_METRICS
+from studies.trial.records import read_epochs
 from studies.trial.run import run_trial
 from tests.studies.tracking.tracked import (
     NOLOAD,
@@ -323,6 +324,27 @@ def test_epochs_are_logged_once_each_while_a_trial_runs_and_after(
     _equals_storage(tmp_path, plan)
     assert list(steps_of(tmp_path, "train_loss").values()) == [[1, 2, 3, 4, 5, 6]]
     assert list(steps_of(tmp_path, "sa_val").values()) == [[3, 6]]
+
+
+def test_the_curve_of_a_training_that_was_lost_gives_way_to_the_one_in_storage(
+    tiny: dict[str, Any], synced: Path
+) -> None:
+    """Its checkpoints were gone, so that the same trial began anew, and went further."""
+    plan = plan_of(tiny, synced)
+    trial = plan.trials[0]
+    folder = folder_of(synced).sub(f"trials/{trial.run_key}")
+    stored = read_epochs(folder)
+    other: list[Any] = [{**e, "train_loss": e["train_loss"] + 1} for e in stored]
+    folder.write("epochs.jsonl", "".join(json.dumps(e) + "\n" for e in other).encode())
+    finish(plan, synced)
+    client = MlflowClient(tracking_uri=uri_of(synced))
+    (run,) = (
+        run for run in runs_of(synced, "trial") if run.data.tags["oat.run_key"] == trial.run_key
+    )
+    logged = client.get_metric_history(run.info.run_id, "train_loss")
+    assert [(m.step, m.value) for m in logged] == [(e["epoch"], e["train_loss"]) for e in other]
+    _is_whole(synced, plan)
+    _equals_storage(synced, plan)
 
 
 def test_a_trial_that_is_named_often_is_followed_once(tiny: dict[str, Any], fresh: Path) -> None:
