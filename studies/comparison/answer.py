@@ -140,12 +140,9 @@ class Comparison:
         if count := len(self.missing):
             what = "1 model of the study is" if count == 1 else f"{count} models of the study are"
             said.append(f"{what} missing ({listed(self.missing)})")
-        if count := len(self.without_row):
-            what = "1 retrained model has" if count == 1 else f"{count} retrained models have"
-            said.append(
-                f"{what} no row, for lack of points on the held-out images "
-                f"({listed(self.without_row)})"
-            )
+        if self.without_row:
+            names = listed(self.without_row)
+            said.append(f"for lack of points on the held-out images there is no row of {names}")
         if not self.paired:
             said.append("some results are not known by image, so intervals are wider than need be")
         if self.question == SAME:

@@ -25,9 +25,8 @@ from baselines import Checkpoint, Pairing, Untrained
 from oat.method import Method
 from oat.own_code import allow, is_own
 from oat.recipe import SHARED, TrainConfig
-from studies.errors import StudyError
 from studies.known_methods import METHODS, begins_in_words, describe, method_class
-from studies.study_file.own_blocks import by_own_name
+from studies.study_file.own_blocks import by_own_name, check_fields
 from studies.study_file.tune_block import STRICT, SWEPT
 
 SMALLEST_SHARE = 1e-4
@@ -224,12 +223,8 @@ def _method_block(name: str) -> type[MethodBlock]:
     """Make the schema of a method's block from the fields of its config."""
     kind_of_method = method_class(name)
     hints = get_type_hints(kind_of_method)
-    for field in dataclasses.fields(kind_of_method) if is_own(name) else ():
-        if field.name in RESERVED:
-            raise StudyError(
-                f"The method '{name}' may not have a field `{field.name}`, which means something "
-                "else in a study file; give it another name."
-            )
+    if is_own(name):
+        check_fields(name, kind_of_method, RESERVED)
     keys: dict[str, Any] = {"name": (Literal[name], ...)}
     many: Any = tuple
     for field in dataclasses.fields(kind_of_method):

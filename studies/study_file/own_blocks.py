@@ -1,6 +1,7 @@
 """Entries of a list that name code of the user's instead of something of ours."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidatorFunctionWrapHandler, WrapValidator
@@ -24,3 +25,22 @@ def by_own_name(block_of: Callable[[str], type[BaseModel]]) -> WrapValidator:
             raise ValueError(str(error)) from error
 
     return WrapValidator(own_or_ours)
+
+
+def check_fields(name: str, method: type[Any], reserved: Container[str]) -> None:
+    """Refuse a method of the user's with a field that the study file takes for something else.
+
+    Args:
+        name: ``module:Class``.
+        method: The class, a dataclass.
+        reserved: Names that no field may have.
+
+    Raises:
+        StudyError: One has.
+    """
+    for field in dataclasses.fields(method):
+        if field.name in reserved:
+            raise StudyError(
+                f"The method '{name}' may not have a field `{field.name}`, which means something "
+                "else in a study file; give it another name."
+            )
