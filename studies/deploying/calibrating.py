@@ -130,7 +130,7 @@ def choose(
     found: dict[OperatingPoint, Candidate] = {}
 
     def look_at(point: OperatingPoint) -> None:
-        if point not in found:
+        if point not in found and (point.lam is None or model.has_trained(point.lam)):
             rates = known(point)
             network = model.at(*point)
             if rates is None:

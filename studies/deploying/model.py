@@ -157,6 +157,17 @@ class TrainedModel:
             raise ModelError(
                 f"{self.label} knows λ = {known} only, as its encoding looks each up, got {lam:g}."
             )
+        if not self.has_trained(lam):
+            raise ModelError(
+                f"{self.label} never trained its batch norms of λ {'= 0' if not lam else 'above 0'}"
+                f", as it was trained at λ = {known}; got {lam:g}."
+            )
+
+    def has_trained(self, lam: float) -> bool:
+        """Tell whether the batch norms that λ takes were trained: λ = 0 may have its own."""
+        if not isinstance(self.network, Network) or not self.network.conditioning.dual_bn:
+            return True
+        return any((one < SAME_LAM) == (lam < SAME_LAM) for one in self.lams)
 
     def points(self) -> list[OperatingPoint]:
         """Return its operating points: each of `lams` at each of `widths`."""

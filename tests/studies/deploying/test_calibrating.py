@@ -114,6 +114,25 @@ def _continuous(tiny: dict[str, Any]) -> dict[str, Any]:
     return {**tiny, "name": "continuous", "methods": [method]}
 
 
+def test_a_lam_whose_batch_norms_were_never_trained_is_neither_searched_nor_run(
+    tiny: dict[str, Any], train_all: TrainAll, tmp_path: Path
+) -> None:
+    changed = _continuous(tiny)
+    changed["methods"][0] |= {"lambda_choices": [0.5, 1], "width_mults": [1]}
+    changed["evaluate"]["lams"] = [0.5, 1]
+    study = load_study(changed)
+    train_all(study, tmp_path)
+    model = studies.load_model(study, storage=tmp_path)
+    with pytest.raises(ModelError, match=r"never trained its batch norms of λ = 0, as it was"):
+        model.at(lam=0)
+    model.at(lam=0.25)
+    attack = study.choosing_attacks()[0]
+    _, every = choose(
+        model, _nothing(model), attack, Constraints(), known=lambda _: (0.5, 0.5), batch_size=100
+    )
+    assert min(one.lam for one in every if one.lam is not None) > 0
+
+
 def test_a_model_that_knows_any_lam_is_searched_between_and_narrow_ones_hold_a_cost(
     tiny: dict[str, Any], train_all: TrainAll, tmp_path: Path
 ) -> None:
