@@ -7,7 +7,7 @@ study: venv
 	$(BIN)/oat run quickstart
 
 test: venv
-	$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder -m 'not alone'
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone'
 	$(BIN)/python -m pytest -q -m alone $$(grep -rl --include='*.py' mark.alone tests) # others need not be collected
 
 check: venv
