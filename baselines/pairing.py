@@ -1,4 +1,4 @@
-"""What methods share that train nothing, but pair two trained retrained models."""
+"""What methods share that train nothing, but pair two retrained models."""
 
 from __future__ import annotations
 

@@ -206,7 +206,8 @@ class Training:
     def _is_finite(self) -> bool:
         """Tell whether all weights and statistics are numbers."""
         values = [*self.model.parameters(), *self.model.buffers()]
-        return all(bool(value.isfinite().all()) for value in values)
+        # one wait for the device, not one for each tensor
+        return bool(torch.stack([value.isfinite().all() for value in values]).all())
 
     def _one_epoch(self) -> EpochRecord:
         lr = self.config.lr_at(self.epoch)
