@@ -159,9 +159,10 @@ def with_those_left(
     """
     if not pairs:
         return pairs, []
-    chosen = {j for _, j in pairs}
+    chosen = {j for i, j in pairs if draws.conditional[i]}  # a rival's row is none of OAT's
     every = [*pairs, *((i, j) for i, j in knob if j not in chosen)]
-    paired, width = {j for _, j in every}, draws.cells["width_mult"].to_numpy()
+    paired = {j for i, j in every if draws.conditional[i]}
+    width = draws.cells["width_mult"].to_numpy()
     narrowest = width[draws.conditional].min(initial=np.inf)
     left = [j for j in np.flatnonzero(~draws.once & (width >= narrowest - 1e-9)) if j not in paired]
     rows = draws.cells.iloc[left].to_dict("records")

@@ -162,6 +162,14 @@ def test_a_model_with_a_lam_and_without_held_out_points_stands_at_that_lam() -> 
     assert result.without_row == []
 
 
+def test_a_row_of_a_rival_stands_for_none_of_oats() -> None:
+    mixed = (("mix", 0.0, 0.90, 0.10), ("mix", 1.0, 0.80, 0.60))
+    held = [m for m in _models(*TEST, *mixed, held=True) if m.method != "oat"]
+    result = compare(bare_points(*_models(*TEST, *mixed)), held_out=bare_points(*held))
+    assert result.own_rows["oat_lam"].tolist() == [0, 1]
+    assert result.without_row == ["trades β=6"]
+
+
 def test_held_out_points_of_another_training_or_radius_do_not_count() -> None:
     held = bare_points(*_models(*TEST, held=True))
     points = bare_points(*_models(*TEST))
