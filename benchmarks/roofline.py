@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from oat.attacks import Attack
-from oat.method import Method, training_cost
+from oat.method import Method
 from oat.models import Conditioning, ModelConfig, build, flops
+from oat.price import step_units
 
 IMAGE = tuple[int, int, int]
 
@@ -79,7 +80,7 @@ def operations(
     with torch.device("meta"):
         net = build(model, in_channels=image[0], num_classes=10)
         forward = flops(net, image)
-    return forward * training_cost(method, attack, batch_size, model, image)
+    return forward * step_units(method, attack, batch_size, model, image)
 
 
 def floor(

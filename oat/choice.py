@@ -56,7 +56,7 @@ class Probe:
         device: Where it runs.
         fixed_shapes: Whether its steps can be captured; see `oat.method.Method`.
         steps: How many it will take.
-        units: Its cost, in forward passes of the plain network; see `oat.method.training_cost`.
+        units: Its cost, in forward passes of the plain network; see `oat.price.training_units`.
         flops: Its operations in all, at a multiply-add for two.
     """
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Protocol
 from oat.attacks import Attack
 from oat.encodings import BY_VALUE, Encoding, check_encoding
 from oat.lambdas import LambdaSampler, Sampling
-from oat.models.config import Conditioning, ModelConfig
-from oat.models.forecast import relative_flops
+from oat.models.config import Conditioning
 from oat.names import check_literals
 from oat.operating import OperatingPoint
 from oat.widths import check_widths
@@ -99,25 +98,10 @@ class Work(NamedTuple):
         """Gradient evaluations."""
         return self.trained + self.attacked
 
-
-def training_cost(
-    method: Method,
-    attack: Attack,
-    batch_size: int,
-    model: ModelConfig,
-    image_shape: tuple[int, int, int],
-) -> float:
-    """Return the cost of training on one image, in forward passes of the plain, full network.
-
-    A pass at a width counts as its share of the operations; FiLM's are not counted.
-    """
-    work = method.work(attack, batch_size)
-    return sum(w.units * relative_flops(model, width, image_shape) for width, w in work.items())
-
-
-def training_gradients(method: Method, attack: Attack, batch_size: int) -> float:
-    """Return the gradient evaluations of training on one image, those at every width."""
-    return sum(work.gradients for work in method.work(attack, batch_size).values())
+    @property
+    def units_without_step(self) -> float:
+        """Cost in forward passes where nothing is learnt: no pass of training has a backward."""
+        return self.trained + 2 * self.attacked + self.frozen
 
 
 @dataclass(frozen=True)

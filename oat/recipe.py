@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from oat.attacks import Attack
 from oat.names import check_literals
@@ -178,8 +178,21 @@ def steps_per_epoch(num_images: int, batch_size: int) -> int:
     return max(1, num_images // batch_size)
 
 
-def images_seen(train: TrainConfig, num_images: int) -> int:
-    """Count the images that a training passes over, those for statistics included."""
+class Seen(NamedTuple):
+    """Images that a training passes over.
+
+    Attributes:
+        stepped: In steps, which have a backward pass.
+        settled: For the batch norm statistics of averaged weights; without a backward pass.
+    """
+
+    stepped: int
+    settled: int
+
+
+def images_seen(train: TrainConfig, num_images: int) -> Seen:
+    """Count the images that a training passes over."""
     steps = steps_per_epoch(num_images, train.batch_size)
-    own = 0 if train.ema is None else min(STATISTICS_BATCHES, steps)
-    return (steps * train.epochs + own) * min(train.batch_size, num_images)
+    settling = 0 if train.ema is None else min(STATISTICS_BATCHES, steps)
+    size = min(train.batch_size, num_images)
+    return Seen(steps * train.epochs * size, settling * size)

@@ -127,7 +127,7 @@ def _work(points: pd.DataFrame) -> pd.Series:
     """Return the work of the training of each point, FiLM included.
 
     In forward passes of the plain network. A pass of a network that switches λ in place takes more
-    operations than one of the plain network; `oat.method.training_cost` leaves that out.
+    operations than one of the plain network; `oat.price.training_units` leaves that out.
     """
     conditional = points[points["method"].isin(CONDITIONAL)]
     widest = conditional.sort_values("width_mult", ascending=False).drop_duplicates("run_key")

@@ -75,7 +75,8 @@ def probe_job(job: TrialJob, kind: str) -> ProbeRecord | ProbeFailure:
 def _probe(training: Training, job: TrialJob, kind: str) -> ProbeRecord:
     count = len(training.dataset.train)
     step = seconds_per_step(training)
-    steps = images_seen(training.config, count) / min(training.config.batch_size, count)
+    # a batch for statistics has no backward; it counts as a step here, which is at most 50 too many
+    steps = sum(images_seen(training.config, count)) / min(training.config.batch_size, count)
     validation = seconds_of_validation(training)
     return {
         "kind": kind,

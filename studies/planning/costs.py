@@ -5,10 +5,11 @@ import math
 from baselines import Interpolate, Mix, Untrained
 from oat.adversaries import EvaluationAttack, Pgd, Transfer
 from oat.masking_attacks import PASSES as MASKING_PASSES
-from oat.method import Method, training_cost
+from oat.method import Method
 from oat.models.forecast import relative_flops
 from oat.operating import OperatingPoint
-from oat.recipe import STATISTICS_BATCHES, TrainConfig, images_seen, steps_per_epoch
+from oat.price import training_units as units_of_training
+from oat.recipe import STATISTICS_BATCHES, TrainConfig, steps_per_epoch
 from studies.known_methods import is_dedicated
 from studies.planning.estimates import rough_seconds_per_unit
 from studies.study_file.method_blocks import Entry, Resources
@@ -60,8 +61,6 @@ def judging_units(study: Study, entry: Entry) -> tuple[float, float]:
     """Estimate the cost of training and of judging from the study alone."""
     method = entry.method
     images, judged, shape = _nominal_data(study)
-    size = min(study.train.batch_size, images)
-    cost = training_cost(method, study.attack, size, study.model, shape)
     for_a_point = sum(
         min(judged, attack.images or judged) * (1 + attack.passes() * _sources_of(study, attack))
         for attack in study.attacks()
@@ -76,7 +75,8 @@ def judging_units(study: Study, entry: Entry) -> tuple[float, float]:
     )
     rules = len(study.evaluate.checkpoints)
     judging = points * for_a_point + _settling_units(study, method, images)
-    return images_seen(entry.train, images) * cost, rules * judging
+    training = units_of_training(method, study.attack, entry.train, study.model, shape, images)
+    return training, rules * judging
 
 
 def _sources_of(study: Study, attack: EvaluationAttack) -> int:

@@ -11,10 +11,10 @@ from oat.attacks import Attack
 from oat.choice import Probe, choose, choose_precision, settled_precision
 from oat.data import DataConfig, Dataset
 from oat.execution import Execution, Precision, as_asked
-from oat.method import training_cost
 from oat.models import forward_flops
 from oat.own_code import allow
-from oat.recipe import TrainConfig, images_seen, steps_per_epoch
+from oat.price import training_units
+from oat.recipe import TrainConfig, steps_per_epoch
 from oat.training import Training
 from studies.known_methods import method_of, tuples
 from studies.own_code import model_of
@@ -40,8 +40,7 @@ def probe_of(job: TrialJob, dataset: Dataset) -> Probe:
     data = DataConfig(**config["data"], **job["data"])
     train, attack = TrainConfig(**tuples(config["train"])), Attack(**config["attack"])
     count, shape = len(dataset.train), dataset.image_shape
-    cost = training_cost(method, attack, min(train.batch_size, count), model, shape)
-    units = images_seen(train, count) * cost
+    units = training_units(method, attack, train, model, shape, count)
 
     def make(execution: Execution) -> Training:
         seed = config["seed"]

@@ -5,7 +5,6 @@ import torch
 
 from baselines import Interpolate, Mix, Pairing
 from oat.attacks import Attack
-from oat.method import training_cost, training_gradients
 from oat.models import ModelConfig, build
 from oat.operating import OperatingPoint
 
@@ -16,8 +15,7 @@ KINDS: list[type[Pairing]] = [Mix, Interpolate]
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pairing_trains_nothing_and_is_judged_at_its_own_weights(kind: type[Pairing]) -> None:
     method = kind(ENDS, alphas=(0.5, 0.0))
-    assert training_cost(method, Attack(), 16, ModelConfig("resnet8", 4), (3, 8, 8)) == 0  # type: ignore[arg-type]
-    assert training_gradients(method, Attack(), 16) == 0  # type: ignore[arg-type]
+    assert method.work(Attack(), 16) == {}
     assert method.operating_points((0.1, 0.2)) == [OperatingPoint(0.5), OperatingPoint(0.0)]
     network = build(ModelConfig("resnet8", 4), in_channels=1, num_classes=3)
     batch = torch.rand(2, 1, 8, 8), torch.zeros(2, dtype=torch.long)

@@ -11,8 +11,9 @@ from oat.attacks import Attack
 from oat.deploy import fold
 from oat.lambdas import RowLams
 from oat.losses import cross_entropy_of, oat_loss
-from oat.method import Oat, training_cost
+from oat.method import Oat
 from oat.models import ModelConfig, Network, build, flops, relative_flops
+from oat.price import step_units
 
 Batch = tuple[Tensor, Tensor]
 Passes = Callable[[Network], list[int]]
@@ -194,7 +195,7 @@ def test_cost_is_that_of_the_passes_made_by_the_operations_of_the_width(
     list(method.losses(network, *batch, attack=attack, generator=generator))
     units = (3 * sum(trained) + 2 * (sum(sizes) - sum(trained))) / 12
     assert method.work(attack, 12)[width].units == units
-    cost = training_cost(method, attack, 12, model, (3, 8, 8))
+    cost = step_units(method, attack, 12, model, (3, 8, 8))
     assert cost == pytest.approx(units * relative_flops(model, width, (3, 8, 8)))
     assert (cost < units) == (width < 1)
 

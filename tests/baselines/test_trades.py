@@ -11,8 +11,8 @@ from baselines.trades import Trades, kl_rows, trades_attack, trades_loss
 from oat.ascent import perturb
 from oat.attacks import Attack
 from oat.losses import cross_entropy_of
-from oat.method import training_cost
 from oat.models import ModelConfig, Network, build, relative_flops
+from oat.price import step_units
 
 Batch = tuple[Tensor, Tensor]
 Passes = Callable[[Network], list[int]]
@@ -212,7 +212,7 @@ def test_cost_is_that_of_the_passes_made_by_the_operations_of_the_width(
     attacked = sum(sizes) - sum(trained) - clean
     units = (3 * sum(trained) + clean + 2 * attacked) / 12
     assert method.work(attack, 12)[width].units == units
-    cost = training_cost(method, attack, 12, model, (3, 8, 8))
+    cost = step_units(method, attack, 12, model, (3, 8, 8))
     assert cost == pytest.approx(units * relative_flops(model, width, (3, 8, 8)))
 
 

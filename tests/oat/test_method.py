@@ -12,8 +12,9 @@ from oat.attacks import Attack
 from oat.deploy import condition, specialize
 from oat.lambdas import RowLams
 from oat.losses import cross_entropy_of, oat_loss
-from oat.method import Oat, Oats, training_cost
+from oat.method import Oat, Oats
 from oat.models import ModelConfig, Network, build, relative_flops
+from oat.price import step_units
 from tests.oat.methods import CHOICES, INDEX, LAMS, Batch, Randomise, calls_of, oats_of, slim_of
 
 Passes = Callable[[Network], list[int]]
@@ -308,8 +309,8 @@ def test_estimated_cost_is_the_mean_over_draws(batchwise: bool, generator: torch
 
 def test_cost_of_training_weighs_each_width_by_its_operations() -> None:
     model, attack, shape = ModelConfig("resnet8", 4), Attack(steps=3), (3, 8, 8)
-    wide = training_cost(oats_of(width_mults=(1.0,)), attack, 12, model, shape)
-    both = training_cost(oats_of(width_mults=(1.0, 0.5)), attack, 12, model, shape)
+    wide = step_units(oats_of(width_mults=(1.0,)), attack, 12, model, shape)
+    both = step_units(oats_of(width_mults=(1.0, 0.5)), attack, 12, model, shape)
     assert wide == pytest.approx(oats_of().work(attack, 12)[1.0].units)
     assert both == pytest.approx(wide * (1 + relative_flops(model, 0.5, shape)))
 
