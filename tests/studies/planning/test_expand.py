@@ -349,9 +349,12 @@ def test_statistics_of_the_averaged_weights_are_counted(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     plain, averaged = plan_of(tiny, tmp_path), plan_of(tiny, tmp_path, "train.ema=0.9")
-    for one, other in zip(plain.trials, averaged.trials, strict=True):
-        # one epoch of eight steps, and as many batches for the statistics
-        assert other.units == pytest.approx(2 * one.units)
+    assert {trial.label for trial in plain.trials} == set(LABELS)
+    for one, other, entry in zip(plain.trials, averaged.trials, plain.study.entries(), strict=True):
+        # one epoch of eight steps, and as many batches for the statistics, without a backward pass
+        (work,) = entry.method.work(plain.study.attack, plain.study.train.batch_size).values()
+        assert other.units == pytest.approx(one.units * (1 + work.units_without_step / work.units))
+        assert other.units < 2 * one.units
 
 
 def test_twice_the_epochs_cost_twice(tiny: dict[str, Any], tmp_path: Path) -> None:
