@@ -107,12 +107,13 @@ class Progress(Callback):  # type: ignore[misc]
 
     def add(self, trial: PlannedTrial) -> None:
         """Take a trial that is to run, or is done."""
+        every = len(trial.job["points"]) + len(trial.job["held_out"])
         self._rows[trial.run_key] = _Row(
             trial.label,
             trial.seed,
-            0.0 if trial.state == "evaluate" else trial.units,
-            trial.judge_units,
-            len(trial.job["points"]) + len(trial.job["held_out"]),
+            trial.units if trial.left is None else 0.0,
+            trial.judge_units if trial.left is None else trial.left.units,
+            every if trial.left is None else trial.left.points,
             "waiting" if trial.needs_run else trial.state,
         )
         if trial.needs_run:

@@ -1,19 +1,20 @@
 """What training and evaluating a trial cost, in forward passes of the plain network."""
 
 import math
+from collections.abc import Iterable
 
 from baselines import Interpolate, Mix, Untrained
 from oat.adversaries import EvaluationAttack, Pgd, Transfer
 from oat.masking_attacks import PASSES as MASKING_PASSES
 from oat.method import Method
 from oat.models.forecast import relative_flops
-from oat.operating import OperatingPoint
 from oat.price import training_units as units_of_training
 from oat.recipe import STATISTICS_BATCHES, TrainConfig, steps_per_epoch
 from studies.known_methods import is_dedicated
 from studies.planning.estimates import rough_seconds_per_unit
 from studies.study_file.method_blocks import Entry, Resources
 from studies.study_file.study import Study
+from studies.trial.shapes import CheckSpec, PointSpec
 
 NOMINAL_DATA: dict[str, tuple[int, int, tuple[int, int, int]]] = {
     "digits": (1_348, 449, (1, 8, 8)),
@@ -54,29 +55,59 @@ def test_images(study: Study) -> int:
 
 def training_units(study: Study) -> float:
     """Return the units of work of the dearest training of a study; see `PlannedTrial`."""
-    return max(judging_units(study, entry)[0] for entry in study.entries())
+    return max(units_of_entry(study, entry) for entry in study.entries())
 
 
-def judging_units(study: Study, entry: Entry) -> tuple[float, float]:
-    """Estimate the cost of training and of judging from the study alone."""
-    method = entry.method
-    images, judged, shape = _nominal_data(study)
-    for_a_point = sum(
-        min(judged, attack.images or judged) * (1 + attack.passes() * _sources_of(study, attack))
-        for attack in study.attacks()
-    )
-    for_a_point += min(judged, study.evaluate.masking_images) * MASKING_PASSES
-    held_out = min(_nominal_held_out(study), study.evaluate.held_out_images)
-    for_a_point += held_out * sum(1 + attack.passes() for attack in study.choosing_attacks())
-    base = method.conditioning().base_width
-    points = sum(
-        relative_flops(study.model, base * point.width_mult, shape) * _running(method, point)
-        for point in method.operating_points(study.lams())
-    )
-    rules = len(study.evaluate.checkpoints)
-    judging = points * for_a_point + _settling_units(study, method, images)
-    training = units_of_training(method, study.attack, entry.train, study.model, shape, images)
-    return training, rules * judging
+def units_of_entry(study: Study, entry: Entry) -> float:
+    """Estimate the cost of one training from the study alone."""
+    images, _, shape = _nominal_data(study)
+    method, model = entry.method, study.model
+    return units_of_training(method, study.attack, entry.train, model, shape, images)
+
+
+class Judging:
+    """What judging costs, in forward passes of the plain network; estimated from a study alone."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        every: list[EvaluationAttack] = [*study.choosing_attacks(), *study.attacks()]
+        self._attacks = {study.label_of(attack): attack for attack in every}
+        _, self._images, self._shape = _nominal_data(study)
+
+    def units(
+        self,
+        method: Method,
+        points: Iterable[PointSpec],
+        checks: Iterable[CheckSpec],
+    ) -> float:
+        """Return the cost of so many points and checks of one trial.
+
+        Args:
+            method: What the trial trains.
+            points: On test images and on held-out ones.
+            checks: For masked gradients.
+        """
+        units, rules = 0.0, set()
+        for point in points:
+            attack = self._attacks[point["attack_label"]]
+            passes = 1 + attack.passes() * _sources_of(self._study, attack)
+            units += self._images_of(point) * passes * self._running(method, point)
+            rules.add(point["checkpoint_rule"])
+        for check in checks:
+            units += self._images_of(check) * MASKING_PASSES * self._running(method, check)
+            rules.add(check["checkpoint_rule"])
+        return units + len(rules) * _settling_units(self._study, method)
+
+    def _images_of(self, what: PointSpec | CheckSpec) -> int:
+        held_out = what.get("split", "test") == "val"
+        there = _nominal_held_out(self._study) if held_out else self._images
+        return min(there, what["images"] or there)
+
+    def _running(self, method: Method, what: PointSpec | CheckSpec) -> float:
+        """Return the operations of a pass at an operating point over those of the plain network."""
+        width = method.conditioning().base_width * what["width_mult"]
+        networks = 2 if isinstance(method, Mix) and what["lam"] not in (0, 1) else 1
+        return networks * relative_flops(self._study.model, width, self._shape)
 
 
 def _sources_of(study: Study, attack: EvaluationAttack) -> int:
@@ -88,19 +119,15 @@ def _sources_of(study: Study, attack: EvaluationAttack) -> int:
     return 1
 
 
-def _running(method: Method, point: OperatingPoint) -> int:
-    """Return how many networks run at an operating point."""
-    return 2 if isinstance(method, Mix) and point.lam not in (0, 1) else 1
-
-
-def _settling_units(study: Study, method: Method, images: int) -> float:
+def _settling_units(study: Study, method: Method) -> float:
     """Return the cost of the statistics of networks between two others, if it has such."""
     if not isinstance(method, Interpolate):
         return 0.0
+    images, _, shape = _nominal_data(study)
     between = sum(point.lam not in (0, 1) for point in method.operating_points(study.lams()))
     steps = min(STATISTICS_BATCHES, steps_per_epoch(images, study.train.batch_size))
     clean_and_attacked = 2 + 2 * study.attack.steps
-    width = relative_flops(study.model, method.width_mult, _nominal_data(study)[2])
+    width = relative_flops(study.model, method.width_mult, shape)
     seen = steps * min(study.train.batch_size, images)
     return between * seen * clean_and_attacked * width
 

@@ -3,10 +3,16 @@
 from dataclasses import replace
 
 from baselines import Pairing
-from studies.planning.costs import assumed_seconds_per_unit, judging_units, validation_units
+from studies.known_methods import method_of
+from studies.planning.costs import (
+    Judging,
+    assumed_seconds_per_unit,
+    units_of_entry,
+    validation_units,
+)
 from studies.planning.estimates import Estimate, Estimator, Work, need_of, read_probes
 from studies.planning.judgements import SharedKeys, checks_of, held_out_of, points_of
-from studies.planning.plan import ONLY_CHECKS, Plan, PlannedTrial, Split, State
+from studies.planning.plan import ONLY_CHECKS, Left, Plan, PlannedTrial, Split, State
 from studies.planning.run_keys import (
     absolute_root,
     entry_config,
@@ -22,7 +28,7 @@ from studies.study_file.method_blocks import Entry
 from studies.study_file.study import Study
 from studies.trial.checkpoints import has_checkpoint
 from studies.trial.records import read_checks, read_failure, read_points, read_result
-from studies.trial.shapes import TrialJob
+from studies.trial.shapes import CheckSpec, PointSpec, TrialJob
 from studies.trial.stored import Trained
 
 
@@ -37,16 +43,16 @@ def make_plan(study: Study, folder: Folder, split: Split = "test") -> Plan:
     trials_folder = folder.sub("trials")
     known = trials_folder.names()
     there = frozenset(known)
-    keys = SharedKeys(study)
+    keys, judging = SharedKeys(study), Judging(study)
     expanded = (
-        _plan_trial(study, entry, seed, folder, keys, split) for seed, entry in study.trials()
+        _plan_trial(study, entry, seed, folder, keys, judging, split)
+        for seed, entry in study.trials()
     )
 
     def look_up(trial: PlannedTrial) -> LookedUp:
         if trial.run_key not in there:
             return LookedUp(trial, None)
-        state, reason, trained = _state(trials_folder.sub(trial.run_key), trial.job)
-        return LookedUp(replace(trial, state=state, reason=reason), trained)
+        return _look_up(trial, trials_folder.sub(trial.run_key), judging)
 
     looked_up = heed_sources(list(in_threads(look_up, expanded)))
     finished: dict[str, list[tuple[float, float]]] = {}
@@ -79,7 +85,13 @@ def _estimate(study: Study, entry: Entry, trial: PlannedTrial, estimator: Estima
 
 
 def _plan_trial(
-    study: Study, entry: Entry, seed: int, folder: Folder, keys: "SharedKeys", split: Split
+    study: Study,
+    entry: Entry,
+    seed: int,
+    folder: Folder,
+    keys: "SharedKeys",
+    judging: Judging,
+    split: Split,
 ) -> PlannedTrial:
     """Plan one trial as if nothing of it were there."""
     method = entry.method
@@ -104,36 +116,63 @@ def _plan_trial(
         job["sources"] = sources
     if named := sorted(study.own_code()):
         job["own"] = named
-    units, judge_units = judging_units(study, entry)
-    kind = digest(entry_key(study, entry, None))
-    return PlannedTrial(run_key, entry.label, seed, job, "missing", units, judge_units, kind=kind)
+    return PlannedTrial(
+        run_key,
+        entry.label,
+        seed,
+        job,
+        "missing",
+        units_of_entry(study, entry),
+        judging.units(method, [*job["points"], *job["held_out"]], job["checks"]),
+        kind=digest(entry_key(study, entry, None)),
+    )
 
 
-def _state(folder: Folder, job: TrialJob) -> tuple[State, str | None, Trained | None]:
-    """Return what a trial's folder says: its state, the reason, and its training if it has one."""
+def _look_up(trial: PlannedTrial, folder: Folder, judging: Judging) -> LookedUp:
+    """Return a trial as its folder says that it is, and its training if it has one."""
+
+    def found(
+        state: State, reason: str | None, trained: Trained | None = None, left: Left | None = None
+    ) -> LookedUp:
+        return LookedUp(replace(trial, state=state, reason=reason, left=left), trained)
+
     try:
         result = read_result(folder)
     except ResultError as error:
-        return "damaged", str(error), None
+        return found("damaged", str(error))
     if result is not None and result["status"] == "diverged":
-        return "diverged", result["error"], None
-    trained = result["trained"] if result is not None else None
-    if trained is not None:
-        training_id = trained["training_id"]
-        rows, _ = read_points(folder, training_id)
-        have = {row["point_key"] for row in rows}
-        points = sum(point["point_key"] not in have for point in job["points"])
-        held_out = sum(point["point_key"] not in have for point in job["held_out"])
-        have = {check["check_key"] for check in read_checks(folder, training_id)}
-        checks = sum(check["check_key"] not in have for check in job["checks"])
-        if not points and not held_out and not checks:
-            return "done", None, trained
-        left = f"{points} points are to be evaluated"
-        if not points:
-            left = f"{held_out} points on held-out images are to be evaluated"
-            left = left if held_out else ONLY_CHECKS
-    if (failure := read_failure(folder)) is not None:
-        return "failed", failure, trained
-    if trained is not None:
-        return "evaluate", left, trained
-    return ("unfinished" if has_checkpoint(folder) else "missing"), None, None
+        return found("diverged", result["error"])
+    failure = read_failure(folder)
+    if (trained := result["trained"] if result is not None else None) is None:
+        if failure is not None:
+            return found("failed", failure)
+        return found("unfinished" if has_checkpoint(folder) else "missing", None)
+    points, held_out, checks = _missing(folder, trained["training_id"], trial.job)
+    if not points and not held_out and not checks:
+        return found("done", None, trained)
+    missing = [*points, *held_out]
+    method = method_of(trial.job["config"])
+    left = Left(len(missing), judging.units(method, missing, checks))
+    if failure is not None:
+        return found("failed", failure, trained, left)
+    if points:
+        reason = f"{len(points)} points are to be evaluated"
+    elif held_out:
+        reason = f"{len(held_out)} points on held-out images are to be evaluated"
+    else:
+        reason = ONLY_CHECKS
+    return found("evaluate", reason, trained, left)
+
+
+def _missing(
+    folder: Folder, training_id: str, job: TrialJob
+) -> tuple[list[PointSpec], list[PointSpec], list[CheckSpec]]:
+    """Return the points, those on held-out images and the checks that a trained model lacks."""
+    rows, _ = read_points(folder, training_id)
+    judged = {row["point_key"] for row in rows}
+    checked = {check["check_key"] for check in read_checks(folder, training_id)}
+    return (
+        [point for point in job["points"] if point["point_key"] not in judged],
+        [point for point in job["held_out"] if point["point_key"] not in judged],
+        [check for check in job["checks"] if check["check_key"] not in checked],
+    )

@@ -1,7 +1,7 @@
 """The plan of a study: its trials, their state, and how long they take."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 from studies import notebook
 from studies.naming import time_range
@@ -29,6 +29,18 @@ ONLY_CHECKS = "the checks for masked gradients are to be made"
 """Reason of a trial that has all its points."""
 
 
+class Left(NamedTuple):
+    """What is still to be judged of a model that is trained.
+
+    Attributes:
+        points: How many points, those on held-out images included.
+        units: Their cost and that of the checks; see `PlannedTrial.judge_units`.
+    """
+
+    points: int
+    units: float
+
+
 @dataclass(frozen=True)
 class PlannedTrial:
     """One model to train and judge.
@@ -46,6 +58,7 @@ class PlannedTrial:
         reason: Why it failed, diverged or waits, or what is to be evaluated.
         kind: The run key without the seed: trials of one kind take the same time.
         estimate: How long it takes; None in plans that nobody asks for it.
+        left: What of it is still to be judged; None while it is not trained.
     """
 
     run_key: str
@@ -58,6 +71,7 @@ class PlannedTrial:
     reason: str | None = None
     kind: str = ""
     estimate: Estimate | None = None
+    left: Left | None = None
 
     @property
     def needs_run(self) -> bool:
@@ -161,9 +175,11 @@ class Plan:
         if not trial.needs_run:
             return 0.0
         found = self.estimate(trial)
-        trained = trial.state == "evaluate"
-        training = 0.0 if trained else found.training + found.validation
-        return (training + found.judging) * found.factor(bound)
+        if trial.left is None:
+            seconds = found.training + found.validation + found.judging
+        else:
+            seconds = found.judging * trial.left.units / trial.judge_units
+        return seconds * found.factor(bound)
 
     def makespan(self, slots: int, bound: Bound = "middle") -> float:
         """Estimate the seconds to the end of the run with so many trials at a time."""

@@ -45,9 +45,9 @@ def _heeded(one: LookedUp, by_key: dict[str, LookedUp]) -> LookedUp:
     if trained is not None and not _is_outdated(trained, by_key):
         return one
     if (reason := _waits_for(trial, by_key)) is not None:
-        return LookedUp(replace(trial, state="waiting", reason=reason), None)
+        return LookedUp(replace(trial, state="waiting", reason=reason, left=None), None)
     if trained is not None:
-        return LookedUp(replace(trial, state="damaged", reason=OUTDATED), None)
+        return LookedUp(replace(trial, state="damaged", reason=OUTDATED, left=None), None)
     return one
 
 

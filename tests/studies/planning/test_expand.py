@@ -68,7 +68,14 @@ def test_one_more_attack_is_judged_and_not_trained(tiny: dict[str, Any], finishe
     plan = plan_of(tiny, finished, "evaluate.attacks=[{steps: 1}, {steps: 2}]")
     assert _states(plan) == dict.fromkeys(LABELS, "evaluate")
     assert len(plan.to_run()) == 4
-    judging = sum(trial.judge_units for trial in plan.trials) * plan.seconds_per_unit
+    for trial in plan.trials:
+        added = [p for p in trial.job["points"] if p["attack"]["steps"] == 2]
+        assert trial.left is not None
+        assert trial.left.points == len(added) < len(trial.job["points"])
+        # one clean pass, and two steps with a backward pass to the inputs, on each of 50 images
+        assert trial.left.units == len(added) * 50 * (1 + 2 * 2)
+        assert trial.left.units < trial.judge_units
+    judging = sum(trial.left.units for trial in plan.trials if trial.left) * plan.seconds_per_unit
     assert plan.makespan(1) == pytest.approx(judging)
 
 

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies.planning.plan import Plan, PlannedTrial, State
+from studies.planning.plan import Left, Plan, PlannedTrial, State
 from studies.storage.local import LocalFolder
 from studies.study_file.loading import load_study
 from studies.trial.run import run_trial
@@ -48,8 +49,15 @@ def test_makespan_at_its_ends_is_the_sum_and_the_longest(units: list[float]) -> 
 
 
 def test_makespan_counts_training_that_is_left_alone() -> None:
-    plan = _invented([8, 4, 2, 1], ["missing", "done", "evaluate", "failed"])
-    assert plan.makespan(1) == pytest.approx(0.5 * 9)
+    plan = _invented([8, 4, 2, 1, 16], ["missing", "done", "evaluate", "failed", "failed"])
+    assert plan.makespan(1) == pytest.approx(0.5 * (8 + 2 + 1 + 16))
+    # two are trained: one of the failed ones too, which failed while it was judged
+    judged = [
+        replace(trial, judge_units=6.0, left=Left(1, 2.0)) if trial.units in (2, 16) else trial
+        for trial in plan.trials
+    ]
+    left = replace(plan, trials=tuple(judged))
+    assert left.makespan(1) == pytest.approx(0.5 * (8 + 2 + 1 + 2))
 
 
 def test_the_cost_of_finished_trials_is_measured(tiny: dict[str, Any], tmp_path: Path) -> None:
