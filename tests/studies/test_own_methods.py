@@ -35,8 +35,8 @@ from studies.study_file.method_blocks import METHOD_BLOCKS
 from studies.study_file.tune_block import SWEPT
 from studies.testing import check_method
 from studies.trial.weights import pack
-from tests.studies.cli.shell import NOLOAD
 from tests.studies.cli.shell import Oat as InProcess
+from tests.studies.marks import NOLOAD
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

@@ -27,11 +27,8 @@ from studies.study_file.study import Study
 from studies.trial.judging import Report
 from studies.trial.records import read_result
 from studies.trial.run import run_trial
+from tests.studies.marks import NOLOAD
 
-# MLflow 3.17's own tables, under SQLAlchemy 2.1
-NOLOAD = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
-)
 pytestmark = [NOLOAD]
 
 OAT = Path(sys.executable).with_name("oat")

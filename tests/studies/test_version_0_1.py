@@ -22,7 +22,7 @@ from studies.errors import ModelError
 from studies.storage.sealed import seal
 from studies.study_file.loading import load_study
 from tests.studies.conftest import TrainAll
-from tests.studies.tracking.tracked import NOLOAD
+from tests.studies.marks import NOLOAD
 
 Record = dict[str, Any]
 

@@ -5,13 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
-
-# MLflow 3.17's own tables, under SQLAlchemy 2.1
-NOLOAD = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
-)
-
 
 @dataclass(frozen=True)
 class Said:

@@ -14,7 +14,8 @@ import studies
 from studies.storage.sealed import seal
 from studies.study_file.loading import presets
 from tests.oat.data.files import folder_of
-from tests.studies.cli.shell import NOLOAD, Oat, is_a_sentence
+from tests.studies.cli.shell import Oat, is_a_sentence
+from tests.studies.marks import NOLOAD
 
 pytestmark = NOLOAD
 

@@ -9,8 +9,9 @@ import yaml
 
 from oat.data import load
 from studies.study_file.loading import load_study
-from tests.studies.cli.shell import NOLOAD, Oat, Said, is_a_sentence
+from tests.studies.cli.shell import Oat, Said, is_a_sentence
 from tests.studies.conftest import TINY, TUNE
+from tests.studies.marks import NOLOAD
 from tests.studies.pictures import CHANGES, draw, fingerprint_of
 
 pytestmark = [NOLOAD, pytest.mark.usefixtures("_forget_data")]

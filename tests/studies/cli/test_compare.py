@@ -10,7 +10,8 @@ import studies
 from studies.storage.local import LocalFolder
 from studies.storage.sealed import seal, unseal, write_lines
 from studies.study_file.loading import load_study
-from tests.studies.cli.shell import NOLOAD, Oat, is_a_sentence
+from tests.studies.cli.shell import Oat, is_a_sentence
+from tests.studies.marks import NOLOAD
 
 pytestmark = NOLOAD
 

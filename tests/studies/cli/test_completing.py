@@ -8,7 +8,8 @@ import pytest
 import studies
 from studies.results.points import COLUMNS
 from studies.study_file.loading import load_study, presets
-from tests.studies.cli.shell import NOLOAD, Oat
+from tests.studies.cli.shell import Oat
+from tests.studies.marks import NOLOAD
 
 pytestmark = NOLOAD
 Complete = Callable[[str], list[str]]

@@ -7,7 +7,8 @@ import pytest
 import studies
 from studies.study_file.loading import load_study, presets
 from studies.study_file.plain_yaml import read_yaml
-from tests.studies.cli.shell import NOLOAD, Oat, is_a_sentence
+from tests.studies.cli.shell import Oat, is_a_sentence
+from tests.studies.marks import NOLOAD
 
 pytestmark = NOLOAD
 

@@ -11,7 +11,8 @@ import yaml
 import studies
 from studies.results.points import COLUMNS, with_attack_columns
 from studies.study_file.loading import load_study
-from tests.studies.cli.shell import NOLOAD, Oat, is_a_sentence
+from tests.studies.cli.shell import Oat, is_a_sentence
+from tests.studies.marks import NOLOAD
 
 pytestmark = NOLOAD
 

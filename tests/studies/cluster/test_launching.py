@@ -24,11 +24,8 @@ from studies.planning.plan import Plan
 from studies.study_file.loading import load_study
 from studies.study_file.study import Study
 from tests.studies.cli.shell import Oat
+from tests.studies.marks import NOLOAD
 
-# MLflow 3.17's own tables, under SQLAlchemy 2.1
-NOLOAD = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
-)
 pytestmark = NOLOAD
 
 OAT = Path(sys.executable).with_name("oat")

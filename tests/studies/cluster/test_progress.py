@@ -14,7 +14,7 @@ import studies
 from studies.cluster.progress import Progress
 from studies.cluster.retries import Retries
 from studies.trial.shapes import TrialReport
-from tests.studies.cli.shell import NOLOAD
+from tests.studies.marks import NOLOAD
 
 SAID = "'/there' cannot be written: No space left on device; free some room there."
 WAITING: TrialReport = {"kind": "waiting", "said": SAID}

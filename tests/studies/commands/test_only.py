@@ -9,10 +9,8 @@ import yaml
 
 import studies
 from tests.studies.cli.shell import Oat
+from tests.studies.marks import NOLOAD
 
-NOLOAD = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
-)
 pytestmark = [pytest.mark.mlflow, NOLOAD]
 
 STARTED = "pgd_at start=pgd_at:λ=0.5 epochs=1 λ=0.7"

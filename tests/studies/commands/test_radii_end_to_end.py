@@ -13,11 +13,8 @@ import yaml
 import studies
 from studies.results.reading import correctness
 from tests.studies.cli.shell import Oat
+from tests.studies.marks import NOLOAD
 
-# MLflow 3.17's own tables, under SQLAlchemy 2.1
-NOLOAD = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
-)
 pytestmark = [pytest.mark.ray, pytest.mark.mlflow, pytest.mark.slow, NOLOAD]
 
 RADII = [0.05, 0.1, 0.2]

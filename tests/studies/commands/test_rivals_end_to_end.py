@@ -19,11 +19,8 @@ import studies
 from studies.commands.run import RunOutcome
 from studies.planning.plan import Plan
 from studies.study_file.loading import load_study
+from tests.studies.marks import NOLOAD
 
-# MLflow 3.17's own tables, under SQLAlchemy 2.1
-NOLOAD = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
-)
 pytestmark = [pytest.mark.ray, pytest.mark.mlflow, pytest.mark.slow, NOLOAD]
 
 OAT = Path(sys.executable).with_name("oat")

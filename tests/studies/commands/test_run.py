@@ -29,10 +29,8 @@ from studies.storage.sealed import write_sealed
 from studies.study_file.loading import load_study
 from studies.study_file.study import Study
 from studies.tracking.tracker import Tracker
+from tests.studies.marks import NOLOAD
 
-NOLOAD = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
-)
 pytestmark = [pytest.mark.mlflow, NOLOAD]
 
 

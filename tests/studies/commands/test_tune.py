@@ -33,7 +33,8 @@ from studies.trial.records import read_points
 from studies.trial.run import run_trial
 from studies.tuning.candidates import tuned_methods
 from studies.tuning.database import optuna_faults
-from tests.studies.commands.tuned import NOLOAD, open_of
+from tests.studies.commands.tuned import open_of
+from tests.studies.marks import NOLOAD
 
 pytestmark = [NOLOAD]
 

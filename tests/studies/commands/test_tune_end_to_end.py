@@ -30,7 +30,8 @@ from studies.study_file.loading import load_study
 from studies.tuning.database import optuna_faults
 from studies.tuning.record import TUNING_FILE, searches_of, tuning_plan
 from tests.studies.cli.shell import Oat
-from tests.studies.commands.tuned import NOLOAD, open_of
+from tests.studies.commands.tuned import open_of
+from tests.studies.marks import NOLOAD
 
 pytestmark = [NOLOAD]
 

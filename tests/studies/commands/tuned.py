@@ -3,16 +3,11 @@
 from typing import Any
 
 import optuna
-import pytest
 from optuna.storages import RDBStorage
 
 from studies.study_file.loading import load_study
 from studies.tuning.candidates import tuned_methods
 from studies.tuning.database import open_search
-
-NOLOAD = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
-)
 
 
 def open_of(source: dict[str, Any], database: RDBStorage, url: str) -> list[optuna.Study]:

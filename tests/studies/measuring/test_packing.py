@@ -32,11 +32,8 @@ from studies.planning.plan import Plan
 from studies.storage.local import LocalFolder
 from studies.storage.sealed import write_sealed
 from studies.study_file.loading import load_study
+from tests.studies.marks import NOLOAD
 
-# MLflow 3.17's own tables, under SQLAlchemy 2.1
-NOLOAD = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
-)
 pytestmark = NOLOAD
 GIB = 2**30
 

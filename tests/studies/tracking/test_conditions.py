@@ -16,11 +16,8 @@ from studies.storage.local import LocalFolder
 from studies.study_file.loading import load_study
 from studies.tracking.conditions import parse_condition
 from studies.tracking.tracker import Tracker
+from tests.studies.marks import NOLOAD
 
-# MLflow 3.17's own tables, under SQLAlchemy 2.1
-NOLOAD = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
-)
 TYPES = {**COLUMNS, **dict.fromkeys(("ra_pgd5", "ra_pgd10", "ra_pgd5_0_05"), "float64")}
 EVERYTHING: dict[str, Any] = {
     "name": "everything",

@@ -20,7 +20,8 @@ from studies.tracking import background
 from studies.tracking.background import BackgroundSync
 from studies.tracking.tracker import Tracker
 from studies.tuning.database import open_database
-from tests.studies.tracking.tracked import NOLOAD, folder_of, plan_of, runs_of, uri_of
+from tests.studies.marks import NOLOAD
+from tests.studies.tracking.tracked import folder_of, plan_of, runs_of, uri_of
 
 OAT = Path(sys.executable).with_name("oat")
 

@@ -26,11 +26,8 @@ from benchmarks.servers import free_port
 from studies.errors import TrackingError
 from studies.study_file.loading import load_study
 from studies.tracking.mlflow_page import mlflow_page
+from tests.studies.marks import NOLOAD
 
-# MLflow 3.17's own tables, under SQLAlchemy 2.1
-NOLOAD = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
-)
 pytestmark = [pytest.mark.mlflow, NOLOAD]
 
 OAT = Path(sys.executable).with_name("oat")

@@ -33,11 +33,8 @@ from studies.study_file.study import Study
 from studies.tracking.experiment import Experiment
 from studies.tracking.reaching import check_server
 from studies.tracking.tracker import Tracker
+from tests.studies.marks import NOLOAD
 
-# MLflow 3.17's own tables, under SQLAlchemy 2.1
-NOLOAD = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
-)
 pytestmark = [pytest.mark.mlflow, pytest.mark.slow, NOLOAD]
 
 NAME = "tracking.test"

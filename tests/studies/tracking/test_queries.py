@@ -12,6 +12,7 @@ import pytest
 
 import studies
 from studies.study_file.loading import load_study
+from tests.studies.marks import NOLOAD
 
 PAGE = (Path(__file__).parents[3] / "docs" / "queries.md").read_text()
 SETUP, *QUESTIONS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -19,10 +20,6 @@ SETTINGS = re.findall(r'--set "(.*?)"', PAGE.partition("```python")[0])
 URI = "sqlite:///outputs/mlflow.db"
 ANSWERS = ["points", "cheapest", "difference", "told", "drop"]
 
-# MLflow 3.17's own tables, under SQLAlchemy 2.1
-NOLOAD = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
-)
 pytestmark = [pytest.mark.mlflow, NOLOAD]
 
 

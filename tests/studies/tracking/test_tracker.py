@@ -22,8 +22,8 @@ from studies.tracking.tracker import Tracker
 from studies.tracking.trial_runs import EPOCH_METRICS
 from studies.trial.records import read_epochs
 from studies.trial.run import run_trial
+from tests.studies.marks import NOLOAD
 from tests.studies.tracking.tracked import (
-    NOLOAD,
     finish,
     folder_of,
     plan_of,

@@ -14,8 +14,8 @@ from studies.errors import TrackingError
 from studies.results.reading import study_points
 from studies.tracking.reaching import check_server
 from studies.tracking.tracker import Tracker
+from tests.studies.marks import NOLOAD
 from tests.studies.tracking.tracked import (
-    NOLOAD,
     finish,
     folder_of,
     plan_of,

@@ -19,7 +19,8 @@ from studies.trial.run import run_trial
 from studies.tuning.candidates import tuned_methods
 from studies.tuning.record import TUNING_FILE, WINNERS_FILE, keep, read_record, tuning_plan
 from studies.tuning.winners import Search, SearchTrial
-from tests.studies.tracking.tracked import NOLOAD, finish, folder_of, plan_of, runs_of, uri_of
+from tests.studies.marks import NOLOAD
+from tests.studies.tracking.tracked import finish, folder_of, plan_of, runs_of, uri_of
 
 pytestmark = [pytest.mark.mlflow, NOLOAD]
 

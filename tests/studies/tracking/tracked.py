@@ -4,7 +4,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import pytest
 from mlflow.entities import Run, ViewType
 from mlflow.tracking import MlflowClient
 
@@ -14,11 +13,6 @@ from studies.results.reading import study_points
 from studies.storage.local import LocalFolder
 from studies.study_file.loading import load_study
 from studies.tracking.tracker import Tracker
-
-# MLflow 3.17's own tables, under SQLAlchemy 2.1
-NOLOAD = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"
-)
 
 Snapshot = dict[str, tuple[Any, ...]]
 
