@@ -55,7 +55,8 @@ class Knob(nn.Module):
             lam: Trade-off weights, shape (N,).
 
         Returns:
-            Logits, shape (N, K); NaN where the network does not know the λ.
+            Logits, shape (N, K); NaN where the network does not know the λ, or never trained the
+            batch norms that it takes.
         """
         code = self.encoding.encode(lam)
         each = EachLam(code, width_mult=self.width_mult, zero=lam < SAME_LAM)
@@ -63,7 +64,12 @@ class Knob(nn.Module):
 
     def _unknown(self, lam: Tensor) -> Tensor:
         if self.encoding.encoding in BY_VALUE:
-            return outside(lam)
+            unknown = outside(lam)
+            if not self.network.conditioning.trains_norms_of(0.0):
+                unknown = unknown | (lam < SAME_LAM)
+            if not self.network.conditioning.trains_norms_of(1.0):
+                unknown = unknown | (lam >= SAME_LAM)
+            return unknown
         distance = (self.encoding.choices - lam.double().unsqueeze(1)).abs().amin(dim=1)
         return ~(distance < SAME_LAM)  # so NaN is unknown as well
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oat.encodings import Encoding
+from oat.lambdas import SAME_LAM
 from oat.names import unknown
 from oat.own_code import NO_ARGS, frozen_args, is_own
 
@@ -128,3 +129,9 @@ class Conditioning:
     head_per_width: bool = False
     base_width: float = 1.0
     folded: bool = False
+
+    def trains_norms_of(self, lam: float) -> bool:
+        """Tell whether training reaches the batch norms that λ takes: λ = 0 may have its own."""
+        return not self.dual_bn or any(
+            (one < SAME_LAM) == (lam < SAME_LAM) for one in self.lambda_choices
+        )

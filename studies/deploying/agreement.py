@@ -54,7 +54,8 @@ def reference_of(model: TrainedModel, lam: float, width: float) -> nn.Module:
 
 def lams_to_check(model: TrainedModel) -> tuple[float, ...]:
     """Return the λ that a whole knob is checked at."""
-    return tuple(sorted({*model.lams, *(KNOB_LAMS if model.any_lam else ())}))
+    others = filter(model.has_trained, KNOB_LAMS if model.any_lam else ())
+    return tuple(sorted({*model.lams, *others}))
 
 
 def check_knob(model: TrainedModel, width: float, held_out: Split, run: Run) -> Agreement:

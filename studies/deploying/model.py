@@ -165,9 +165,8 @@ class TrainedModel:
 
     def has_trained(self, lam: float) -> bool:
         """Tell whether the batch norms that λ takes were trained: λ = 0 may have its own."""
-        if not isinstance(self.network, Network) or not self.network.conditioning.dual_bn:
-            return True
-        return any((one < SAME_LAM) == (lam < SAME_LAM) for one in self.lams)
+        network = self.network
+        return not isinstance(network, Network) or network.conditioning.trains_norms_of(lam)
 
     def points(self) -> list[OperatingPoint]:
         """Return its operating points: each of `lams` at each of `widths`."""

@@ -64,6 +64,13 @@ class Served(PythonModel):  # type: ignore[misc]
             return self._known("lam", lam)
         if not 0 <= lam <= 1:
             raise _refused(f"lam must be in [0, 1], got {lam:g}")
+        trained: dict[str, bool] = self.record["trained"]
+        if not trained["0" if lam < SAME else "above 0"]:
+            known = ", ".join(f"{one:g}" for one in self.record["lams"])
+            raise _refused(
+                f"the batch norms of lam {'0' if lam < SAME else 'above 0'} were never trained, as "
+                f"the model was trained at {known}; got {lam:g}"
+            )
         return float(lam)
 
     def _known(self, name: str, value: float) -> float:

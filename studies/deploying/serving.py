@@ -139,6 +139,7 @@ def _write(model: TrainedModel, held_out: Split, folder: Path, default: float | 
         "image_shape": list(model.image_shape),
         "lams": list(model.lams),
         "any_lam": model.any_lam,
+        "trained": {"0": model.has_trained(0.0), "above 0": model.has_trained(1.0)},
         "default_lam": default,
         "classes": list(model.classes),
     }

@@ -107,6 +107,38 @@ def test_what_mlflow_loads_is_the_network_at_each_point(place: Place) -> None:
     np.testing.assert_allclose(other.predict(images.numpy()), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("choices", "never"), [("[0.5, 1]", 0.0), ("[0]", 0.5)])
+def test_a_lam_whose_batch_norms_were_never_trained_is_refused_and_no_file_answers_it(
+    choices: str, never: float, tiny_file: Path, train_all: TrainAll, tmp_path: Path
+) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.pyfunc import PythonModelContext
+
+    from studies.deploying.served_model import Served
+
+    method = f"{{name: oat, lambda_choices: {choices}, encoding: continuous}}"
+    few = ["evaluate.held_out_images=0", "evaluate.masking_images=0", "evaluate.images=10"]
+    study = load_study(
+        tiny_file, ["train.epochs=1", f"methods=[{method}]", f"evaluate.lams={choices}", *few]
+    )
+    train_all(study, tmp_path)
+    model = studies.load_model(study, storage=tmp_path)
+    sound = 0.0 if never else 0.7
+    done = studies.export(study, to="pt2", out=tmp_path / "a.pt2", storage=tmp_path)
+    assert never not in done.record["check"]["lams"]
+    images = torch.rand(2, *model.image_shape)
+    found = torch.export.load(done.path).module()(images, torch.tensor([never, sound]))
+    assert found[0].isnan().all()
+    assert torch.allclose(found[1], model.at(sound)(images)[1], atol=1e-5)
+    with to_log(model, load(study.data).val.head(8), study=study.name) as logged:
+        served = Served()
+        served.load_context(PythonModelContext({"model": str(logged.folder)}, {}))
+        with pytest.raises(MlflowException, match="were never trained, as the model was trained"):
+            served.predict(None, images.numpy(), {"lam": never})
+        answer = served.predict(None, images.numpy(), {"lam": sound})
+    np.testing.assert_allclose(answer, model.at(sound)(images), rtol=1e-4, atol=1e-4)
+
+
 def test_a_network_of_narrow_widths_alone_is_exported_and_served_at_its_widest(
     tiny_file: Path, train_all: TrainAll, tmp_path: Path
 ) -> None:
