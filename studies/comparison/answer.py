@@ -73,6 +73,8 @@ class Comparison:
         rates: How far the models differ, for planning another study; see `studies.power`.
         without_row: Retrained models that OAT could be set beside and is not, as neither a choice
             nor the same λ is known for them; the verdict is not *free* then.
+        left_out: Attacks that belong to the worst case and whose points are not comparable;
+            likewise.
     """
 
     attack: str
@@ -101,6 +103,7 @@ class Comparison:
     radii: "Radii | None" = None
     rates: Rates | None = None
     without_row: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     outside: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
@@ -123,6 +126,21 @@ class Comparison:
         return self.table[~self.table["once"].str.split().str[0].isin(RIVALS)]
 
     @property
+    def heading(self) -> str:
+        """What the table sets beside the retrained models, and where it runs."""
+        return self.heading_of("OAT") if self.own_rows.size else self.heading_of(*self._rivals())
+
+    def heading_of(self, *names: str) -> str:
+        """Say where OAT, or rivals that are named, run in their rows of the table."""
+        where = "best α" if set(names) & self._rivals().keys() else self.question
+        return f"{listed(names)} at {where} against each retrained model"
+
+    def _rivals(self) -> dict[str, None]:
+        """Name the rivals that have rows in the table."""
+        every = [] if self.table.empty else self.table["once"].unique()
+        return {str(name): None for name in every if str(name).split()[0] in RIVALS}
+
+    @property
     def ratios(self) -> dict[str, Interval]:
         """Hypervolume ratio of each front of OAT that has dedicated models beside it, by name."""
         known = self.fronts[self.fronts["ratio"].notna()]
@@ -140,7 +158,9 @@ class Comparison:
         if count := len(self.missing):
             what = "1 model of the study is" if count == 1 else f"{count} models of the study are"
             said.append(f"{what} missing ({listed(self.missing)})")
-        if self.without_row:
+        if self.left_out:
+            said.append(f"points under {listed(self.left_out)} are not comparable and left out")
+        if self.without_row and not self.own_rows.empty:
             names = listed(self.without_row)
             said.append(f"for lack of points on the held-out images there is no row of {names}")
         if not self.paired:
@@ -154,16 +174,21 @@ class Comparison:
 
         Accuracies are in percent, areas are fractions.
         """
-        if self.table.empty:
+        if self.own_rows.empty and self.without_row:
+            first = (
+                f"There is no verdict: nothing says at which λ OAT is set beside "
+                f"{listed(self.without_row)}."
+            )
+            parts = [first, self._areas_and_price()]
+        elif self.table.empty:
             if self.reference is None:
                 return "Nothing to compare: points of OAT and of a retrained model are needed."
             return f"There is no retrained model; variants are compared with '{self.reference}'."
-        if self.own_rows.empty:
+        elif self.own_rows.empty:
             return "Nothing to compare with its rivals: points of OAT are needed."
-        parts = [
-            f"{VERDICT_SAID[self.verdict]}: {self.counts()} ({', '.join(self.conditions())}).",
-            self._areas_and_price(),
-        ]
+        else:
+            given = f"{self.counts()} ({', '.join(self.conditions())})"
+            parts = [f"{VERDICT_SAID[self.verdict]}: {given}.", self._areas_and_price()]
         lost = [row for row in self.rivals.to_dict("records") if row["verdict"] == LOSES]
         if lost:
             names = listed(row["rival"] for row in lost)

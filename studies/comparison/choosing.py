@@ -9,7 +9,7 @@ alike.
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -142,31 +142,45 @@ def choose_points(draws: Resampled, held_out: HeldOut) -> list[tuple[int, int]]:
     return pairs
 
 
+class Rows(NamedTuple):
+    """What stands beside what.
+
+    Attributes:
+        pairs: Where λ was chosen by held-out images; empty where OAT has no such pair.
+        without: Dedicated cells beside which a variant of OAT has no row though it is no wider,
+            named for people.
+    """
+
+    pairs: list[tuple[int, int]]
+    without: list[str]
+
+
 def with_those_left(
     pairs: list[tuple[int, int]], knob: list[tuple[int, int]], draws: Resampled
-) -> tuple[list[tuple[int, int]], list[str]]:
-    """Add the dedicated cells for which no point could be chosen, at the λ that they have.
+) -> Rows:
+    """Add for each variant of OAT the dedicated cells that have no chosen point, at their own λ.
 
-    A model that is not evaluated on the held-out images must not leave the comparison for that.
+    A model that is not evaluated on the held-out images must not leave the comparison for that,
+    neither a dedicated one nor a variant of OAT.
 
     Args:
         pairs: Those that were chosen; empty where nothing was, so that all are at the same λ.
         knob: The pairs of the same λ and width.
         draws: The cells.
-
-    Returns:
-        All pairs, and the names of dedicated cells that have none though OAT is no wider.
     """
-    if not pairs:
-        return pairs, []
-    chosen = {j for i, j in pairs if draws.conditional[i]}  # a rival's row is none of OAT's
-    every = [*pairs, *((i, j) for i, j in knob if j not in chosen)]
-    paired = {j for i, j in every if draws.conditional[i]}
-    width = draws.cells["width_mult"].to_numpy()
-    narrowest = width[draws.conditional].min(initial=np.inf)
-    left = [j for j in np.flatnonzero(~draws.once & (width >= narrowest - 1e-9)) if j not in paired]
-    rows = draws.cells.iloc[left].to_dict("records")
-    return every, [name_point(row, seed=False) for row in rows]
+    variant, width = draws.cells["variant"].to_numpy(), draws.cells["width_mult"].to_numpy()
+    # a rival's row is none of OAT's
+    chosen = {(variant[i], j) for i, j in pairs if draws.conditional[i]}
+    every = [*pairs, *((i, j) for i, j in knob if (variant[i], j) not in chosen)]
+    paired = {(variant[i], j) for i, j in every if draws.conditional[i]}
+    ours, without = dict.fromkeys(variant[draws.conditional]), []
+    for name in ours:
+        narrowest = width[draws.conditional & (variant == name)].min()
+        fits = map(int, np.flatnonzero(~draws.once & (width >= narrowest - 1e-9)))
+        left = draws.cells.iloc[[j for j in fits if (name, j) not in paired]].to_dict("records")
+        whose = f" ({name})" if len(ours) > 1 else ""
+        without += [f"{name_point(row, seed=False)}{whose}" for row in left]
+    return Rows(every if chosen else [], without)
 
 
 def best_of(values: NDArray[np.float64], candidates: NDArray[np.int64], other: int) -> int:

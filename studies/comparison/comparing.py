@@ -17,7 +17,7 @@ from studies.comparison.by_radius import others_by_radius, with_radii
 from studies.comparison.choosing import choose_points, held_out_values, with_those_left
 from studies.comparison.curves import Judged
 from studies.comparison.fronts import measure_fronts
-from studies.comparison.grid import Grid, comparable, sound_points
+from studies.comparison.grid import Grid, comparable, lost_models, not_compared, sound_points
 from studies.comparison.guards import (
     differing,
     precision_notes,
@@ -115,6 +115,7 @@ def _under(
             f"No point was evaluated under '{unknown[0]}'; known: {', '.join(known)}."
         )
     chosen, mixed = comparable(grid.points, attacks, grid.force)
+    left_out = [attack for attack in attacks if attack not in chosen]
     points, correct, bounds = worst_case(grid.points, grid.stored.correct, chosen)
     if points.empty:
         raise ComparisonError(
@@ -125,8 +126,11 @@ def _under(
     draws = Resampled(points, correct)
     held_out = held_out_values(draws, points, grid.stored.held_out)
     knob = same_knob(draws)
-    pairs, without_row = with_those_left(choose_points(draws, held_out), knob, draws)
-    own, rival = (_of(pairs or knob, draws.conditional == kind) for kind in (True, False))
+    picked = choose_points(draws, held_out)
+    pairs, without_row = with_those_left(picked, knob, draws)
+    own = _of(pairs or knob, draws.conditional)
+    rival = _of(picked, ~draws.conditional)
+    missing = [*grid.missing, *lost_models(grid.points, points)]
     table, others, at_knob = (pair_table(some, draws, margin) for some in (own, rival, knob))
     reference, variants = against_plainest(draws)
     fronts = measure_fronts(draws, points, knob, margin)
@@ -160,13 +164,14 @@ def _under(
         cells=draws.cells,
         nearest=nearest_dedicated(draws),
         fronts=fronts,
-        verdict=verdict_on_all(table, seeds, complete=not (without_row or grid.missing)),
+        verdict=verdict_on_all(table, seeds, complete=not (without_row or missing or left_out)),
         without_row=without_row,
+        left_out=left_out,
         seeds=seeds,
         paired=not draws.unpaired,
         margin=margin,
         notes=notes,
-        missing=grid.missing,
+        missing=missing,
         mixed=differing(grid.points[grid.points["attack"].isin(chosen)]),
         masking=masking,
         outside=outside,
@@ -218,5 +223,5 @@ def compare_all(
         try:
             others.append(at_radii.get(other) or _under(grid, [other])[0])
         except ComparisonError as error:
-            notes.append(f"Not compared under '{other}': {error}")
-    return replace(first, notes=first.notes + notes), several + others
+            notes.append(not_compared(other, error))
+    return replace(first, notes=list(dict.fromkeys(first.notes + notes))), several + others

@@ -13,7 +13,10 @@ from studies.comparison.guards import (
 )
 from studies.comparison.model_names import short_names, with_recipes
 from studies.comparison.outside import without_outside
+from studies.comparison.resampling import CELL
 from studies.errors import ComparisonError
+from studies.known_methods import ONCE, is_dedicated
+from studies.naming import name_point
 from studies.results.masking import masking_table
 from studies.results.reading import MODELS, Stored
 
@@ -53,10 +56,11 @@ def sound_points(
     Raises:
         ComparisonError: There are none, or none that go together.
     """
-    missing = _missing(points)
+    every = points
     points = points.copy(deep=False)
     points.attrs = {}  # pandas would copy it at every step
     points, notes = finite_points(points)
+    missing = _missing(every, points)
     points, outside = without_outside(points)
     notes += check_one_data(points, force)
     points, lost = one_checkpoint(points, checkpoint)
@@ -69,11 +73,39 @@ def sound_points(
     return Grid(points, outside, stored, missing, notes, shared, masking, margin, force)
 
 
-def _missing(points: pd.DataFrame) -> list[str]:
-    """Name the models of the study that a frame of its points lacks, as far as the frame knows."""
-    models: Mapping[str, str] = points.attrs.get(MODELS, {})
+def _missing(every: pd.DataFrame, points: pd.DataFrame) -> list[str]:
+    """Name the models without a point that can be compared: of the study as far as a frame knows.
+
+    Args:
+        every: The frame that was given.
+        points: What is left of it.
+    """
+    models: Mapping[str, str] = every.attrs.get(MODELS, {})
     there = set(points["run_key"])
-    return [name for run_key, name in models.items() if run_key not in there]
+    left_out = every[~every["run_key"].isin(there | set(models))].drop_duplicates("run_key")
+    return [
+        *(name for run_key, name in models.items() if run_key not in there),
+        *(name_point(row) for _, row in left_out.iterrows()),
+    ]
+
+
+def lost_models(every: pd.DataFrame, points: pd.DataFrame) -> list[str]:
+    """Name what has points, and none under the attacks of a comparison.
+
+    Those are retrained models, and once-for-all variants as a whole. Rivals decide no verdict.
+
+    Args:
+        every: Points under every attack.
+        points: Points under the attacks that are compared, of the same checkpoint rule.
+    """
+    dedicated = every["method"].map(is_dedicated)
+    cells, there = (pd.MultiIndex.from_frame(some[CELL].astype(str)) for some in (every, points))
+    lost = every[dedicated & ~cells.isin(there)].drop_duplicates(CELL)
+    ours = every.loc[every["method"].isin(ONCE), "variant"].unique()
+    return [
+        *(str(variant) for variant in ours if variant not in set(points["variant"])),
+        *(name_point(row, seed=False) for _, row in lost.iterrows()),
+    ]
 
 
 def comparable(
@@ -91,6 +123,12 @@ def comparable(
             kept.append(attack)
         except ComparisonError as error:
             errors.append(error)
+            notes.append(not_compared(attack, error))
     if not kept:
         raise errors[0]
     return kept, notes
+
+
+def not_compared(attack: str, error: ComparisonError) -> str:
+    """Say why there is no comparison under an attack."""
+    return f"Not compared under '{attack}': {error}"

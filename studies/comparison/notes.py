@@ -174,7 +174,7 @@ def unequal_note(fronts: pd.DataFrame) -> list[str]:
     for _, here in fronts.groupby("width_mult", dropna=False):
         theirs = here.loc[here["ratio"].isna(), "operating_points"].max()
         odd = here[here["ratio"].notna() & (here["operating_points"] != theirs)]
-        if len(odd):
+        if len(odd) and theirs == theirs:  # at all widths together retrained models have no row
             each = [f"{row.front} has {row.operating_points:g} points" for row in odd.itertuples()]
             notes.append(
                 f"{', '.join(each)}, the front of the retrained models {theirs:g}; more points "

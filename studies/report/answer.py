@@ -28,9 +28,7 @@ class Answer(Comparison):
         parts = [f"<p><b>{escape(self.answer())}</b></p>"]
         if body := rows(self):
             names = headings_of(body)
-            caption = (
-                f"{heading_of(self)}, OAT at {self.question}; SA and RA in percent, Δ in points"
-            )
+            caption = f"{self.heading}; {heading_of(self)}; SA and RA in percent, Δ in points"
             parts.append(notebook.table(caption, body, names))
             parts.append(notebook.legend({names[key]: MEANINGS[key] for key in names}))
         if by_radius := radius_rows(self):

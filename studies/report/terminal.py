@@ -54,7 +54,7 @@ def terminal_parts(
     if len(comparison.table):
         tables = list(comparison.table.groupby("once", sort=False))
         for once, table in tables:
-            name = str(once) if len(tables) > 1 else "OAT"
+            name = str(once) if len(tables) > 1 or comparison.own_rows.empty else "OAT"
             yield ""
             yield _main_table(replace(comparison, table=table), name, width)
     if everything or comparison.table.empty:
@@ -124,8 +124,7 @@ def _main_table(comparison: Comparison, name: str, width: int) -> Table:
     left_out = {"cost"} if width >= NARROW else {"cost", "decide"}
     shown = {key: text for key, text in headings_of(body).items() if key not in left_out}
     return _terminal_table(
-        f"{name} at {comparison.question} against each retrained model, in percent (Δ in points); "
-        f"RA under {comparison.under}",
+        f"{comparison.heading_of(name)}, in percent (Δ in points); RA under {comparison.under}",
         list(shown.values()),
         [[row[key] for key in shown] for row in body],
         left=2,
