@@ -1,5 +1,7 @@
 """Sentences and tables on a console: no markup, no colours of their own, nothing cut off."""
 
+from typing import Any
+
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
@@ -8,6 +10,11 @@ LONG_WORD = 12
 """Characters of a word that stay together in a column; a longer one may be broken."""
 LONG_NAME = 16
 """The same of the names of columns where each has a line of its own."""
+
+
+def plain_console(**options: Any) -> Console:
+    """Return a console that prints texts as they are: a name or an error may hold brackets."""
+    return Console(markup=False, **options)
 
 
 def say(console: Console, sentence: str) -> None:

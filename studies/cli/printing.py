@@ -11,21 +11,21 @@ from rich.console import Console
 from rich.table import Table
 
 from studies.cli.options import Format
-from studies.console import fitted
+from studies.console import fitted, plain_console
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from studies.planning.plan import Plan
 
-out, err = Console(), Console(stderr=True)
+out, err = plain_console(), plain_console(stderr=True)
 if not out.is_terminal:
-    out = Console(width=120)  # a file or a pipe has no width of its own
+    out = plain_console(width=120)  # a file or a pipe has no width of its own
 
 
 def progress(quiet: bool) -> Console:
     """Return where progress goes: standard error, or nowhere."""
-    return Console(stderr=True, quiet=True) if quiet else err
+    return plain_console(stderr=True, quiet=True) if quiet else err
 
 
 def this_command() -> str:
@@ -114,13 +114,14 @@ def _longest(rows: Sequence[Mapping[str, str]], name: str, words: bool) -> int:
 
 
 def print_frame(frame: "pd.DataFrame") -> None:
-    """Print a frame as a table, and the number of its rows."""
+    """Print a frame as a table, and the number of its rows; what was measured has four digits."""
     import pandas as pd
 
     table = Table()
     for name in frame.columns:
         table.add_column(name)
-    for row in frame.itertuples(index=False):
+    measured = frame.columns.difference(["lam", "beta", "width_mult", "eps"])
+    for row in frame.round(dict.fromkeys(measured, 4)).itertuples(index=False):
         table.add_row(*("" if pd.isna(v) else str(v) for v in row))
     print_table(table)
     print(f"{len(frame)} rows")
@@ -143,4 +144,4 @@ def print_points(table: "pd.DataFrame", columns: str | None, as_format: Format) 
         case Format.table:
             from studies.results.shown import brief
 
-            print_frame((table if columns else brief(table)).round(4))
+            print_frame(table if columns else brief(table))

@@ -164,7 +164,7 @@ def status(
     if as_json:
         print(table.to_json(orient="records", indent=1))
     else:
-        print_frame(table.dropna(axis="columns", how="all").round(4))
+        print_frame(table.dropna(axis="columns", how="all"))
 
 
 def points(

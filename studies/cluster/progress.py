@@ -63,7 +63,9 @@ class _Row:
         if self.ended:
             return self.cost
         trained = self.epoch / self.epochs if self.epochs else 0.0
-        return trained * self.units + self.judged / self.points * self.judge_units
+        # only the checks may be left, which are not reported one by one
+        judged = self.judged / self.points if self.points else 0.0
+        return trained * self.units + judged * self.judge_units
 
     @property
     def place(self) -> str:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
+from studies.console import plain_console
 from studies.driver.lease import only_driver
 from studies.driver.places import study_folder
 from studies.errors import TuningError
@@ -93,7 +92,7 @@ def clean(
     listed = _look(resolved, folder)
     if not yes or not listed.found:
         return listed
-    with only_driver(resolved, folder, Console(stderr=True)):
+    with only_driver(resolved, folder, plain_console(stderr=True)):
         found = _look(resolved, folder)  # a run may have ended meanwhile
         for one in found.found:
             folder.remove(one.place)
@@ -120,17 +119,18 @@ def _look(study: Study, folder: Folder) -> Cleaning:
 
 def _of_tuning(study: Study, folder: Folder, others: set[str]) -> set[str]:
     """Return the run keys that tuning has or may have."""
-    from studies.tuning.kept import kept_by_tuning, may_be_candidate
+    from studies.tuning.kept import kept_by_tuning, may_be_candidate, searched
 
     try:
-        kept = kept_by_tuning(folder)
+        kept, open_studies = kept_by_tuning(folder), searched(study, folder)
     except ResultError as error:
         raise TuningError(
             f"{error} Until then nothing can be cleaned, as its trials cannot be told."
         ) from error
     unknown = sorted(others - kept)
     open_ones = in_threads(
-        lambda key: may_be_candidate(study, folder.sub(f"trials/{key}")), unknown
+        lambda key: any(may_be_candidate(one, folder.sub(f"trials/{key}")) for one in open_studies),
+        unknown,
     )
     return kept | {key for key, may_be in zip(unknown, open_ones, strict=True) if may_be}
 

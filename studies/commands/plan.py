@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from studies.console import plain_console
 from studies.driver.places import study_folder
 from studies.errors import StudyError
 from studies.planning.expand import make_plan
@@ -49,4 +50,4 @@ def plan(
         return current
     from studies.measuring.probing import probe as probe_kinds
 
-    return probe_kinds(current, folder, address, console or Console(stderr=True))
+    return probe_kinds(current, folder, address, console or plain_console(stderr=True))

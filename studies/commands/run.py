@@ -15,6 +15,7 @@ import pandas as pd
 from rich.console import Console
 
 from studies.commands.compare import compare_and_report
+from studies.console import plain_console
 from studies.driver.announcing import announce, announce_choice, ended_early
 from studies.driver.choosing import choose
 from studies.driver.following import join_cluster, open_tracker, try_mlflow
@@ -106,7 +107,7 @@ def run(
     folder = study_folder(resolved, storage)
     if only is not None:  # before anything is written
         choose(make_plan(resolved, folder), only)
-    console = console or Console(stderr=True)
+    console = console or plain_console(stderr=True)
     uri, artifacts = tracking_place(storage, tracking_uri)
     demand(check_here(resolved, folder, uri))
     with only_driver(resolved, folder, console):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.console import Console
 
-from studies.console import say
+from studies.console import plain_console, say
 from studies.driver.lease import LEASE, only_driver
 from studies.driver.places import study_folder, tracking_place
 from studies.errors import QueryError, TuningError
@@ -146,7 +146,7 @@ def sync(
         )
     uri, artifacts = tracking_place(storage, tracking_uri)
     check_server(uri)
-    console = console or Console(stderr=True)
+    console = console or plain_console(stderr=True)
     with only_driver(resolved, folder, console):
         current = make_plan(resolved, folder)
         tracker = Tracker(uri, resolved.name, artifacts)
@@ -212,6 +212,6 @@ def ui(
         host=host,
         port=port,
         stop=stop or threading.Event(),
-        console=console or Console(stderr=True),
+        console=console or plain_console(stderr=True),
     ) as page:
         yield page

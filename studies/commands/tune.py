@@ -16,6 +16,7 @@ import pandas as pd
 from rich.console import Console
 
 from studies.commands.searches import Searches
+from studies.console import plain_console
 from studies.driver.following import join_cluster, open_tracker, try_mlflow
 from studies.driver.lease import only_driver
 from studies.driver.places import home_of, study_folder, tracking_place
@@ -124,7 +125,7 @@ def tune(
     resolved = load_study(study, overrides)
     methods = tuned_methods(resolved)
     folder = study_folder(resolved, storage)
-    console = console or Console(stderr=True)
+    console = console or plain_console(stderr=True)
     uri, artifacts = tracking_place(storage, tracking_uri)
     demand(check_here(resolved, folder, uri))
     if (url := optuna_storage) is None:

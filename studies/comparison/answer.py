@@ -236,6 +236,9 @@ class Comparison:
         def records(table: pd.DataFrame) -> Any:
             return json.loads(table.to_json(orient="records"))
 
+        def record(table: pd.DataFrame) -> Any:
+            return records(table)[0]
+
         return {
             "attack": self.attack,
             "verdict": self.verdict,
@@ -245,7 +248,9 @@ class Comparison:
             "seeds": self.seeds,
             "margin": self.margin,
             "checkpoint": self.checkpoint,
-            "hypervolume_ratios": {name: vars(ratio) for name, ratio in self.ratios.items()},
+            "hypervolume_ratios": {
+                name: record(pd.DataFrame([vars(ratio)])) for name, ratio in self.ratios.items()
+            },
             "table": records(self.table),
             "same_knob": records(self.same_knob),
             "rivals": records(self.rivals),
@@ -258,7 +263,7 @@ class Comparison:
             "by_radius": records(self.by_radius),
             "radii": [] if self.radii is None else records(self.radii.curves),
             "areas": [] if self.radii is None else records(self.radii.areas),
-            "rates": None if self.rates is None else records(pd.DataFrame([vars(self.rates)]))[0],
+            "rates": None if self.rates is None else record(pd.DataFrame([vars(self.rates)])),
             "remarks": self.remarks(),
             "notes": self.notes,
         }

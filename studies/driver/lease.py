@@ -77,6 +77,10 @@ SETTLE_SECONDS = 0.1, 1.0
 """What another driver may take from looking to writing, on a path and behind a URI."""
 
 
+_ENDED: set[str] = set()
+"""Owners of leases that this process could not remove: it lives, and their runs have ended."""
+
+
 class LeaseError(StudyError):
     """Another driver runs the study."""
 
@@ -159,6 +163,7 @@ class Lease:
             if found is not None and self._is_own(found):
                 self._folder.remove(LEASE)
         except OSError as error:
+            _ENDED.add(self._record["owner"])
             log.warning("The lease of this run is left in storage (%s).", error)
 
     def _is_own(self, record: LeaseRecord) -> bool:
@@ -185,7 +190,7 @@ class Lease:
         if first is None:
             return
         if first.get("place") is not None and first["place"] == self._record["place"]:
-            if _runs_here(first):
+            if first.get("owner") not in _ENDED and _runs_here(first):
                 raise self._refusal(first)
             return  # its process has died
         self._waiting(

@@ -3,14 +3,13 @@
 import math
 from collections.abc import Iterable
 
-from baselines import Interpolate, Mix, Untrained
-from oat.adversaries import EvaluationAttack, Pgd, Transfer
+from baselines import Checkpoint, Interpolate, Mix, Untrained
+from oat.adversaries import EvaluationAttack, Transfer
 from oat.masking_attacks import PASSES as MASKING_PASSES
 from oat.method import Method
-from oat.models.forecast import relative_flops
+from oat.models.forecast import forward_flops, relative_flops
 from oat.price import training_units as units_of_training
 from oat.recipe import STATISTICS_BATCHES, TrainConfig, steps_per_epoch
-from studies.known_methods import is_dedicated
 from studies.planning.estimates import rough_seconds_per_unit
 from studies.study_file.method_blocks import Entry, Resources
 from studies.study_file.study import Study
@@ -90,7 +89,11 @@ class Judging:
         units, rules = 0.0, set()
         for point in points:
             attack = self._attacks[point["attack_label"]]
-            passes = 1 + attack.passes() * _sources_of(self._study, attack)
+            # images are crafted on its own network at other λ as well, or on those of others
+            crafted = 1 + len(point.get("other_lams", ()))
+            if isinstance(attack, Transfer):
+                crafted = max(1, len(point.get("sources", ())))
+            passes = 1 + attack.passes() * crafted
             units += self._images_of(point) * passes * self._running(method, point)
             rules.add(point["checkpoint_rule"])
         for check in checks:
@@ -106,17 +109,13 @@ class Judging:
     def _running(self, method: Method, what: PointSpec | CheckSpec) -> float:
         """Return the operations of a pass at an operating point over those of the plain network."""
         width = method.conditioning().base_width * what["width_mult"]
-        networks = 2 if isinstance(method, Mix) and what["lam"] not in (0, 1) else 1
-        return networks * relative_flops(self._study.model, width, self._shape)
-
-
-def _sources_of(study: Study, attack: EvaluationAttack) -> int:
-    """Return on how many networks an attack crafts its images."""
-    if isinstance(attack, Pgd) and attack.every_lam:
-        return max(1, len(study.lams()))
-    if isinstance(attack, Transfer):
-        return max(1, sum(is_dedicated(method.name) for method in study.all_methods()) - 1)
-    return 1
+        share = relative_flops(self._study.model, width, self._shape)
+        if isinstance(method, Checkpoint):
+            own, plain = (
+                forward_flops(one, self._shape, 10) for one in (method.network(), self._study.model)
+            )
+            share *= own / plain
+        return share * (2 if isinstance(method, Mix) and what["lam"] not in (0, 1) else 1)
 
 
 def _settling_units(study: Study, method: Method) -> float:

@@ -1,8 +1,10 @@
 """From a study to its plan: a trial for each method, value and seed, and what is left to do."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from baselines import Pairing
+from studies.errors import StudyError
 from studies.known_methods import method_of
 from studies.planning.costs import (
     Judging,
@@ -54,7 +56,9 @@ def make_plan(study: Study, folder: Folder, split: Split = "test") -> Plan:
             return LookedUp(trial, None)
         return _look_up(trial, trials_folder.sub(trial.run_key), judging)
 
-    looked_up = heed_sources(list(in_threads(look_up, expanded)))
+    every = list(expanded)
+    _check_apart(every)
+    looked_up = heed_sources(list(in_threads(look_up, every)))
     finished: dict[str, list[tuple[float, float]]] = {}
     for trial, trained in looked_up:
         if trained is not None and trial.units:
@@ -76,6 +80,21 @@ def make_plan(study: Study, folder: Folder, split: Split = "test") -> Plan:
     speed = estimator.seconds_per_unit
     rough = assumed_seconds_per_unit(study, study.resources) if speed is None else speed
     return Plan(study, tuple(trials), foreign, rough, speed is not None)
+
+
+def _check_apart(trials: Sequence[PlannedTrial]) -> None:
+    """Refuse two trials of one folder.
+
+    Raises:
+        StudyError: Two entries are the same network, as two files of the same content are.
+    """
+    known: dict[str, PlannedTrial] = {}
+    for trial in trials:
+        if (other := known.setdefault(trial.run_key, trial)) is not trial:
+            raise StudyError(
+                f"`methods` lists the same network twice, as '{other.label}' and '{trial.label}'; "
+                "leave one out."
+            )
 
 
 def _estimate(study: Study, entry: Entry, trial: PlannedTrial, estimator: Estimator) -> Estimate:

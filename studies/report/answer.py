@@ -8,7 +8,7 @@ from oat.names import unknown
 from studies import notebook
 from studies.comparison.answer import Comparison
 from studies.errors import ComparisonError
-from studies.report.figures import draw_front
+from studies.report.figures import PLAIN_TEXTS, draw_front
 from studies.report.panels import BEST_OF_EACH, panels
 from studies.report.radius_figures import draw_panel
 from studies.report.radius_rows import BY_RADIUS, radius_rows
@@ -37,6 +37,7 @@ class Answer(Comparison):
             )
         return "".join([*parts, "<p>Caveats</p>", notebook.bullets(self.told())])
 
+    @PLAIN_TEXTS
     def plot_front(self, ax: Axes | None = None) -> Axes:
         """Draw standard against robust accuracy: a line for OAT, a mark for each retrained model.
 
@@ -54,6 +55,7 @@ class Answer(Comparison):
         ax.legend(fontsize="small")
         return ax
 
+    @PLAIN_TEXTS
     def plot_radii(self, ax: Axes | None = None, value: str | None = None) -> Axes:
         """Draw RA by the radius of the attack.
 

@@ -41,6 +41,11 @@ LEGEND_WIDTH = 100
 """Characters that the legend of a figure holds in a line."""
 
 
+PLAIN_TEXTS = mpl.rc_context({"text.parse_math": False})
+"""Takes texts as they are: a name may hold dollar signs, which would begin a formula."""
+
+
+@PLAIN_TEXTS
 def paper_figure(comparison: Comparison, title: str) -> Figure:
     """Draw standard against robust accuracy, a line for OAT and a mark for each retrained model."""
     lines = series(comparison.cells)
@@ -117,6 +122,7 @@ def draw_front(comparison: Comparison, axes: Axes, labels: Sequence[str] = ()) -
     axes.set_ylabel(textwrap.fill(f"robust accuracy {ra_of(comparison)}, %", AXIS_WIDTH))
 
 
+@PLAIN_TEXTS
 def price_figure(comparison: Comparison, title: str) -> Figure:
     """Draw the hypervolume of each front against what training its models costs."""
     fronts = comparison.fronts

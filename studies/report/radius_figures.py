@@ -7,13 +7,14 @@ from matplotlib.figure import Figure
 
 from studies.comparison.answer import Comparison
 from studies.naming import radius_text
-from studies.report.figures import title_lines
+from studies.report.figures import PLAIN_TEXTS, title_lines
 from studies.report.panels import Line, Panel, panels
 
 ACROSS = 3
 """Panels in a row."""
 
 
+@PLAIN_TEXTS
 def radii_figure(comparison: Comparison, title: str) -> Figure:
     """Draw RA(ε) of every operating point of a comparison that has several radii."""
     found = panels(comparison)

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, TypedDict
 
 import pandas as pd
 
-from studies.known_methods import recipe
+from studies.known_methods import recipe, variant_of
 from studies.planning.plan import Plan
 from studies.results.masking import MaskingColumns, masking_columns
 from studies.results.points import frame
@@ -131,10 +131,18 @@ def read_planned(folder: Folder, job: TrialJob, which: Which = "points") -> list
     rows, _ = read_trial(folder, points, {check["check_key"] for check in job["checks"]})
     # the same weights may be part of another study, whose budget is then another
     budget, said = job["budget"], recipe(job["config"]["train"])
-    # a point judged before settings were kept has the same key, and so the same settings
-    settings = {key: point["attack_settings"] for key, point in points.items()}
+    # names and shared settings are those of the plan: a title, the label of a source or the radius
+    # of training may be another one by now, which changes neither weights nor numbers
+    variant = variant_of(job["config"])
     return [
-        {**row, "budget": budget, "recipe": said, "attack_settings": settings[row["point_key"]]}
+        {
+            **row,
+            "budget": budget,
+            "recipe": said,
+            "variant": variant,
+            "attack": points[row["point_key"]]["attack_label"],
+            "attack_settings": points[row["point_key"]]["attack_settings"],
+        }
         for row in rows
     ]
 

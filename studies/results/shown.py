@@ -52,4 +52,5 @@ def brief(table: pd.DataFrame) -> pd.DataFrame:
         and name.startswith("ra_")
         and (table[name].notna() & (own != name)).any()
     ]
-    return table[[*TELLING, *others]]
+    recipe = ["recipe"] if "recipe" in table and table["recipe"].fillna("").any() else []
+    return table[[TELLING[0], *recipe, *TELLING[1:], *others]]

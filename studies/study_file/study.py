@@ -85,6 +85,10 @@ class Study(BaseModel):
                 "`name` must be 1 to 64 of a-z, 0-9, '.', '_' and '-', not starting with a mark, "
                 f"got '{self.name}'."
             )
+        if self.name in TAKEN:
+            raise ValueError(
+                f"`name` must not be '{self.name}': a storage folder has a file of that name."
+            )
         if not self.methods:
             known = ", ".join(sorted(METHODS))
             raise ValueError(
@@ -254,12 +258,21 @@ class Study(BaseModel):
         return {key: value for key, value in self.dump().items() if key != "tune"}
 
 
+TAKEN = frozenset({"mlflow.db", "mlflow-artifacts", "optuna.db"})
+"""What lies beside the studies of a storage folder."""
+
+TEXTS = frozenset({"args", "name", "path", "root", "title"})
+"""Keys whose texts are no numbers whatever they look like; ``args`` are the user's altogether."""
+
+
 def _parse_fractions(value: Any) -> Any:
     if isinstance(value, str) and (match := FRACTION.fullmatch(value)):
         top, bottom = float(match[1]), float(match[2])
         return top / bottom if bottom else value
     if isinstance(value, Mapping):
-        return {key: _parse_fractions(item) for key, item in value.items()}
+        return {
+            key: item if key in TEXTS else _parse_fractions(item) for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_parse_fractions(item) for item in value]
     return value

@@ -133,6 +133,11 @@ def _sentence(uri: str, whole: str, said: str) -> str:
     return f"The tracking server '{uri}' refuses ({said})."
 
 
+def as_param(value: object) -> str:
+    """Return a value as MLflow keeps a param: text of limited length."""
+    return str(value)[:TEXT_LIMIT]
+
+
 class Experiment:
     """One study's experiment in MLflow.
 
@@ -234,7 +239,7 @@ class Experiment:
     def log_params(self, run: Run, params: Mapping[str, object]) -> None:
         """Write the params that a run lacks: all of a new one, the rest after a crash."""
         lacking = [
-            Param(key, str(value)[:TEXT_LIMIT])
+            Param(key, as_param(value))
             for key, value in params.items()
             if value is not None and key not in run.data.params
         ]

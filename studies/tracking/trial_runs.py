@@ -15,7 +15,7 @@ from studies.results.points import COLUMNS, TAGS, frame, with_attack_columns
 from studies.results.reading import PlannedPointRow, Which, read_planned, stored_keys
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError
-from studies.tracking.experiment import ATTACKS, Experiment, Run
+from studies.tracking.experiment import ATTACKS, Experiment, Run, as_param
 from studies.tracking.logged_models import delete_models_of
 from studies.trial.records import read_epochs, read_result
 from studies.trial.stored import Epoch, Trained, TrialResult
@@ -239,27 +239,28 @@ class TrialRuns:
             trial_run: Run to put it under.
         """
         kind = "validation" if "split" in row else "point"
-        run = self.runs.get((kind, row["point_key"]))
-        if run is not None:
-            if run.info.status == "FINISHED":
-                self.put_under(run, trial_run)
-                younger = {k: v for k, v in row.items() if k == "recipe"}
-                self._experiment.log_params(run, younger)
-                self._update(run, {**_numbers(row), **by_attack}, row)
-                return
-            self._experiment.client.delete_run(run.info.run_id)  # a crash left it half written
-        lam = row["lam"] if row["lam"] is not None else row["beta"]
-        sign = "α" if row["method"] in RIVALS else "λ" if row["lam"] is not None else "β"
         columns: Mapping[str, Any] = row
         texts = {k: v for k, v in columns.items() if COLUMNS.get(k) == "str" and k not in TAGS}
         texts |= {k: columns[k] for k in ("lam", "beta", "width_mult", "seed", "eps")}
+        numbers = {**_numbers(row), **by_attack}
+        run = self.runs.get((kind, row["point_key"]))
+        if run is not None:
+            if run.info.status == "FINISHED" and not _says_otherwise(run, texts, numbers):
+                self.put_under(run, trial_run)
+                self._experiment.log_params(run, texts)
+                self._update(run, numbers, row)
+                return
+            # a crash left it half written, or what MLflow cannot change is another by now
+            self._experiment.client.delete_run(run.info.run_id)
+        lam = row["lam"] if row["lam"] is not None else row["beta"]
+        sign = "α" if row["method"] in RIVALS else "λ" if row["lam"] is not None else "β"
         tags = {"oat.run_key": row["run_key"], "oat.point_key": row["point_key"]}
         tags |= {tag: columns[name] for name, tag in TAGS.items()}
         value = "" if lam is None else f" {sign}={lam:g}"
         name = f"{row['variant']}{value} width={row['width_mult']:g} seed={row['seed']}"
         name += f" {row['checkpoint_rule']} {row['attack']}"
         run_id = self.create(kind, row["point_key"], name, trial_run, texts, tags)
-        self._experiment.log(run_id, {**_numbers(row), **by_attack})
+        self._experiment.log(run_id, numbers)
         self._experiment.client.set_terminated(run_id, "FINISHED")
         self.runs[(kind, row["point_key"])] = self._experiment.client.get_run(run_id)
 
@@ -273,6 +274,15 @@ class TrialRuns:
             if run.data.tags.get(tag) != row[name]:
                 self._experiment.client.set_tag(run_id, tag, row[name])
                 run.data.tags[tag] = row[name]
+
+
+def _says_otherwise(run: Run, texts: Mapping[str, object], numbers: Mapping[str, float]) -> bool:
+    """Tell whether a run has a param that is another by now, or a metric that is known no more."""
+    params: Mapping[str, str] = run.data.params
+    return any(
+        value is not None and params.get(key, as_param(value)) != as_param(value)
+        for key, value in texts.items()
+    ) or any(name in COLUMNS and name not in numbers for name in run.data.metrics)
 
 
 def _differs(logged: float | None, stored: float) -> bool:
@@ -293,7 +303,9 @@ def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Flatten nested plain values to dotted keys, lists as JSON."""
     found: dict[str, object] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and key == "args":  # the keys of the user's may be any text
+            found[prefix + key] = json.dumps(value, sort_keys=True, ensure_ascii=False)
+        elif isinstance(value, Mapping):
             found |= flat(value, f"{prefix}{key}.")
         else:
             found[prefix + key] = json.dumps(value) if isinstance(value, list | tuple) else value

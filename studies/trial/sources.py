@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from studies.trial.records import read_result
 from studies.trial.same_data import check_same, recorded
 from studies.trial.shapes import TrialConfig, TrialJob
 from studies.trial.stored import Trained
-from studies.trial.weights import read_weights
+from studies.trial.weights import About, read_weights, said_by
 
 
 class SourceError(Exception):
@@ -41,8 +42,15 @@ class SourceModel:
         return self.trained["training_id"]
 
     def config(self) -> TrialConfig:
-        """Read all that decides its weights."""
-        config: TrialConfig = json.loads(self.folder.read("config.json"))
+        """Read all that decides its weights; they say it as well, should its file be damaged."""
+        try:
+            config: TrialConfig = json.loads(self.folder.read("config.json"))
+        except ValueError:
+            rule = next(iter(self.trained["weights"]))
+            said = said_by(read_weights(self.folder, self.trained, rule))
+            if said is None:
+                raise
+            config = cast(About, said)["config"]
         return config
 
     def weights(self, rule: str) -> dict[str, Tensor]:

@@ -20,7 +20,9 @@ from optuna.distributions import (
 from baselines import Untrained
 from studies.errors import StudyError, TuningError
 from studies.known_methods import RESULTS_VERSION, VALUES_AND_WIDTH, variant
+from studies.own_code import CODE
 from studies.planning.costs import training_units
+from studies.planning.run_keys import key_config
 from studies.study_file.loading import load_study
 from studies.study_file.method_blocks import FileBlock, MethodBlock
 from studies.study_file.study import Study
@@ -124,8 +126,14 @@ class Tunable:
             return next(_listed(choice) for choice in choices if _plain(choice) == value)
         if not isinstance(value, float) or any(value == start[name] for start in self.starts()):
             return value
-        short = float(f"{value:.{DIGITS}g}")
-        return short if self.dimensions[name].holds(short) else value
+        dimension = self.dimensions[name]
+        assert dimension.low is not None
+        assert dimension.high is not None
+        # more digits where these would leave few values of a narrow range, as near 1
+        step = (dimension.high - dimension.low) * 10.0**-DIGITS
+        shorter = (float(f"{value:.{digits}g}") for digits in range(DIGITS, 17))
+        short = next((one for one in shorter if abs(one - value) <= step), value)
+        return short if dimension.holds(short) else value
 
     def candidate(self, params: Params) -> Study:
         """Return the study of one candidate: one trial, judged on held-out images.
@@ -179,6 +187,8 @@ class Tunable:
     def decides(self) -> dict[str, object]:
         """Return all that decides what a candidate's values are, by what it concerns."""
         study = self.study.without_tuning()
+        first = self.judged(self.entry(self.starts()[0]))
+        key = key_config(first, first.entries()[0].method, 0, first.train)
         data = {k: v for k, v in study["data"].items() if k not in {"root", "download"}}
         return {
             "results version": RESULTS_VERSION,
@@ -190,6 +200,8 @@ class Tunable:
             "method": self.block.model_dump(mode="json", exclude={"resources"}),
             "evaluation": _validation(self.study),
             "space": {name: d.model_dump(mode="json") for name, d in self.dimensions.items()},
+            # of ours it has none, so that their searches go on
+            **{f"code of the {p}": key[p][CODE] for p in ("model", "method") if CODE in key[p]},
         }
 
 

@@ -11,7 +11,7 @@ from studies.study_file.study import Study
 from studies.study_file.tune_block import TRAIN
 from studies.trial.shapes import TrialConfig
 from studies.tuning.candidates import Tunable, tuned_methods
-from studies.tuning.record import read_record, searches_of, tuned_study
+from studies.tuning.record import read_record, searched_study, searches_of, tuned_study
 
 
 def kept_by_tuning(folder: Folder) -> set[str]:
@@ -32,17 +32,33 @@ def kept_by_tuning(folder: Folder) -> set[str]:
     return kept | run_keys(load_study(tuned_study(record)))
 
 
+def searched(study: Study, folder: Folder) -> list[Study]:
+    """Return the studies of which searches may be under way: as it is now, and as it was tuned.
+
+    A file of the winners, ``tuned.yaml``, has the name of the study and nothing to search.
+
+    Args:
+        study: The study.
+        folder: Its folder.
+
+    Raises:
+        ResultError: The record of tuning is damaged.
+        StudyError: This version cannot read the study that it is of.
+    """
+    record = read_record(folder)
+    own = [] if study.tune is None else [study]
+    return own if record is None else [*own, searched_study(record)]
+
+
 def may_be_candidate(study: Study, folder: Folder) -> bool:
     """Tell whether a trial may be of a search of a study, which is on record at its end only.
 
     It may be if it differs from the study's own settings in nothing but what is searched.
 
     Args:
-        study: The study.
+        study: The study; see `searched`.
         folder: Of the trial.
     """
-    if study.tune is None:
-        return False
     try:
         config: TrialConfig = json.loads(folder.read("config.json"))
         tuned = tuned_methods(study)

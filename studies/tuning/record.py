@@ -75,6 +75,11 @@ def searches_of(record: TuningRecord) -> list[Search]:
     return [search_of(found) for found in record["searches"]]
 
 
+def searched_study(record: TuningRecord) -> Study:
+    """Return the study that was tuned, with what was searched."""
+    return load_study({**record["study"], "tune": record["tune"]})
+
+
 def tuned_study(record: TuningRecord) -> FileBlock:
     """Return the study of the winners: the one that was tuned, with their entries.
 
@@ -82,7 +87,7 @@ def tuned_study(record: TuningRecord) -> FileBlock:
         StudyError: The winners do not go together in one study.
     """
     found = {search.method: search.entries() for search in searches_of(record)}
-    study = load_study({**record["study"], "tune": record["tune"]})
+    study = searched_study(record)
     entries = []
     for tuned in tuned_methods(study):
         own = [tuned.block.entry()]
@@ -101,7 +106,7 @@ def tuning_plan(current: Plan, folder: Folder) -> Plan:
     record = read_record(folder)
     trials: list[PlannedTrial] = []
     if record is not None:
-        study = load_study({**record["study"], "tune": record["tune"]})
+        study = searched_study(record)
         by_name = {tuned.name: tuned for tuned in tuned_methods(study)}
         entries = {
             trial.run_key: (by_name[search.method], trial.entry)
