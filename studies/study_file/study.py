@@ -76,7 +76,7 @@ class Study(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fractions(cls, data: Any) -> Any:
-        return _parse_fractions(data)
+        return parse_fractions(data)
 
     @model_validator(mode="after")
     def _check(self) -> "Study":
@@ -265,14 +265,13 @@ TEXTS = frozenset({"args", "name", "path", "root", "title"})
 """Keys whose texts are no numbers whatever they look like; ``args`` are the user's altogether."""
 
 
-def _parse_fractions(value: Any) -> Any:
+def parse_fractions(value: Any) -> Any:
+    """Replace texts such as ``8/255`` by the numbers that they are, but below `TEXTS`."""
     if isinstance(value, str) and (match := FRACTION.fullmatch(value)):
         top, bottom = float(match[1]), float(match[2])
         return top / bottom if bottom else value
     if isinstance(value, Mapping):
-        return {
-            key: item if key in TEXTS else _parse_fractions(item) for key, item in value.items()
-        }
+        return {key: item if key in TEXTS else parse_fractions(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_parse_fractions(item) for item in value]
+        return [parse_fractions(item) for item in value]
     return value

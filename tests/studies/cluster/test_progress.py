@@ -80,3 +80,19 @@ def test_a_full_disk_is_told_and_the_study_goes_on_once_there_is_room(
     assert full.is_set()
     assert "cannot be written: No space left on device; free some room there" in told.getvalue()
     assert outcome.complete
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_trial_that_lacks_its_checks_alone_has_no_points_to_count(
+    terminal: bool, tiny: dict[str, Any], storage: Path
+) -> None:
+    plan = studies.plan(tiny, storage=storage, overrides=["evaluate.masking_images=20"])
+    assert {trial.left.points for trial in plan.trials if trial.left} == {0}
+    told = io.StringIO()
+    progress = Progress(plan, Console(file=told, force_terminal=terminal, width=200), str)
+    for trial in plan.trials:
+        ray_trial = SimpleNamespace(config={"trial": {"job": {"run_key": trial.run_key}}})
+        progress.on_trial_start(0, [], ray_trial)
+        progress.on_trial_result(0, [], ray_trial, {"kind": "end", "status": "done", "error": None})
+        progress.on_trial_complete(0, [], ray_trial)
+    assert "[4/4]" in told.getvalue() or terminal

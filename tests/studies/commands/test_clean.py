@@ -133,6 +133,12 @@ def test_candidates_of_a_search_that_a_kill_has_ended_stay(
     found = studies.clean(tunable, storage=storage)
     assert [one.place for one in found.found] == [f"trials/{other.run_key}"]
     assert found.kept == (candidate.run_key,)
+    # the file of earlier winners has nothing to search, and the name of the study
+    keep(study, folder, Search(oat.name, True, 0, 100.0, 0.0, "over", [], [], ["train.lr"]))
+    winners = {key: value for key, value in tunable.items() if key != "tune"}
+    found = studies.clean(winners, storage=storage)
+    assert [one.place for one in found.found] == [f"trials/{other.run_key}"]
+    assert found.kept == (candidate.run_key,)
 
 
 def test_a_model_that_a_kept_one_was_made_from_stays(

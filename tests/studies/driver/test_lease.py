@@ -270,3 +270,29 @@ def test_of_many_drivers_that_start_at_once_no_two_go_on(tmp_path: Path) -> None
     for thread in threads:
         thread.join()
     assert len(holding) == 1
+
+
+def test_a_lease_that_could_not_be_removed_does_not_shut_out_its_own_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = LocalFolder(tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise StorageError("storage is away")
+
+    def lease() -> Lease:
+        return Lease(folder, "tiny", lost=lambda: None, waiting=lambda _: None)
+
+    with lease(), monkeypatch.context() as away:
+        away.setattr(LocalFolder, "remove", refuse)
+        held = lease()
+        with pytest.raises(LeaseError):
+            held.__enter__()
+    monkeypatch.setattr(LocalFolder, "remove", refuse)
+    with lease():
+        pass
+    assert folder.size("lease.json")
+    monkeypatch.undo()
+    with lease():
+        pass
+    assert folder.size("lease.json") is None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import studies
-from oat.models import ModelConfig, relative_flops
+from oat.models import ModelConfig, forward_flops, relative_flops
 from studies.planning.costs import training_units
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan, PlannedTrial, State
@@ -487,3 +487,39 @@ def test_what_mlflow_keeps_besides_is_in_no_job_and_in_no_budget(
     assert [t.job for t in keeping.trials] == [t.job for t in plain.trials]
     assert [t.run_key for t in keeping.trials] == [t.run_key for t in plain.trials]
     assert "tracking" not in plain.study.dump()  # as in the records of earlier versions
+
+
+def test_judging_at_other_lam_costs_only_where_there_are_such(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    plain, every = (
+        plan_of(
+            tiny,
+            tmp_path,
+            f"evaluate.attacks=[{{steps: 1, every_lam: {said}}}]",
+            "evaluate.held_out_images=0",
+        )
+        for said in ("false", "true")
+    )
+    for one, other in zip(plain.trials, every.trials, strict=True):
+        conditional = one.label.startswith("oat")
+        assert (other.judge_units > one.judge_units) == conditional
+
+
+def test_judging_a_network_from_outside_costs_what_that_network_computes(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "one.pt"
+    path.write_bytes(b"1")
+    both = [
+        {"name": "checkpoint", "path": str(path), "model": model, "title": model["name"]}
+        for model in (tiny["model"], {"name": "resnet18", "width": 64})
+    ]
+    study = {**tiny, "methods": [tiny["methods"][0], {"name": "pgd_at", "lam": 1}, *both]}
+    _, ours, same, wide = plan_of(study, tmp_path).trials
+    assert same.judge_units == pytest.approx(ours.judge_units)
+    small, large = (
+        forward_flops(ModelConfig(name, width), (1, 8, 8), 10)
+        for name, width in ((tiny["model"]["name"], tiny["model"]["width"]), ("resnet18", 64))
+    )
+    assert wide.judge_units == pytest.approx(ours.judge_units * large / small)

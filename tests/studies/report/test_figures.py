@@ -120,3 +120,23 @@ def test_equal_costs_are_set_side_by_side_around_their_place() -> None:
     assert places[2] == 1000
     assert np.prod(places[[0, 1, 3]]) == pytest.approx(100**3)
     assert np.allclose(places, costs, rtol=0.1)
+
+
+@pytest.mark.parametrize("name", ["$_$ budget", "100%_$n_{x}$", "$$", "\\$"])
+@pytest.mark.parametrize("figure", FIGURES)
+def test_dollar_signs_of_a_name_begin_no_formula(figure: str, name: str, found: Found) -> None:
+    cells, fronts = (
+        table.assign(**{key: table[key].astype(str).str.replace("pgd_at", name, regex=False)})
+        for key, table in (("variant", found[0].cells), ("front", found[0].fronts))
+    )
+    comparison = replace(found[0], cells=cells, fronts=fronts)
+    words = _words(picture(FIGURES[figure](comparison, f"of {name}"), "svg"))
+    assert f"of {name}" in words
+
+
+def test_powers_of_ten_of_the_price_are_still_written_as_such(found: Found) -> None:
+    fronts = found[0].fronts.assign(
+        train_units=[10.0 ** (6 + i) for i in range(len(found[0].fronts))]
+    )
+    words = _words(picture(price_figure(replace(found[0], fronts=fronts), "tiny"), "svg"))
+    assert "$" not in words

@@ -43,3 +43,8 @@ def test_a_row_cannot_pass_for_an_option_of_the_rule_above(
     text = latex_table(renamed(found[0], "[2cm]"))
     assert "\n{}[2cm]" in text
     assert "\n[" not in text
+
+
+def test_every_letter_of_a_knob_is_one_that_latex_has() -> None:
+    assert tex('mix α=0.5 "a"') == r"mix $\alpha$=0.5 ''a''"
+    assert tex("αβλεΔ").isascii()

@@ -11,6 +11,7 @@ from baselines import PgdAt, Trades
 from oat.method import Oat, Oats
 from studies.errors import StudyError
 from studies.study_file.loading import load_study
+from studies.study_file.study import parse_fractions
 from tests.studies.study_file.faulty import GOOD, fault_of, good_study, says
 
 UNKNOWN = [
@@ -412,3 +413,24 @@ def test_junk_anywhere_is_loaded_or_refused_but_never_breaks_the_reader(
     block[int(last) if isinstance(block, list) else last] = junk
     with suppress(StudyError):
         load_study(source)
+
+
+@pytest.mark.parametrize("name", ["mlflow.db", "mlflow-artifacts", "optuna.db"])
+def test_no_study_is_called_as_what_lies_beside_it_in_storage(
+    name: str, tiny: dict[str, Any]
+) -> None:
+    with pytest.raises(StudyError, match=f"`name` must not be '{name}'"):
+        load_study({**tiny, "name": name})
+
+
+def test_a_text_that_looks_like_a_fraction_stays_a_text_where_a_text_is_meant(
+    tiny: dict[str, Any],
+) -> None:
+    data = {"name": "imagefolder", "root": "2024/11"}
+    study = load_study({**tiny, "data": data, "attack": {"eps": "8/255", "steps": 1}})
+    assert study.data.root == "2024/11"
+    assert study.attack.eps == 8 / 255
+    assert parse_fractions({"args": {"session": "11/28"}, "lr": "1/4"}) == {
+        "args": {"session": "11/28"},
+        "lr": 0.25,
+    }

@@ -1,5 +1,6 @@
 import json
 import shutil
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,7 @@ from studies.study_file.loading import load_study
 from studies.study_file.study import Study
 from studies.tracking.background import BackgroundSync
 from studies.tracking.tracker import Tracker
-from studies.tracking.trial_runs import EPOCH_METRICS
+from studies.tracking.trial_runs import EPOCH_METRICS, flat
 from studies.trial.records import read_epochs
 from studies.trial.run import run_trial
 from tests.studies.marks import NOLOAD
@@ -368,3 +369,29 @@ def test_a_plan_without_results_opens_no_trial(tiny: dict[str, Any], fresh: Path
     finish(replace(plan, foreign=()), fresh)
     assert runs_of(fresh, "trial") == runs_of(fresh, "point") == []
     assert [run.info.status for run in runs_of(fresh, "study")] == ["FAILED"]
+
+
+def test_what_mlflow_cannot_change_in_the_run_of_a_point_is_written_anew(
+    tiny: dict[str, Any], synced: Path
+) -> None:
+    plan = plan_of(tiny, synced)
+    rows = [*runs_of(synced, "point"), *runs_of(synced, "validation")]
+    client = MlflowClient(tracking_uri=uri_of(synced))
+    # settings that points share were others: a study whose λ have changed, or its learning rate
+    with sqlite3.connect(synced / "mlflow.db") as database:
+        database.execute("update params set value = 'old' where key = 'budget'")
+    client.log_metric(rows[0].info.run_id, CHECK_COLUMNS[0], 0.5)  # of a check that was dropped
+    finish(plan, synced)
+    _is_whole(synced, plan)
+    _equals_storage(synced, plan)
+    before = snapshot_of(synced)
+    finish(plan, synced)
+    assert snapshot_of(synced) == before
+
+
+def test_arguments_of_the_users_are_one_param_whatever_their_keys_are() -> None:
+    given = {"data": {"name": "mine:make", "args": {"session": {"left|right": 1}, "ä": "λ"}}}
+    assert flat(given) == {
+        "data.name": "mine:make",
+        "data.args": '{"session": {"left|right": 1}, "ä": "λ"}',
+    }

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from studies.planning.expand import make_plan
 from studies.planning.plan import PlannedTrial
 from studies.storage.local import LocalFolder
 from studies.storage.sealed import unseal
@@ -157,3 +158,22 @@ def test_a_checkpoint_of_a_source_that_was_trained_anew_is_not_gone_on_with(
     outcome = _run(trial, tmp_path, told.append)
     assert [record["epoch"] for record in told if record["kind"] == "epoch"] == [1, 2]
     assert outcome["trained"]["training_id"] != state["training_id"]
+
+
+def test_a_source_whose_config_is_damaged_is_known_by_its_weights(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    ends = ["pgd_at λ=0", "pgd_at λ=1"]
+    methods = [{"name": "pgd_at", "lam": [0, 1]}, {"name": "mix", "of": ends, "alphas": [0.5]}]
+    study, folder = load_study({**tiny, "methods": methods}), LocalFolder(tmp_path / "tiny")
+
+    def run() -> None:
+        for trial in make_plan(study, folder).ready():
+            run_trial(trial.job, folder.sub(f"trials/{trial.run_key}"), lambda _: None)
+
+    run()
+    first, *_, pair = make_plan(study, folder).trials
+    folder.write(f"trials/{first.run_key}/config.json", b"")
+    run()
+    assert {trial.state for trial in make_plan(study, folder).trials} == {"done"}
+    assert pair.label.startswith("mix")

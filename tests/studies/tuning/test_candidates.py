@@ -301,3 +301,25 @@ def test_a_study_with_a_model_that_is_made_from_another_is_not_tuned(
     tunable["methods"].append({"name": "pgd_at", "lam": 0.5, "start": start})
     with pytest.raises(TuningError, match=r"from scratch to be tuned, got pgd_at start=pgd_at:λ=1"):
         tuned_methods(load_study(tunable))
+
+
+def test_a_narrow_range_near_one_keeps_many_values(tunable: dict[str, Any]) -> None:
+    space = {"train": {"ema": {"low": 0.999, "high": 0.9999}}}
+    methods = [{"name": "oat", "lambda_choices": [0, 1], "train": {"ema": 0.9995}}]
+    tuned = _tuned({**tunable, "methods": methods, "tune": {"budget": "1s", "space": space}}, "oat")
+    wanted = [0.999 + 0.0009 * i / 500 for i in range(1, 500)]
+    found = [tuned.entry({"train.ema": value})["train"]["ema"] for value in wanted]
+    assert len(set(found)) == len(wanted)
+    assert all(abs(one - value) <= 1e-7 for one, value in zip(found, wanted, strict=True))
+
+
+def test_other_code_of_a_users_method_is_another_search(
+    tunable: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not any(key.startswith("code") for key in _tuned(tunable, "oat").decides())
+    found = []
+    for code in ("one", "other"):
+        with monkeypatch.context() as patched:
+            patched.setattr("studies.planning.run_keys.code_of", lambda _, code=code: code)
+            found.append(_tuned(tunable, "oat").decides())
+    assert [one["code of the method"] for one in found] == ["one", "other"]
