@@ -1,4 +1,4 @@
-"""The sentence for a name that nobody knows."""
+"""Names and values in words, and the sentence for a name that nobody knows."""
 
 from collections.abc import Iterable
 from dataclasses import fields
@@ -40,3 +40,9 @@ def check_literals(config: Any) -> None:
 @cache
 def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
+
+
+def number_text(value: float) -> str:
+    """Write a setting for people: short where that is its value, else with all its digits."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value))

@@ -6,6 +6,7 @@ from typing import Any, NotRequired, TypedDict
 
 from baselines import Checkpoint, Interpolate, Mix, PgdAt, Trades
 from oat.method import Method, Oat, Oats
+from oat.names import number_text
 from oat.own_code import is_own
 from oat.recipe import SHARED, TrainConfig
 from studies.errors import StudyError
@@ -165,9 +166,13 @@ def describe(
         settings: Training settings of its own, to be named as well: ``lr=0.2``.
         begins: How its training begins, if not with random weights.
     """
-    values = [f"{sign}={getattr(method, k):g}" for k, sign in VALUES.items() if hasattr(method, k)]
+    values = [
+        f"{sign}={number_text(getattr(method, k))}"
+        for k, sign in VALUES.items()
+        if hasattr(method, k)
+    ]
     width = method.conditioning().base_width
-    widths = [f"width={width:g}"] if width != 1 else []
+    widths = [f"width={number_text(width)}"] if width != 1 else []
     return " ".join([variant(method, begins), *values, *widths, *in_words(settings or {})])
 
 

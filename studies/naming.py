@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable
 from typing import NotRequired, TypedDict
 
+from oat.names import number_text
+
 
 class NamedRow(TypedDict):
     """What names a point, or a cell of points of several seeds: a row of their frame.
@@ -12,7 +14,7 @@ class NamedRow(TypedDict):
     Attributes:
         variant: The method with what differs from its default.
         lam: λ; NaN for TRADES.
-        beta: β of TRADES; NaN elsewhere.
+        beta: β of TRADES; NaN elsewhere, or not there.
         width_mult: Share of the full network's channels.
         seed: Not there for a cell.
         recipe: See `studies.known_methods.recipe`; not there if all models have the same.
@@ -20,7 +22,7 @@ class NamedRow(TypedDict):
 
     variant: str
     lam: float
-    beta: float
+    beta: NotRequired[float]
     width_mult: float
     seed: NotRequired[int]
     recipe: NotRequired[str]
@@ -31,12 +33,14 @@ def knob_text(row: NamedRow) -> str:
 
     Empty for a network from outside, which has none.
     """
+    weight = row.get("beta", math.nan)
+    beta = "" if math.isnan(weight) else f"β={number_text(weight)}"
     if math.isnan(row["lam"]):
-        return "" if math.isnan(row["beta"]) else f"β={row['beta']:g}"
+        return beta
     from studies.known_methods import RIVALS  # needs torch, and durations do not
 
     sign = "α" if row.get("variant", "").partition(" ")[0] in RIVALS else "λ"
-    return f"{sign}={row['lam']:g}"
+    return f"{sign}={number_text(row['lam'])} {beta}".rstrip()  # a user's method may have both
 
 
 def value_text(row: NamedRow) -> str:
@@ -49,7 +53,7 @@ def value_text(row: NamedRow) -> str:
 
 def name_point(row: NamedRow, seed: bool = True) -> str:
     """Name a point for people, such as ``pgd_at λ=0.2 width=0.5 seed 1``."""
-    width = f" width={row['width_mult']:g}" if row["width_mult"] != 1 else ""
+    width = f" width={number_text(row['width_mult'])}" if row["width_mult"] != 1 else ""
     value = f" {value_text(row)}".rstrip()
     return f"{row['variant']}{value}{width}" + (f" seed {row['seed']}" if seed else "")
 

@@ -46,7 +46,8 @@ def _print_epochs(epochs: tuple[Epoch, ...]) -> None:
         )
     print_table(table)
     if (before := len(epochs) - LAST_EPOCHS) > 0:
-        print(f"{before} epochs before these are in epochs.jsonl.")
+        earlier = "1 epoch before these is" if before == 1 else f"{before} epochs before these are"
+        print(f"{earlier} in epochs.jsonl.")
 
 
 def _percent(fraction: float | None) -> str:

@@ -16,6 +16,7 @@ from studies.comparison.curves import Judged, area_notes, areas_under, radius_cu
 from studies.comparison.guards import check_comparable
 from studies.comparison.verdict import VERDICTS
 from studies.errors import ComparisonError
+from studies.known_methods import CONDITIONAL
 from studies.naming import listed, radius_text
 from studies.results.worst import AT, SAME_RADIUS, attacks_by_radius, bare_name
 
@@ -136,7 +137,8 @@ def _table(at: Mapping[float, Comparison], decides: float) -> pd.DataFrame:
     for eps, one in at.items():
         verdicts = list(one.own_rows["verdict"])
         images = one.cells["images"]
-        known = one.fronts[one.fronts["ratio"].notna()].to_dict("records")
+        ours = one.fronts["front"].str.split().str[0].isin(CONDITIONAL)
+        known = one.fronts[one.fronts["ratio"].notna() | ours].to_dict("records")
         for front in known or [{"front": ""}]:
             rows.append(
                 {

@@ -149,9 +149,10 @@ def _distance(attack: str, falls: Sequence[Fall]) -> list[str]:
     worst = max(falls)
     mean = float(np.mean([found.fall for found in falls]))
     images = min(found.images for found in falls)
-    where = f"Under {attack}, on the first {images} images of {len(falls)} points, RA is"
+    several = f"{len(falls)} points" if len(falls) > 1 else "1 point"
+    where = f"Under {attack}, on the first {images} images of {several}, RA is"
     if worst.fall <= 0:
-        return [f"{where} lower at none (mean {-100 * mean:+.1f} points)."]
+        return [f"{where} lower at none (on average {abs(100 * mean):.1f} points higher)."]
     return [
         f"{where} {100 * mean:.1f} points lower on average and {100 * worst.fall:.1f} at most "
         f"({worst.name})."

@@ -224,9 +224,14 @@ class Resampled:
         """Add intervals to the cells: those of the draws, Wilson's where no seeds tell a spread."""
         for k, name in enumerate(("sa", "ra")):
             low, high = quantiles(self.samples[:, :, k])
+            rates = zip(self.cells[name], self.cells["images"], strict=True)
+            least, most = np.array([wilson(*rate) for rate in rates]).T
             if not self.luck:
-                rates = zip(self.cells[name], self.cells["images"], strict=True)
-                low, high = np.array([wilson(*rate) for rate in rates]).T
+                low, high = least, most
+            # no image drawn from those that are all right, or all wrong, is another
+            value = self.cells[name].to_numpy()
+            low = np.where(value == 1, np.minimum(low, least), low)
+            high = np.where(value == 0, np.maximum(high, most), high)
             self.cells[f"{name}_low"], self.cells[f"{name}_high"] = low, high
 
     def hypervolumes(self, members: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -32,5 +32,14 @@ def difference(row: Mapping[Any, Any], name: str) -> Cell:
     """Write a difference of fractions in points with its interval; empty where there is none."""
     if name not in row or math.isnan(row[name]):
         return Cell("", math.nan)
-    value, low, high = (100 * row[key] for key in (name, f"{name}_low", f"{name}_high"))
-    return Cell(f"{value:+.1f} [{low:+.1f},{high:+.1f}]", row[name])
+    value, low, high = (_points(row[key]) for key in (name, f"{name}_low", f"{name}_high"))
+    return Cell(f"{value} [{low},{high}]", row[name])
+
+
+def _points(fraction: float) -> str:
+    """Write a difference in points: with one decimal, or more where that would make it none."""
+    for digits in (1, 2, 3):
+        text = f"{100 * fraction:+.{digits}f}"
+        if float(text) or not fraction:
+            return text
+    return "+0.0"

@@ -108,9 +108,9 @@ def gaps(comparison: Comparison, origin: Origin) -> list[str]:
         names = ", ".join(trial.run_key for trial in lost)
         said.append(f"No provenance is stored, or it cannot be read, for {names}.")
     if used - own:
+        belong = "1 model belongs" if len(used - own) == 1 else f"{len(used - own)} models belong"
         said.append(
-            f"{len(used - own)} models belong to other studies; their provenance lies in those "
-            "studies' own folders."
+            f"{belong} to other studies; their provenance lies in those studies' own folders."
         )
     if not origin.links.points:
         said.append(

@@ -257,7 +257,7 @@ def masking_verdict(table: pd.DataFrame) -> MaskingVerdict:
     everywhere, seen, found = (len(dict.fromkeys(some)) for some in places)
     what = f"{seen} operating point{'' if seen == 1 else 's'}"
     left = everywhere - seen
-    rest = f" {left} were not checked." if left else ""
+    rest = f" {left} {'was' if left == 1 else 'were'} not checked." if left else ""
     if not found:
         return MaskingVerdict(f"No sign of masked gradients in {what}.{rest}", "good", [])
     rows = [(name_point(row), row["flags"]) for row in checked.to_dict("records") if row["flags"]]

@@ -80,7 +80,7 @@ def test_an_attack_that_is_stronger_on_other_images_alone_is_nowhere_lower(tmp_p
     (said,) = [
         n for n in compare(stored_points(tmp_path / "a", *models, *weak)).notes if "Under '" in n
     ]
-    assert said.endswith("of 2 points, RA is lower at none (mean +5.0 points).")
+    assert said.endswith("of 2 points, RA is lower at none (on average 5.0 points higher).")
     # of which nothing is stored by image, nothing is said: the images may not be the same
     strong = _under("autoattack", 0, 200, *pair_of(images, (1000, 900), (1000, 900)))
     assert not any("Under '" in n for n in compare(bare_points(*models, *strong)).notes)
