@@ -123,7 +123,7 @@ def _decide(row: Mapping[Any, Any]) -> Cell:
     """Write what would decide a row; empty where it is decided."""
     images, seeds = row["images_to_decide"], row["seeds_to_decide"]
     if math.isnan(images):
-        return Cell("", math.inf)
+        return Cell("", math.nan)
     found = [
         text
         for text, value in ((f"{images:,.0f} images", images), (f"{seeds:g} seeds", seeds))

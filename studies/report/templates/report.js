@@ -132,10 +132,19 @@ function startControls() {
 function compareKeys(one, other, direction) {
   if (one === "" || other === "") return (one === "") - (other === "");
   const difference = Number(one) - Number(other);
-  const order = Number.isNaN(difference)
-    ? one.localeCompare(other, undefined, { numeric: true })
-    : difference;
-  return direction * order;
+  return direction * (Number.isNaN(difference) ? compareTexts(one, other) : difference);
+}
+
+/** Order two texts by alphabet, and by value the numbers within: λ=0.05 before λ=0.2. */
+function compareTexts(one, other) {
+  const number = /(\d+(?:\.\d+)?(?:e[+-]?\d+)?)/;
+  const [mine, theirs] = [one, other].map((text) => text.split(number));
+  for (let i = 0; i < Math.min(mine.length, theirs.length); i += 1) {
+    // every second piece is a number
+    const order = i % 2 ? mine[i] - theirs[i] : mine[i].localeCompare(theirs[i]);
+    if (order) return order;
+  }
+  return mine.length - theirs.length;
 }
 
 function makeSortable(table) {

@@ -1,5 +1,6 @@
 """The page, opened from a file in Debian's chromium: what moves, and that nothing leaves it."""
 
+import math
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -253,14 +254,17 @@ def test_a_table_is_sorted_by_numbers_both_ways(press: str, show: Open, found: F
     # as texts, 9.0 would come after 10.0, and +1.0 before -2.0
     values = [0.1, 0.09, -0.02]
     table = comparison.table.assign(sa_oat=values, d_sa=values, d_sa_low=-1.0, d_sa_high=1.0)
+    table = table.assign(dedicated="pgd_at", lam=[0.25, 0.05, 1e-5], beta=math.nan)
     tab = show(replace(comparison, table=table), origin)
-    for column, texts in ((3, ["-2.0", "9.0", "10.0"]), (5, ["-2.0", "+9.0", "+10.0"])):
+    models = [f"pgd_at λ={lam}" for lam in ("1e-05", "0.05", "0.25")]
+    numbers = ((3, ["-2.0", "9.0", "10.0"]), (5, ["-2.0", "+9.0", "+10.0"]))
+    for column, texts in ((0, models), *numbers):
         header = tab.locator("#table thead th").nth(column)
         for order, expected in (("ascending", texts), ("descending", texts[::-1])):
             button = header.get_by_role("button")
             button.click() if press == "click" else button.press("Enter")
             assert header.get_attribute("aria-sort") == order
-            shown = [text.split(" ")[0] for text in _column(tab, "table", column)]
+            shown = [text.split(" [")[0] for text in _column(tab, "table", column)]
             assert shown == expected
     states = tab.locator("#table thead th").evaluate_all("nodes => nodes.map(n => n.ariaSort)")
     assert states.count("none") == len(states) - 1
