@@ -22,6 +22,9 @@ from studies.study_file.method_blocks import AUTO
 from studies.study_file.study import Study
 from studies.trial.shapes import TrialJob
 
+PATIENCE_SECONDS = 180.0
+"""After that it is said what is waited for."""
+
 PACKING_FILE = "packing.json"
 """File of the study's folder with what was measured."""
 
@@ -147,9 +150,15 @@ def choose_share(
     most = _most(request, sizes)
     say(console, "`resources.gpu` is 'auto': looking how many trials a GPU serves best.")
     try:
-        told: tuple[str, PackingRecord | PackingFailure] = ray.get(
-            task.remote(dict(dearest.job), most, seconds, known)
-        )
+        answer = task.remote(dict(dearest.job), most, seconds, known)
+        if not ray.wait([answer], timeout=PATIENCE_SECONDS)[0]:
+            say(
+                console,
+                f"Not known after {PATIENCE_SECONDS:g} s: a GPU must be wholly free for that, and "
+                "may not be. A share in the study file, such as `resources: {gpu: 0.5}`, "
+                "starts at once.",
+            )
+        told: tuple[str, PackingRecord | PackingFailure] = ray.get(answer)
     except ray.exceptions.RayError as error:
         said = str(error).strip().splitlines()[-1].rstrip(".")
         raise StudyError(

@@ -191,12 +191,15 @@ def _said(console: Console) -> str:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_share_is_measured_once_on_a_node_and_then_known(
-    tiny: dict[str, Any], tmp_path: Path, made_up_gpu: None
+    tiny: dict[str, Any], tmp_path: Path, made_up_gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, folder = _plan(tiny, tmp_path), LocalFolder(tmp_path / "tiny")
     first, second = _console(), _console()
-    share = choose_share(plan.trials, folder, first, seconds=0.5)
+    with monkeypatch.context() as impatient:
+        impatient.setattr("studies.measuring.packing.PATIENCE_SECONDS", 0.01)
+        share = choose_share(plan.trials, folder, first, seconds=0.5)
     assert share in (1, 0.5)
+    assert "a GPU must be wholly free for that" in " ".join(_said(first).split())
     assert "measured: " in _said(first)
     ((key, record),) = read_packings(folder).items()
     # what is kept decides: not what a second measurement would find
@@ -204,6 +207,7 @@ def test_a_share_is_measured_once_on_a_node_and_then_known(
     write_sealed(folder, "packing.json", {"packings": {key: {**record, "measured": rates}}})
     assert choose_share(plan.trials, folder, second, seconds=0.5) == 0.5
     assert "measured earlier: 2 trials at a time" in _said(second)
+    assert "wholly free" not in _said(second)
 
 
 def test_a_damaged_record_of_measurements_is_none(tmp_path: Path) -> None:
