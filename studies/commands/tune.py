@@ -22,6 +22,8 @@ from studies.driver.lease import only_driver
 from studies.driver.places import home_of, study_folder, tracking_place
 from studies.driver.same_data import data_of_all
 from studies.errors import TuningError
+from studies.naming import duration
+from studies.planning.estimates import ASSUMED_FACTOR
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan
 from studies.storage.addresses import DEFAULT_STORAGE, without_credentials
@@ -188,12 +190,15 @@ def check_budget(
     for tuned in methods:
         if tuned.name in trained:
             continue
-        dearest = tuned.dearest_units() * current.seconds_per_unit
+        # an assumed speed refuses only what it would refuse if it were wrong as far as it may be
+        sure = 1.0 if current.measured else ASSUMED_FACTOR
+        dearest = tuned.dearest_units() * current.seconds_per_unit / sure
         if dearest > tuned.settings.seconds:
-            basis = "as measured" if current.measured else "a rough guess before any has run"
+            how = "about" if current.measured else "at least"
+            basis = "as measured" if current.measured else "by a rough guess before any has run"
             raise TuningError(
                 f"`tune.budget` {tuned.settings.budget} is too small: one trial of {tuned.name} "
-                f"takes about {dearest:.0f} s ({basis})."
+                f"takes {how} {duration(dearest)} ({basis})."
             )
 
 
