@@ -179,7 +179,7 @@ def describe(
 def in_words(settings: Mapping[str, object]) -> list[str]:
     """Write settings as words, such as ``lr=0.2``."""
     return [
-        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}".replace(" ", "")
+        f"{key}={number_text(value) if isinstance(value, float) else value}".replace(" ", "")
         for key, value in settings.items()
     ]
 

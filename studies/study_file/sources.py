@@ -32,7 +32,7 @@ def check_sources(entries: Sequence[Entry]) -> None:
         if counts[label] > 1:
             raise ValueError(
                 f"{counts[label]} models of the study are called '{label}', which another one is "
-                "made from; give them values that differ in the first digits."
+                "made from; give them options that differ in more than blanks."
             )
     from_scratch = {entry.label_from_scratch: entry for entry in entries if entry.start}
     for entry in entries:

@@ -162,11 +162,22 @@ def test_no_pair_is_the_source_of_another_model(name: str) -> None:
     says(said, ("`start.from` of pgd_at λ=0.5", f"got '{label}', which serves every λ"))
 
 
-def test_a_source_that_two_models_are_called_is_refused() -> None:
-    near = {"name": "pgd_at", "lam": [0.3333333, 0.3333334]}
-    load_study(_study(PLAIN, near))
-    said = fault_of(_study(PLAIN, near, _started("pgd_at λ=0.333333", lam=0.5)))
-    says(said, ("2 models of the study are called 'pgd_at λ=0.333333'", "another one is made from"))
+def test_a_source_that_two_models_are_called_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "spoken.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from baselines import PgdAt\n"
+        "@dataclass(frozen=True)\n"
+        "class Spoken(PgdAt):\n"
+        "    word: str = ''\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    both = [{"name": "spoken:Spoken", "lam": 0.5, "word": word} for word in ("a b", "ab")]
+    load_study(_study(PLAIN, *both))
+    label = "spoken:Spoken word=ab λ=0.5"
+    said = fault_of(_study(PLAIN, *both, _started(label, lam=0.5)))
+    says(said, (f"2 models of the study are called '{label}'", "another one is made from"))
 
 
 @pytest.mark.parametrize("name", RIVALS)
