@@ -334,3 +334,23 @@ def test_a_file_in_storage_has_no_code_run_that_no_study_names(
     with pytest.raises(StudyError, match="its code is not run"):
         studies.load_model(path)
     assert "my_pkg.odd" not in sys.modules
+
+
+SPOKEN = """
+from dataclasses import dataclass
+from baselines import PgdAt
+
+@dataclass(frozen=True)
+class Spoken(PgdAt):
+    word: str = ""
+"""
+
+
+def test_a_source_that_two_models_are_called_is_refused(home: Path, tiny: dict[str, Any]) -> None:
+    (home / "my_pkg" / "spoken.py").write_text(SPOKEN)
+    both = [{"name": "my_pkg.spoken:Spoken", "lam": 0.5, "word": word} for word in ("a b", "ab")]
+    load_study({**tiny, "methods": [*tiny["methods"], *both]})
+    label = "my_pkg.spoken:Spoken word=ab λ=0.5"
+    started = {"name": "pgd_at", "lam": [0.7], "start": {"from": label, "epochs": 1}}
+    with pytest.raises(StudyError, match="2 models of the study are called"):
+        load_study({**tiny, "methods": [*tiny["methods"], *both, started]})

@@ -162,24 +162,6 @@ def test_no_pair_is_the_source_of_another_model(name: str) -> None:
     says(said, ("`start.from` of pgd_at λ=0.5", f"got '{label}', which serves every λ"))
 
 
-def test_a_source_that_two_models_are_called_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "spoken.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from baselines import PgdAt\n"
-        "@dataclass(frozen=True)\n"
-        "class Spoken(PgdAt):\n"
-        "    word: str = ''\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    both = [{"name": "spoken:Spoken", "lam": 0.5, "word": word} for word in ("a b", "ab")]
-    load_study(_study(PLAIN, *both))
-    label = "spoken:Spoken word=ab λ=0.5"
-    said = fault_of(_study(PLAIN, *both, _started(label, lam=0.5)))
-    says(said, (f"2 models of the study are called '{label}'", "another one is made from"))
-
-
 @pytest.mark.parametrize("name", RIVALS)
 def test_a_pair_is_no_model_to_attack_others_from(name: str, tmp_path: Path) -> None:
     transfer, more = "evaluate.attacks=[{name: transfer}]", {"name": "trades", "beta": 6}
