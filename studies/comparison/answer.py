@@ -8,10 +8,11 @@ import pandas as pd
 
 from studies.comparison.assumed import Rates
 from studies.comparison.curves import area_remark
-from studies.comparison.fronts import front_remark, price_clause
+from studies.comparison.fronts import front_remark
 from studies.comparison.gained import Gains
 from studies.comparison.rivals import LOSES, rival_remarks
 from studies.comparison.verdict_words import VERDICT_SAID, counted
+from studies.comparison.wording import areas_and_price, heading
 from studies.known_methods import RIVALS
 from studies.naming import in_points, listed, radius_text
 from studies.results.masking import masking_verdict
@@ -128,17 +129,7 @@ class Comparison:
     @property
     def heading(self) -> str:
         """What the table sets beside the retrained models, and where it runs."""
-        return self.heading_of("OAT") if self.own_rows.size else self.heading_of(*self._rivals())
-
-    def heading_of(self, *names: str) -> str:
-        """Say where OAT, or rivals that are named, run in their rows of the table."""
-        where = "best α" if set(names) & self._rivals().keys() else self.question
-        return f"{listed(names)} at {where} against each retrained model"
-
-    def _rivals(self) -> dict[str, None]:
-        """Name the rivals that have rows in the table."""
-        every = [] if self.table.empty else self.table["once"].unique()
-        return {str(name): None for name in every if str(name).split()[0] in RIVALS}
+        return heading(self.table, self.question, "OAT" if self.own_rows.size else "")
 
     @property
     def ratios(self) -> dict[str, Interval]:
@@ -174,12 +165,8 @@ class Comparison:
 
         Accuracies are in percent, areas are fractions.
         """
-        if self.own_rows.empty and self.without_row:
-            first = (
-                f"There is no verdict: nothing says at which λ OAT is set beside "
-                f"{listed(self.without_row)}."
-            )
-            parts = [first, self._areas_and_price()]
+        if self.own_rows.empty and (names := listed(self.without_row)):
+            first = f"There is no verdict: nothing says at which λ OAT is set beside {names}"
         elif self.table.empty:
             if self.reference is None:
                 return "Nothing to compare: points of OAT and of a retrained model are needed."
@@ -188,7 +175,8 @@ class Comparison:
             return "Nothing to compare with its rivals: points of OAT are needed."
         else:
             given = f"{self.counts()} ({', '.join(self.conditions())})"
-            parts = [f"{VERDICT_SAID[self.verdict]}: {given}.", self._areas_and_price()]
+            first = f"{VERDICT_SAID[self.verdict]}: {given}"
+        parts = [f"{first}.", areas_and_price(self.ratios, self.fronts)]
         lost = [row for row in self.rivals.to_dict("records") if row["verdict"] == LOSES]
         if lost:
             names = listed(row["rival"] for row in lost)
@@ -236,9 +224,6 @@ class Comparison:
         def records(table: pd.DataFrame) -> Any:
             return json.loads(table.to_json(orient="records"))
 
-        def record(table: pd.DataFrame) -> Any:
-            return records(table)[0]
-
         return {
             "attack": self.attack,
             "verdict": self.verdict,
@@ -249,7 +234,7 @@ class Comparison:
             "margin": self.margin,
             "checkpoint": self.checkpoint,
             "hypervolume_ratios": {
-                name: record(pd.DataFrame([vars(ratio)])) for name, ratio in self.ratios.items()
+                name: records(pd.DataFrame([vars(r)]))[0] for name, r in self.ratios.items()
             },
             "table": records(self.table),
             "same_knob": records(self.same_knob),
@@ -263,7 +248,7 @@ class Comparison:
             "by_radius": records(self.by_radius),
             "radii": [] if self.radii is None else records(self.radii.curves),
             "areas": [] if self.radii is None else records(self.radii.areas),
-            "rates": None if self.rates is None else record(pd.DataFrame([vars(self.rates)])),
+            "rates": None if self.rates is None else records(pd.DataFrame([vars(self.rates)]))[0],
             "remarks": self.remarks(),
             "notes": self.notes,
         }
@@ -291,21 +276,6 @@ class Comparison:
     def _masking_remark(self) -> str:
         verdict = masking_verdict(self.masking)
         return " ".join([verdict.said, *(f"{sign.rstrip('.')}." for sign in verdict.by_sign)])
-
-    def _areas_and_price(self) -> str:
-        """Say the area of each front of OAT over that of the retrained models; of one its price."""
-        if not self.ratios:
-            return "The front of the retrained models has no area to compare with."
-        texts = {
-            name: f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for name, r in self.ratios.items()
-        }
-        if len(texts) > 1:
-            said = ", ".join(f"{name} {text}" for name, text in texts.items())
-            return f"Hypervolume relative to the retrained models: {said}."
-        (text,) = texts.values()
-        (row,) = self.fronts[self.fronts["ratio"].notna()].to_dict("records")
-        price = f", and training it{clause}" if (clause := price_clause(row)) else ""
-        return f"Its hypervolume is {text} of theirs{price}."
 
 
 @dataclass(frozen=True)

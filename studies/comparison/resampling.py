@@ -217,21 +217,17 @@ class Resampled:
             draws = rng.standard_t(own.freedom, size=(RESAMPLES, 2))
             moves[:, number] = draws * np.sqrt(own.variance)
         seeds = self.cells["seeds"].to_numpy()
-        moved = self.samples + moves[:, network] / np.sqrt(seeds)[None, :, None]
-        self.samples = moved.clip(0, 1)
+        self.samples = (self.samples + moves[:, network] / np.sqrt(seeds)[:, None]).clip(0, 1)
 
     def _intervals(self) -> None:
         """Add intervals to the cells: those of the draws, Wilson's where no seeds tell a spread."""
         for k, name in enumerate(("sa", "ra")):
             low, high = quantiles(self.samples[:, :, k])
-            rates = zip(self.cells[name], self.cells["images"], strict=True)
-            least, most = np.array([wilson(*rate) for rate in rates]).T
-            if not self.luck:
-                low, high = least, most
-            # no image drawn from those that are all right, or all wrong, is another
-            value = self.cells[name].to_numpy()
-            low = np.where(value == 1, np.minimum(low, least), low)
-            high = np.where(value == 0, np.maximum(high, most), high)
+            least, most = np.array([*map(wilson, self.cells[name], self.cells["images"])]).T
+            low, high = (low, high) if self.luck else (least, most)
+            # images drawn from those that are all right, or all wrong, are so too
+            low = np.where(self.cells[name] == 1, np.minimum(low, least), low)
+            high = np.where(self.cells[name] == 0, np.maximum(high, most), high)
             self.cells[f"{name}_low"], self.cells[f"{name}_high"] = low, high
 
     def hypervolumes(self, members: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from rich import box
 from rich.table import Table
 
 from studies.comparison.answer import Comparison
+from studies.comparison.wording import heading
 from studies.report.cells import Cell
 from studies.report.radius_rows import BY_RADIUS, PAGE_ALONE, radius_rows
 from studies.report.rows import (
@@ -123,8 +124,9 @@ def _main_table(comparison: Comparison, name: str, width: int) -> Table:
     # the training time stands in the table of fronts
     left_out = {"cost"} if width >= NARROW else {"cost", "decide"}
     shown = {key: text for key, text in headings_of(body).items() if key not in left_out}
+    title = heading(comparison.table, comparison.question, name)
     return _terminal_table(
-        f"{comparison.heading_of(name)}, in percent (Δ in points); RA under {comparison.under}",
+        f"{title}, in percent (Δ in points); RA under {comparison.under}",
         list(shown.values()),
         [[row[key] for key in shown] for row in body],
         left=2,
@@ -162,8 +164,8 @@ def _laid_out(
         pad_edge=False,
         show_edge=False,
     )
-    for i, heading in enumerate(headings):
-        shown = heading.replace(" ", "\n", 1)
+    for i, name in enumerate(headings):
+        shown = name.replace(" ", "\n", 1)
         if narrow and i >= left:
             shown = shown.replace("retrained", "retr.")
         texts = [_folded(row[i], narrow) for row in body]

@@ -23,8 +23,9 @@ from studies.storage.sealed import digest
 from studies.study_file.method_blocks import FileBlock
 from studies.tracking.experiment import Experiment, refusals
 from studies.tracking.reaching import knock
+from studies.tracking.run_values import flat
 from studies.tracking.shared_view import view_tags
-from studies.tracking.trial_runs import TrialRuns, flat
+from studies.tracking.trial_runs import TrialRuns
 
 log = logging.getLogger("oat.tracking")
 

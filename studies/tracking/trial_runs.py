@@ -5,7 +5,6 @@ read from storage, so writing it twice, or after any crash, changes nothing.
 """
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
@@ -15,8 +14,9 @@ from studies.results.points import COLUMNS, TAGS, frame, with_attack_columns
 from studies.results.reading import PlannedPointRow, Which, read_planned, stored_keys
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError
-from studies.tracking.experiment import ATTACKS, Experiment, Run, as_param
+from studies.tracking.experiment import ATTACKS, Experiment, Run
 from studies.tracking.logged_models import delete_models_of
+from studies.tracking.run_values import differs, flat, numbers_of, says_otherwise
 from studies.trial.records import read_epochs, read_result
 from studies.trial.stored import Epoch, Trained, TrialResult
 
@@ -183,7 +183,7 @@ class TrialRuns:
         if last is None or (epochs and epochs[-1]["epoch"] < last):
             history = self._experiment.client.get_metric_history(run_id, "train_loss")
             known = {m.step: m.value for m in history}
-            if any(_differs(known.get(e["epoch"]), e["train_loss"]) for e in epochs):
+            if any(differs(known.get(e["epoch"]), e["train_loss"]) for e in epochs):
                 return False
             last = max(known, default=0)
         metrics = [
@@ -242,10 +242,10 @@ class TrialRuns:
         columns: Mapping[str, Any] = row
         texts = {k: v for k, v in columns.items() if COLUMNS.get(k) == "str" and k not in TAGS}
         texts |= {k: columns[k] for k in ("lam", "beta", "width_mult", "seed", "eps")}
-        numbers = {**_numbers(row), **by_attack}
+        numbers = {**numbers_of(row), **by_attack}
         run = self.runs.get((kind, row["point_key"]))
         if run is not None:
-            if run.info.status == "FINISHED" and not _says_otherwise(run, texts, numbers):
+            if run.info.status == "FINISHED" and not says_otherwise(run, texts, numbers):
                 self.put_under(run, trial_run)
                 self._experiment.log_params(run, texts)
                 self._update(run, numbers, row)
@@ -274,39 +274,3 @@ class TrialRuns:
             if run.data.tags.get(tag) != row[name]:
                 self._experiment.client.set_tag(run_id, tag, row[name])
                 run.data.tags[tag] = row[name]
-
-
-def _says_otherwise(run: Run, texts: Mapping[str, object], numbers: Mapping[str, float]) -> bool:
-    """Tell whether a run has a param that is another by now, or a metric that is known no more."""
-    params: Mapping[str, str] = run.data.params
-    return any(
-        value is not None and params.get(key, as_param(value)) != as_param(value)
-        for key, value in texts.items()
-    ) or any(name in COLUMNS and name not in numbers for name in run.data.metrics)
-
-
-def _differs(logged: float | None, stored: float) -> bool:
-    """Tell whether MLflow has another loss of an epoch; it keeps no infinity as it is."""
-    return logged is not None and math.isfinite(stored) and not math.isclose(logged, stored)
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics of a point; what is not known is left out."""
-    return {
-        name: float(value)
-        for name, value in row.items()
-        if COLUMNS.get(name) in {"float64", "int64"} and value is not None and value == value
-    }
-
-
-def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Flatten nested plain values to dotted keys, lists as JSON."""
-    found: dict[str, object] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and key == "args":  # the keys of the user's may be any text
-            found[prefix + key] = json.dumps(value, sort_keys=True, ensure_ascii=False)
-        elif isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = json.dumps(value) if isinstance(value, list | tuple) else value
-    return found

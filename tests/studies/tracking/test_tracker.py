@@ -19,8 +19,9 @@ from studies.storage.sealed import seal
 from studies.study_file.loading import load_study
 from studies.study_file.study import Study
 from studies.tracking.background import BackgroundSync
+from studies.tracking.run_values import flat
 from studies.tracking.tracker import Tracker
-from studies.tracking.trial_runs import EPOCH_METRICS, flat
+from studies.tracking.trial_runs import EPOCH_METRICS
 from studies.trial.records import read_epochs
 from studies.trial.run import run_trial
 from tests.studies.marks import NOLOAD
