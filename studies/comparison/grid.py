@@ -15,7 +15,7 @@ from studies.comparison.model_names import short_names, with_recipes
 from studies.comparison.outside import without_outside
 from studies.comparison.resampling import CELL
 from studies.errors import ComparisonError
-from studies.known_methods import ONCE, is_dedicated
+from studies.known_methods import CONDITIONAL, is_dedicated
 from studies.naming import name_point
 from studies.results.masking import masking_table
 from studies.results.reading import MODELS, Stored
@@ -82,10 +82,11 @@ def _missing(every: pd.DataFrame, points: pd.DataFrame) -> list[str]:
     """
     models: Mapping[str, str] = every.attrs.get(MODELS, {})
     there = set(points["run_key"])
-    left_out = every[~every["run_key"].isin(there | set(models))].drop_duplicates("run_key")
+    counts = every["method"].isin(CONDITIONAL) | every["method"].map(is_dedicated)
+    left_out = every[counts & ~every["run_key"].isin(there | set(models))]
     return [
         *(name for run_key, name in models.items() if run_key not in there),
-        *(name_point(row) for _, row in left_out.iterrows()),
+        *(name_point(row) for _, row in left_out.drop_duplicates("run_key").iterrows()),
     ]
 
 
@@ -101,7 +102,7 @@ def lost_models(every: pd.DataFrame, points: pd.DataFrame) -> list[str]:
     dedicated = every["method"].map(is_dedicated)
     cells, there = (pd.MultiIndex.from_frame(some[CELL].astype(str)) for some in (every, points))
     lost = every[dedicated & ~cells.isin(there)].drop_duplicates(CELL)
-    ours = every.loc[every["method"].isin(ONCE), "variant"].unique()
+    ours = every.loc[every["method"].isin(CONDITIONAL), "variant"].unique()
     return [
         *(str(variant) for variant in ours if variant not in set(points["variant"])),
         *(name_point(row, seed=False) for _, row in lost.iterrows()),

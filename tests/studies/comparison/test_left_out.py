@@ -137,3 +137,14 @@ def test_fronts_of_different_sizes_are_told_in_numbers_at_all_widths_too(make_ro
     ]
     found = studies.compare(_frame(make_row, *narrow, BEATEN, {**BEATEN, "lam": 0.0, "sa": 0.9}))
     assert not any("nan" in note for note in found.told())
+
+
+@pytest.mark.parametrize("ra", [0.9, np.nan])
+def test_a_rival_that_is_not_known_under_the_attack_changes_no_verdict_on_oat(
+    ra: float, make_row: MakeRow
+) -> None:
+    both = _frame(make_row, OURS, BEATEN, attacks=("fgsm", "pgd20"))
+    rival = {"method": "mix", "variant": "mix of=a+b", "lam": 0.5, "sa": 0.99, "ra": ra}
+    points = pd.concat([both, _frame(make_row, rival)], ignore_index=True)
+    found = studies.compare(points, attack="fgsm")
+    assert (found.verdict, found.missing) == ("better", [])
