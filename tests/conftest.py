@@ -1,5 +1,6 @@
 """What many tests share: one thread, a seeded generator, small batches and networks."""
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -75,6 +76,22 @@ def passes() -> Iterator[Callable[[Network], list[int]]]:
     yield watch
     for handle in handles:
         handle.remove()
+
+
+def pytest_configure() -> None:
+    """Collect without looking for garbage: there is none among modules, and they are many."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage from now on, among what tests make alone."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Let what modules made be freed; some of them complain otherwise."""
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

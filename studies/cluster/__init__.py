@@ -17,3 +17,5 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a bann
 # under `uv run` it would pack the working folder for every worker, and refuse one of 512 MiB
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# workers for plain tasks, one for each CPU; a trial's has another environment, so none is ever used
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")

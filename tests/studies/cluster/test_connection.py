@@ -89,6 +89,26 @@ assert RAY_ENABLE_UV_RUN_RUNTIME_ENV is False
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)
 
 
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_ray_of_our_own_starts_no_worker_that_nothing_asks_for() -> None:
+    program = """
+import os, subprocess
+import ray
+from studies.cluster.connection import connect
+class Actor:
+    def raylet(self):
+        return os.getppid()
+assert connect(None)
+actor = ray.remote(num_cpus=0)(Actor).options(runtime_env={"env_vars": {"AS": "Tune's"}}).remote()
+raylet = str(ray.get(actor.raylet.remote()))
+print(subprocess.check_output(["ps", "--ppid", raylet, "-o", "args="], text=True))
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "ray::Actor" in found.stdout, found.stderr
+    assert "ray::IDLE" not in found.stdout
+
+
 def test_the_words_are_rays_own() -> None:
     source = (Path(ray.__file__).parent / "_private" / "node.py").read_text(encoding="utf-8")
     assert connection.TOO_SLOW in source
