@@ -34,11 +34,16 @@ def _own(preset: str) -> Study:
 
 
 def _uncommented(text: str) -> Iterator[tuple[str, str]]:
-    """Yield each line that is commented out, and the text with it alone in force."""
+    """Yield each line that is commented out, and the text with it in force and no other comment."""
     lines = text.split("\n")
     for i, line in enumerate(lines):
         if match := SETTING.fullmatch(line):
-            yield line, "\n".join([*lines[:i], match[1] + match[2], *lines[i + 1 :]])
+            before, after = map(_in_force, (lines[:i], lines[i + 1 :]))
+            yield line, "\n".join([*before, match[1] + match[2], *after])
+
+
+def _in_force(lines: list[str]) -> list[str]:
+    return [line for line in lines if not line.lstrip().startswith("#")]
 
 
 @pytest.mark.parametrize("preset", presets())
