@@ -10,8 +10,8 @@ from typing import Literal
 from studies.console import plain_console
 from studies.driver.lease import only_driver
 from studies.driver.places import study_folder
-from studies.errors import TuningError
-from studies.known_methods import variant_of
+from studies.errors import StudyError, TuningError
+from studies.known_methods import WithMethod, begins_in_words, describe, method_of
 from studies.planning.expand import make_plan
 from studies.storage.addresses import DEFAULT_STORAGE
 from studies.storage.folder import Folder
@@ -163,12 +163,20 @@ def _trial(trials: Folder, key: str) -> Removable:
     folder = trials.sub(key)
     try:
         config = json.loads(folder.read("config.json"))
-        said = f"{variant_of(config)} seed {config['seed']}"
+        said = f"{_label(config)} seed {config['seed']}"
     except (FileNotFoundError, ValueError, KeyError, TypeError):  # never begun, or damaged
         said = "unknown"
     said += ", not finished" if folder.size("result.json") is None else ", finished"
     size = sum(folder.size(name) or 0 for name in folder.names())
     return Removable("trial", f"trials/{key}", size, said)
+
+
+def _label(config: WithMethod) -> str:
+    begins = (config["start"]["source"], config["start"]["epochs"]) if "start" in config else None
+    try:
+        return describe(method_of(config), begins=begins_in_words(*begins) if begins else ())
+    except StudyError:  # code of the user's that has changed since, or is gone
+        return f"{config['method']['name']} (its code is not here as it was)"
 
 
 def _checkpoints(trials: Folder, key: str) -> list[Removable]:

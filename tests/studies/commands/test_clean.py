@@ -47,7 +47,8 @@ def test_other_trials_are_listed_and_removed_when_told(
              for one in listed.found]  # fmt: skip
     assert [one.size for one in listed.found] == sizes
     assert listed.size == sum(sizes) > 0
-    assert "pgd_at seed 0, finished" in {one.said for one in listed.found}
+    said = {"pgd_at λ=0", "pgd_at λ=1", "trades β=1"}
+    assert {one.said for one in listed.found} == {f"{name} seed 0, finished" for name in said}
 
     removed = studies.clean(only_oat, storage=storage, yes=True)
     assert removed.removed
@@ -56,6 +57,19 @@ def test_other_trials_are_listed_and_removed_when_told(
     states = [trial.state for trial in studies.plan(tiny, storage=storage).trials]
     assert states == ["done", "missing", "missing", "missing"]
     assert studies.clean(only_oat, storage=storage, yes=True).found == ()
+
+
+def test_a_trial_of_code_that_is_gone_can_be_removed(tiny: dict[str, Any], storage: Path) -> None:
+    key = _keys(tiny, storage)[-1]
+    path = storage / "tiny" / "trials" / key / "config.json"
+    config = json.loads(path.read_text())
+    config["method"] = {"name": "my_pkg.gone:Mine", "lam": 1.0, "code": "0" * 12}
+    path.write_text(json.dumps(config))
+    tiny["methods"] = [block for block in tiny["methods"] if block["name"] != "trades"]
+    (found,) = studies.clean(tiny, storage=storage, yes=True).found
+    assert found.place == f"trials/{key}"
+    assert found.said == "my_pkg.gone:Mine (its code is not here as it was) seed 0, finished"
+    assert not path.parent.exists()
 
 
 def test_a_study_that_is_as_it_was_has_nothing_to_remove(
