@@ -69,6 +69,37 @@ def row_loss(loss: Loss, labels: Tensor) -> RowLoss:
     return lambda logits: chosen(logits.float())
 
 
+class GradientError(ValueError):
+    """A network's gradient is no number where an attack needs it, so that RA cannot be measured."""
+
+
+def without_direction(grad: Tensor, logits: Tensor) -> Tensor:
+    """Count the images that an attack cannot move: no gradient, though they are classified.
+
+    Args:
+        grad: Of the loss by the images, shape (N, C, H, W).
+        logits: There, shape (N, K). Where one is NaN the image is misclassified already.
+
+    Returns:
+        A scalar on the device, which nobody has waited for.
+    """
+    return (~(grad.isfinite().flatten(1).all(dim=1) | logits.isnan().any(dim=1))).sum()
+
+
+def refuse_without_direction(count: int | Tensor) -> None:
+    """Refuse to judge a network that an attack could not move.
+
+    Raises:
+        GradientError: There are such images.
+    """
+    if count:
+        raise GradientError(
+            f"The network's gradient is no number at {int(count)} images that it classifies, so "
+            "that an attack cannot move them and RA would be too high. Such a gradient comes from "
+            "a square root or a norm at 0, or from logits that overflow."
+        )
+
+
 def gradient(logits_fn: LogitsFn, row_loss: RowLoss, images: Tensor) -> tuple[Tensor, Tensor]:
     """Differentiate the summed loss by the images; no other gradient is touched.
 

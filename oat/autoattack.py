@@ -130,8 +130,14 @@ class Ensemble:
         lower, upper = ball(images, self._attack.radius())
         # so written that a pixel that is not a number is not inside
         inside = (images_adv >= lower - ROUNDING) & (images_adv <= upper + ROUNDING)
-        broken = (predicted != labels) & inside.flatten(1).all(dim=1)
+        missed = (predicted != labels) | self._overflows(images_adv)
+        broken = missed & inside.flatten(1).all(dim=1)
         return rows[~broken].tolist()
+
+    @torch.no_grad()
+    def _overflows(self, images: Tensor) -> Tensor:
+        """Tell where logits are no numbers, which classify nothing; the package takes the first."""
+        return self._logits_fn(images).isnan().any(dim=1)
 
     def _make(self, stage: str) -> Any:
         import pyautoattack

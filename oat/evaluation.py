@@ -9,13 +9,23 @@ from torch import Tensor
 from oat.adversaries import (
     EVALUATION_SEED,
     EXTRA,
+    AutoAttack,
     EvaluationAttack,
     Fgsm,
     Pgd,
     Transfer,
     check_classes,
 )
-from oat.ascent import LogitsFn, ascend, ball, gradient, row_loss, start_point
+from oat.ascent import (
+    LogitsFn,
+    ascend,
+    ball,
+    gradient,
+    refuse_without_direction,
+    row_loss,
+    start_point,
+    without_direction,
+)
 from oat.autoattack import Ensemble, Progress
 from oat.data import Split, unit
 from oat.deploy import fold
@@ -88,6 +98,7 @@ def evaluate(
 
     Raises:
         ValueError: The attack does not fit the network's classes, or a package is missing.
+        GradientError: The network's gradient is no number, so that RA cannot be measured.
     """
     ensemble = None
     if isinstance(attack, EXTRA):
@@ -98,14 +109,27 @@ def evaluate(
         with torch.no_grad():
             logits = logits_fn(images)
         check_classes(attack, logits.shape[1])
-        right = _is_right(logits, labels)
+        right = is_right(logits, labels)
         clean.append(right)
+        if isinstance(attack, AutoAttack | OwnAttack):  # whose gradients are not seen here
+            _check_gradient(logits_fn, images, labels, right)
         if ensemble is not None:
             robust.append(ensemble.survivors(images, labels, right))
         else:
             robust.append(_survivors(logits_fn, surrogates, attack, images, labels, right, starts))
     said = ensemble.warnings() if ensemble is not None else ()
     return Correctness(torch.cat(clean).cpu(), torch.cat(robust).cpu(), said)
+
+
+def _check_gradient(logits_fn: LogitsFn, images: Tensor, labels: Tensor, right: Tensor) -> None:
+    """Check that the images which are right can be attacked at all.
+
+    Raises:
+        GradientError: Some cannot.
+    """
+    if bool(right.any()):
+        found = gradient(logits_fn, row_loss("ce", labels[right]), images[right])
+        refuse_without_direction(without_direction(*found))
 
 
 def _batches(split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -169,15 +193,17 @@ def _climb(
     images_adv, targets = start[alive].clamp(lower, upper), labels[alive]
     velocity = torch.zeros_like(images_adv) if momentum else None
     standing = torch.ones_like(targets, dtype=torch.bool)
+    stuck = torch.zeros((), dtype=torch.int64, device=images.device)
     for done in range(1, steps + 1):
         if not len(alive):
-            return alive
+            break
         direction, logits = gradient(logits_fn, row_loss(attack.loss, targets), images_adv)
+        stuck = stuck.maximum(without_direction(direction, logits))
         if velocity is not None:
             size = direction.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
             direction = velocity = momentum * velocity + direction / size
         images_adv = (images_adv + attack.step() * direction.sign()).clamp(lower, upper)
-        standing &= logits.argmax(dim=1) == targets
+        standing &= is_right(logits, targets)
         if not looks(images.device, done):
             continue
         keep = standing.nonzero().squeeze(1)
@@ -186,6 +212,7 @@ def _climb(
         alive, targets, lower, upper = alive[keep], targets[keep], lower[keep], upper[keep]
         images_adv, standing = images_adv[keep], standing[keep]
         velocity = velocity[keep] if velocity is not None else None
+    refuse_without_direction(stuck)
     return alive[standing & _right(logits_fn, images_adv, targets)]
 
 
@@ -203,6 +230,8 @@ def _shown(
     if not len(alive):
         return alive
     loss = row_loss(attack.loss if isinstance(attack, Pgd) else "ce", labels[alive])
+    if isinstance(attack, Transfer):  # those of PGD are the same network, judged at its other λ
+        refuse_without_direction(without_direction(*gradient(surrogate, loss, start[alive])))
     bounds, step = ball(images[alive], attack.radius()), attack.step()
     images_adv = ascend(surrogate, loss, start[alive], bounds, steps=attack.steps, step=step)
     return alive[_right(logits_fn, images_adv, labels[alive])]
@@ -212,10 +241,10 @@ def _shown(
 def _right(logits_fn: LogitsFn, images: Tensor, labels: Tensor) -> Tensor:
     if not len(images):
         return torch.zeros(0, dtype=torch.bool, device=images.device)
-    return _is_right(logits_fn(images), labels)
+    return is_right(logits_fn(images), labels)
 
 
-def _is_right(logits: Tensor, labels: Tensor) -> Tensor:
+def is_right(logits: Tensor, labels: Tensor) -> Tensor:
     """Tell which images are classified correctly; logits that are no numbers classify none."""
     return (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
 

@@ -121,7 +121,8 @@ class LambdaSampler:
     def num_zero_rows(self, batch_size: int) -> int:
         """Count the rows that train at λ = 0: ``ceil(batch_size / len(choices))`` by default.
 
-        Zero where 0 is not among the choices, the whole batch where it is the only one.
+        Zero where 0 is not among the choices, the whole batch where it is the only one. A
+        `zero_share` leaves at least one row of a batch to the others.
         """
         if 0 not in self.choices:
             return 0
@@ -129,7 +130,7 @@ class LambdaSampler:
             return batch_size
         if self.zero_share is None:
             return math.ceil(batch_size / len(self.choices))
-        return min(batch_size, math.ceil(self.zero_share * batch_size - 1e-9))
+        return min(max(1, batch_size - 1), math.ceil(self.zero_share * batch_size - 1e-9))
 
     def share_of_zero(self, batch_size: int) -> float:
         """Return the expected share of rows with λ = 0."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from oat.adversaries import EVALUATION_SEED, Pgd
 from oat.ascent import LogitsFn, ball, gradient, row_loss
 from oat.data import Split, unit
-from oat.evaluation import evaluate
+from oat.evaluation import evaluate, is_right
 from oat.masking_attacks import DRAWS, LARGE_EPS, RESTARTS, STEPS, STRONG
 
 
@@ -114,7 +114,7 @@ def _noise(logits_fn: LogitsFn, split: Split, eps: float, batch_size: int) -> tu
         images = unit(split.images[first : first + batch_size])
         labels = split.labels[first : first + batch_size]
         grad, logits = gradient(logits_fn, row_loss("ce", labels), images)
-        robust = logits.argmax(dim=1) == labels
+        robust = is_right(logits, labels)
         right += int(robust.sum())
         flat += int((robust & (grad == 0).flatten(1).all(dim=1)).sum())
         robust &= _withstands_noise(logits_fn, images, labels, eps, generator)
@@ -132,5 +132,5 @@ def _withstands_noise(
         noise = torch.empty_like(images).uniform_(-1, 1, generator=generator)
         noise = noise.sign() if draw % 2 else noise
         noisy = (images + eps * noise).clamp(lower, upper)
-        robust &= logits_fn(noisy).argmax(dim=1) == labels
+        robust &= is_right(logits_fn(noisy), labels)
     return robust

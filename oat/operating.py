@@ -1,5 +1,6 @@
 """Where a trained network can be run."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -13,6 +14,11 @@ class OperatingPoint(NamedTuple):
 
     lam: float | None
     width_mult: float = 1.0
+
+
+def lams_of(points: Iterable[OperatingPoint]) -> list[float]:
+    """Return the λ of some points, each once, in their order; those of a pair are its α."""
+    return list(dict.fromkeys(point.lam for point in points if point.lam is not None))
 
 
 def check_alpha(alpha: float, name: str = "alpha") -> None:

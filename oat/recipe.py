@@ -148,7 +148,8 @@ class TrainConfig:
         ``constant`` never drops, so that it is the last.
         """
         if self.schedule == "multistep" and self.milestones:
-            return math.ceil(min(self.milestones) * self.epochs)
+            first = min(self.milestones)
+            return next(e for e in range(self.epochs + 1) if e / self.epochs >= first)
         rates = [self.lr_at(epoch) for epoch in range(self.epochs)]
         above = [epoch for epoch, rate in enumerate(rates) if rate >= 0.5 * self.lr]
         return above[-1] + 1 if above else 0

@@ -154,17 +154,29 @@ class Training:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue from what `state_dict` returned, be it on a GPU or a CPU.
+
+        On the other kind of device the draws are not those that would have come.
+        """
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
-        self._rng = {kind: saved.cpu() for kind, saved in state["rng"].items()}
+        self._draw_on(state["generator"].cpu(), state["epoch"])
+        self._rng |= {
+            kind: saved.cpu() for kind, saved in state["rng"].items() if kind in self._rng
+        }
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
         best = state.get("best")
         self.best = best and (best["score"], Kept(best["epoch"], best["model"]))
         self.epoch = state["epoch"]
         self.device_seconds = state["device_seconds"]
+
+    def _draw_on(self, state: Tensor, epoch: int) -> None:
+        """Go on drawing where a checkpoint stopped; a GPU's state means nothing to a CPU."""
+        if len(state) == len(self.generator.get_state()):
+            self.generator.set_state(state)
+        else:
+            self.generator.manual_seed(self.seed + (epoch << 32))  # seeds are below 2**32
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take weights and batch norm statistics of a network instead of the initial ones.

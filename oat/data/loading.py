@@ -21,13 +21,15 @@ def load(config: DataConfig) -> Dataset:
     """
     source = READERS.get(config.name, read_own)(config)
     _check(config, source)
-    labels, images = source.train.labels, source.train.images
+    # noise is drawn in the order of memory, so that images in another one would be judged otherwise
+    images, test = source.train.images.contiguous(), source.test.images.contiguous()
+    labels = source.train.labels
     val, rest = hold_out(labels, config.val_fraction)
     rest = first(labels, rest, config.train_images)
     return Dataset(
         Split(images[rest], labels[rest]),
         Split(images[val], labels[val]),
-        source.test,
+        Split(test, source.test.labels),
         len(source.classes),
         _fingerprint(config, source),
         tuple(map(printable, source.classes)),

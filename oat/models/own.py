@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from oat.models.compute import AS_IT_IS
 from oat.models.config import Conditioning, ModelConfig
 from oat.models.network import Network
-from oat.models.norm import Affine2d, Condition, Norm2d, bn_affine
+from oat.models.norm import Affine2d, Condition, FrozenOp, Norm2d, bn_affine
 from oat.own_code import OwnCodeError, failure, imported
 
 KIND = "network"
@@ -109,8 +110,7 @@ class OwnNetwork(Network):
         """
         dtype = cond.compute.dtype
         narrow = dtype is not None and dtype.itemsize < images.dtype.itemsize
-        # kernels are for the shapes of our own networks; types are cast as each layer needs them
-        self.place.cond = replace(cond, compute=replace(cond.compute, compiled=False))
+        self.place.cond = _without_kernels(cond)  # types are cast as each layer needs them
         try:
             with (
                 _in_eval_mode(self.body, cond.frozen is not None),
@@ -127,6 +127,10 @@ class OwnNetwork(Network):
             )
         return out.to(torch.promote_types(out.dtype, torch.float32))
 
+    def frozen_ops(self, cond: Condition) -> dict[nn.Module, FrozenOp]:
+        """Return what each norm is with frozen statistics; see `Network.frozen_ops`."""
+        return super().frozen_ops(_without_kernels(cond))
+
     @torch.no_grad()
     def folded(self, cond: Condition) -> "OwnNetwork":
         """Return the plain network that this one is at a condition, in eval mode.
@@ -135,6 +139,7 @@ class OwnNetwork(Network):
         """
         plain = copy.deepcopy(self)
         plain.conditioning, plain.encoding = Conditioning(folded=True), None
+        plain.compute = AS_IT_IS  # as `oat.deploy.fold` has it: in float32, however it was trained
         for parent, name, child in _children(plain.body):
             if isinstance(child, PlacedNorm):
                 scale, shift = child.unit.affine(cond)
@@ -144,9 +149,13 @@ class OwnNetwork(Network):
             else:
                 continue
             setattr(parent, name, PlacedNorm(affine, plain.place))
-        # as `oat.deploy.fold` has it
         plain = plain.to(memory_format=torch.channels_last)
         return plain.eval().requires_grad_(False)
+
+
+def _without_kernels(cond: Condition) -> Condition:
+    """Return a condition that is computed plainly: kernels are for the shapes of our networks."""
+    return replace(cond, compute=replace(cond.compute, compiled=False))
 
 
 def _made(config: ModelConfig, in_channels: int, num_classes: int) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import Tensor
 from oat.models.building import build
 from oat.models.config import Conditioning, ModelConfig
 from oat.models.norm import Condition
-from oat.models.own import KIND, OwnNetwork
+from oat.models.own import KIND, OwnNetwork, PlacedNorm
 from oat.own_code import OwnCodeError, failure
 
 ROWS = 4
@@ -114,8 +114,13 @@ def _check_gradient(network: OwnNetwork, images: Tensor, said: str) -> None:
     images = images.clone().requires_grad_()
     code = _code(network)
     zeros = None if code is None else ROWS // 2  # so that both of two batch norms have images
-    with _theirs(network):
+    with _theirs(network), _rows_of_norms(network) as rows:
         logits = network.train()(images, code, num_zero_lam=zeros)
+    if rows - {ROWS}:
+        raise OwnCodeError(
+            f"{said} has batch norms that see {max(rows - {ROWS})} rows for {ROWS} images, so that "
+            "λ cannot be told to each image; pgd_at and trades can train it, oat cannot."
+        )
     if logits.shape != (ROWS, network.num_classes):
         raise OwnCodeError(
             f"{said} must give logits of the same shape in train mode, got {_shape(logits)}."
@@ -127,9 +132,36 @@ def _check_gradient(network: OwnNetwork, images: Tensor, said: str) -> None:
         total.backward()
     if images.grad is None or not bool(images.grad.any()):
         raise OwnCodeError(f"{said} gives no gradient to its images, so that no attack sees them.")
+    if not all(bool(grad.isfinite().all()) for grad in _gradients(network, images)):
+        raise OwnCodeError(
+            f"{said} gives a gradient that is no number, so that no attack can climb it; a square "
+            "root or a norm at 0 does so: add a small number below it."
+        )
     left = [name for name, value in network.body.named_parameters() if value.grad is None]
     if left:
         raise OwnCodeError(f"{said} never uses its parameter '{left[0]}'; leave it out.")
+
+
+@contextmanager
+def _rows_of_norms(network: OwnNetwork) -> Iterator[set[int]]:
+    """Collect how many rows the norms see that take λ."""
+    rows = set[int]()
+    norms = [module for module in network.modules() if isinstance(module, PlacedNorm)]
+    handles = [
+        norm.register_forward_pre_hook(lambda _, inputs: rows.add(len(inputs[0]))) for norm in norms
+    ]
+    try:
+        yield rows
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _gradients(network: OwnNetwork, images: Tensor) -> Iterator[Tensor]:
+    """Yield the gradients of the images and of the parameters that have one."""
+    for value in (images, *network.parameters()):
+        if value.grad is not None:
+            yield value.grad
 
 
 def _check_folded(network: OwnNetwork, images: Tensor, said: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from oat.adversaries import EvaluationAttack, Pgd, Transfer
-from oat.operating import OperatingPoint
+from oat.operating import OperatingPoint, lams_of
 from studies.deploying.calibrating import (
     Calibration,
     choose,
@@ -22,6 +22,7 @@ from studies.deploying.loading import Wanted, data_of, open_trained
 from studies.deploying.model import TrainedModel
 from studies.driver.places import study_folder, tracking_place
 from studies.errors import ModelError
+from studies.known_methods import method_of
 from studies.planning.expand import make_plan
 from studies.planning.plan import Plan, PlannedTrial
 from studies.results.reading import study_points
@@ -95,7 +96,8 @@ def calibrate(
     known = _known_points(plan, folder, trial, model, resolved.label_of(attack))
     chosen, every = choose(model, split, attack, bounds, known=known, batch_size=size)
     judges, test = _judges(resolved) or [attack], dataset.test.head(resolved.evaluate.images)
-    told = confirm(model, chosen.point, test, judges, lams=resolved.lams(), batch_size=size)
+    lams = lams_of(method_of(trial.job["config"]).operating_points(resolved.lams()))
+    told = confirm(model, chosen.point, test, judges, lams=lams, batch_size=size)
     sa, ra, images = told
     return Calibration(
         model=f"{model.label} seed {trial.seed}",

@@ -223,7 +223,7 @@ def confirm(
         point: λ and width.
         split: Test images.
         attacks: They judge the same number of images; at least one.
-        lams: λ of the study: images are crafted there too by an attack with `every_lam`.
+        lams: Of the model in its study; images are crafted there too by an attack with `every_lam`.
         batch_size: Images at a time.
     """
     some, network = split.head(attacks[0].images), model.at(*point)

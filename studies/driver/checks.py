@@ -12,6 +12,7 @@ from baselines import Checkpoint
 from oat.adversaries import EXTRA, check_classes
 from oat.autoattack import check_installed
 from oat.data import DataError, Dataset, count_images, load, repeated_images
+from oat.method import Oat
 from oat.models.own_check import check_own_network
 from oat.own_attack import OwnAttack, check_own_attack
 from oat.own_code import OwnCodeError
@@ -21,6 +22,7 @@ from studies.errors import StudyError, UserError
 from studies.naming import listed
 from studies.storage.folder import Folder
 from studies.storage.opening import check_writable
+from studies.study_file.method_checks import check_rows
 from studies.study_file.study import Study
 
 
@@ -99,6 +101,7 @@ def check_evaluation(study: Study, known: KnownData) -> list[Check]:
             found = load(study.data)
             known.check(found.fingerprint)
             check_attacks(study, found.num_classes)
+            check_batches(study, len(found.train))
         except DataError as error:
             raise StudyError(str(error)) from error
         finally:
@@ -158,6 +161,20 @@ def check_attacks(study: Study, num_classes: int) -> None:
                 check_installed(attack.name)
             check_classes(attack, num_classes)
     except (ImportError, ValueError) as error:
+        raise StudyError(str(error)) from error
+
+
+def check_batches(study: Study, images: int) -> None:
+    """Check that a batch of all training images serves both batch norms, if they are so few.
+
+    Raises:
+        StudyError: It does not.
+    """
+    try:
+        for method in study.all_methods():
+            if isinstance(method, Oat) and method.dual_bn and images < study.train.batch_size:
+                check_rows(method, images, f"A batch of all {images} training images")
+    except ValueError as error:
         raise StudyError(str(error)) from error
 
 

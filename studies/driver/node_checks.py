@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 
 from baselines.checkpoint import weights_digest
-from studies.driver.checks import DATA, Check, check_attacks, check_own_code, checked, data_warnings
+from studies.driver.checks import (
+    DATA,
+    Check,
+    check_attacks,
+    check_batches,
+    check_own_code,
+    checked,
+    data_warnings,
+)
 from studies.driver.same_data import KnownData
 from studies.errors import StorageError, StudyError
 from studies.own_code import codes
@@ -29,6 +37,7 @@ class NodeSight(TypedDict):
         fingerprint: Digest of its data; not there if it cannot read them.
         num_classes: Of these data; likewise.
         image_shape: Of their images; likewise.
+        training_images: How many they are; likewise.
         counts: How many images they are; likewise.
         remarks: What the user should know of them; likewise.
         data_error: Why it cannot, if so.
@@ -45,6 +54,7 @@ class NodeSight(TypedDict):
     fingerprint: NotRequired[str]
     num_classes: NotRequired[int]
     image_shape: NotRequired[tuple[int, int, int]]
+    training_images: NotRequired[int]
     counts: NotRequired[str]
     remarks: NotRequired[list[str]]
     data_error: NotRequired[str]
@@ -80,6 +90,7 @@ def judge_node(
             raise StudyError(f"{where}: {told['data_error']}")
         known.check(told["fingerprint"])
         check_attacks(study, told["num_classes"])
+        check_batches(study, told["training_images"])
         return f"{study.data.name} with fingerprint {told['fingerprint']}"
 
     def storage() -> str:

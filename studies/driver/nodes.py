@@ -125,6 +125,7 @@ def _look_around(
             "fingerprint": dataset.fingerprint,
             "num_classes": dataset.num_classes,
             "image_shape": dataset.image_shape,
+            "training_images": len(dataset.train),
             "counts": count_images(dataset),
             "remarks": remarks_on(dataset),
         }

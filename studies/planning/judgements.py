@@ -9,6 +9,7 @@ from oat.adversaries import EVALUATION_SEED, EvaluationAttack, Pgd, Transfer
 from oat.lambdas import SAME_LAM
 from oat.masking_attacks import HOW as MASKING_HOW
 from oat.method import Method
+from oat.operating import lams_of
 from studies.known_methods import is_dedicated
 from studies.planning.plan import Split
 from studies.planning.run_keys import entry_key
@@ -62,8 +63,10 @@ def _points(
     points = []
     # a network from outside has no seed: it is attacked from the models of the study's first
     others = keys.dedicated(study.seeds[0] if isinstance(method, Checkpoint) else seed)
+    places = method.operating_points(study.lams())
+    lams = lams_of(places)
     for rule in study.evaluate.checkpoints:
-        for lam, width_mult in method.operating_points(study.lams()):
+        for lam, width_mult in places:
             for attack in attacks:
                 settings = _attack_settings(attack)
                 what = {
@@ -73,7 +76,7 @@ def _points(
                     "attack": settings,
                     "images": _fewest(attack.images, images),
                     "batch_size": study.evaluate.batch_size,
-                    **_surrogates(study, attack, lam, own, others),
+                    **_surrogates(lams, attack, lam, own, others),
                     **({} if split == "test" else {"split": split}),
                     **_tf32(study),
                 }
@@ -169,7 +172,7 @@ class SharedKeys:
 
 
 def _surrogates(
-    study: Study,
+    lams: Sequence[float],
     attack: EvaluationAttack,
     lam: float | None,
     own: Sequence[str],
@@ -177,10 +180,11 @@ def _surrogates(
 ) -> dict[str, Any]:
     """Name what else images are crafted on: the same network at other λ, or other trials.
 
-    The ends of a pair are no others: images that are crafted on them would be a white box's.
+    Of a pair those are its other α. The ends of a pair are no others: images that are crafted on
+    them would be a white box's.
     """
     if isinstance(attack, Pgd) and attack.every_lam and lam is not None:
-        return {"other_lams": [other for other in study.lams() if abs(other - lam) >= SAME_LAM]}
+        return {"other_lams": [other for other in lams if abs(other - lam) >= SAME_LAM]}
     if isinstance(attack, Transfer):
         return {"sources": sorted(key for key in dedicated if key not in own)}
     return {}

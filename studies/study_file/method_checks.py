@@ -29,7 +29,7 @@ def check_method(
     for width in (asked.base_width, *asked.widths):
         _check_width(method, model, width)
     if isinstance(method, Oat) and method.dual_bn:
-        _check_rows(method, batch_size)
+        check_rows(method, batch_size, f"`train.batch_size` {batch_size}")
 
 
 def _check_width(method: Method, model: ModelConfig, width: float) -> None:
@@ -43,14 +43,23 @@ def _check_width(method: Method, model: ModelConfig, width: float) -> None:
         )
 
 
-def _check_rows(method: Oat, size: int) -> None:
-    """Refuse batches of which one of two batch norms would see a single row."""
+def check_rows(method: Oat, size: int, batch: str) -> None:
+    """Refuse batches of which one of two batch norms would see a single row.
+
+    Args:
+        method: OAT or OATS.
+        size: Rows of a batch.
+        batch: What such a batch is called.
+
+    Raises:
+        ValueError: One would.
+    """
     zeros = method.sampler().num_zero_rows(size)
     for rows, where in ((zeros, "= 0"), (size - zeros, "≠ 0")):
         if rows == 1 and not method.batchwise:
             raise ValueError(
-                f"`train.batch_size` {size} leaves {method.name} 1 row with λ {where}, and a "
-                "batch norm needs 2; raise it, or set `dual_bn: false`."
+                f"{batch} leaves {method.name} 1 row with λ {where}, and a batch norm needs "
+                "2; raise it, give another `zero_share`, or set `dual_bn: false`."
             )
 
 

@@ -181,7 +181,7 @@ def test_killed_between_two_stages_it_runs_only_those_that_were_left(
     before = network.calls
     assert torch.equal(_judge(folder, network).robust, whole.robust)
     assert short == []
-    assert network.calls - before == 3  # of the labels of `_split`, and of each clean batch
+    assert network.calls - before == 5  # of the labels of `_split`, each clean batch, its gradient
 
 
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.8])

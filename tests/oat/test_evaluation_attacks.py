@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from baselines import PgdAt
-from oat.adversaries import EVALUATION_SEED, Fgsm, Pgd, Transfer
-from oat.ascent import perturb, row_loss, start_point
+from oat.adversaries import EVALUATION_SEED, AutoAttack, Fgsm, Pgd, Square, Transfer
+from oat.ascent import GradientError, perturb, row_loss, start_point
 from oat.attacks import Attack, Loss
 from oat.data import DataConfig, Split, load, unit
 from oat.deploy import fold
@@ -346,6 +346,66 @@ def test_an_attack_that_does_not_fit_the_classes_is_refused() -> None:
         with pytest.raises(ValueError, match="`dlr` needs at least 3 classes, the data have 2"):
             evaluate(two, split, attack)
     assert evaluate(two, split, Pgd(eps=0.1, loss="cw")).ra <= 1
+
+
+class Rooted(RowByRow):
+    """The same network, but its gradient is NaN at images of which no pixel is above a half."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        above = ((images > 0.5) * (images - 0.5)).flatten(1).sum(1, keepdim=True)
+        return super().forward(images) + 0 * above.sqrt()
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        Pgd(eps=0.1, steps=3),
+        Pgd(eps=0.1, steps=3, momentum=0.9),
+        Fgsm(eps=0.1),
+    ],
+    ids=["pgd", "momentum", "fgsm"],
+)
+def test_images_that_an_attack_cannot_move_are_not_called_robust(attack: Pgd | Fgsm) -> None:
+    images = split_of(RowByRow()).images.clone()
+    images[:3] = 0.25
+    split = Split(images, RowByRow()(images).argmax(dim=1))
+    with pytest.raises(GradientError, match="is no number at 3 images that it classifies"):
+        evaluate(Rooted(), split, attack)
+    split.labels[:3] = (split.labels[:3] + 1) % 3  # what is wrong needs no attack
+    found, same = (evaluate(network, split, attack) for network in (Rooted(), RowByRow()))
+    assert torch.equal(found.robust, same.robust)
+
+
+def test_autoattack_refuses_a_network_that_it_cannot_move_and_square_needs_no_gradient() -> None:
+    def five(images: Tensor) -> Tensor:
+        return functional.pad(Rooted()(images), (0, 2), value=-9)
+
+    images = torch.full((4, 1, 3, 3), 0.25)
+    split = Split(images, five(images).argmax(dim=1))
+    with pytest.raises(GradientError, match="at 4 images"):
+        evaluate(five, split, AutoAttack(eps=0.1, targets=4))
+    assert evaluate(five, split, Square(eps=0.1, queries=5)).sa == 1
+
+
+def test_images_crafted_on_a_network_that_gives_no_direction_show_nothing() -> None:
+    images = torch.full((4, 1, 3, 3), 0.25)
+    split = Split(images, RowByRow()(images).argmax(dim=1))
+    with pytest.raises(GradientError, match="at 4 images"):
+        evaluate(RowByRow(), split, Transfer(eps=0.1, steps=2), surrogates=[Rooted()])
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_logits_that_are_no_numbers_break_an_image_whatever_its_class(label: int) -> None:
+    def overflows(images: Tensor) -> Tensor:
+        mean = images.flatten(1).mean(1, keepdim=True)
+        logits = functional.one_hot(torch.tensor(label), 3) * (1 - mean)
+        return torch.where(mean > 0.6, torch.nan, logits)
+
+    images = torch.full((6, 1, 3, 3), 0.55)
+    images[3:] = 0.2  # 0.6 is out of reach
+    found = evaluate(overflows, Split(images, torch.full((6,), label)), Pgd(eps=0.2, steps=9))
+    assert found.clean.all()
+    assert found.robust.tolist() == [False] * 3 + [True] * 3
 
 
 @pytest.fixture(scope="module")

@@ -287,6 +287,24 @@ def test_loading_the_state_of_a_beginning_forgets_the_best_epoch_so_far() -> Non
     assert training.kept()["chosen"].epoch == expected.kept()["chosen"].epoch == 3
 
 
+def test_a_checkpoint_of_a_gpu_goes_on_where_it_was_on_a_cpu() -> None:
+    begun = training_of(epochs=3, ema=0.9)
+    next(begun.epochs())
+    state = loads(dumps(begun.state_dict()))
+    state["generator"] = torch.zeros(16, dtype=torch.uint8)  # as CUDA's: a seed and an offset
+    state["rng"]["cuda"] = torch.zeros(16, dtype=torch.uint8)
+    found = []
+    for _ in range(2):
+        training = training_of(epochs=3, ema=0.9)
+        training.load_state_dict(loads(dumps(state)))
+        assert [record.epoch for record in training.epochs()] == [2, 3]
+        found.append(training)
+    assert_same_left_of(*found)
+    straight = training_of(epochs=3, ema=0.9)
+    list(straight.epochs())
+    assert not same_of(weights_of(training), weights_of(straight))
+
+
 def test_a_training_starts_from_the_weights_of_another_its_average_as_well() -> None:
     source = training_of("standard", epochs=1)
     list(source.epochs())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -69,6 +69,15 @@ def test_onecycle_schedule_is_torchs_to_within_a_step(epochs: int, steps: int) -
         if step < total - 1:
             optimizer.step()
             schedule.step()
+
+
+@given(epochs=st.integers(2, 200), percent=st.integers(1, 99))
+@example(epochs=25, percent=28)
+@example(epochs=50, percent=14)
+def test_the_rate_has_dropped_from_the_first_milestone_on(epochs: int, percent: int) -> None:
+    config = TrainConfig(epochs=epochs, schedule="multistep", milestones=(percent / 100,))
+    rates = [config.lr_at(epoch) for epoch in range(epochs)]
+    assert config.drop_epoch() == sum(rate == config.lr for rate in rates)
 
 
 def test_onecycle_starts_at_a_25th_peaks_at_30_percent_and_ends_at_zero() -> None:

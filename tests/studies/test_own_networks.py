@@ -16,6 +16,7 @@ from oat.data import DataConfig, DataError, load
 from oat.deploy import condition, fold, specialize
 from oat.method import Oat
 from oat.models import Conditioning, ModelConfig, build, stored_bytes
+from oat.models.compute import AS_IT_IS, Compute
 from oat.own_attack import attack_class
 from oat.own_code import OwnCodeError, allow, digest_of
 from oat.statistics import take_statistics
@@ -71,6 +72,19 @@ class View(nn.Module):
     def forward(self, x):
         return x.view(len(x), -1)
 
+class Root(nn.Module):
+    def forward(self, x):
+        return torch.where(x > 0, x.sqrt(), torch.zeros_like(x))
+
+class Quarters(nn.Module):
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        parts = [half for rows in x.chunk(2, 2) for half in rows.chunk(2, 3)]
+        return self.body(torch.cat(parts)).reshape(4, len(x), -1).mean(0)
+
 def net(in_channels, num_classes, kind="", zero=False):
     norm = Active(4) if kind == "active" else nn.BatchNorm2d(4)
     if kind == "hook":
@@ -79,11 +93,12 @@ def net(in_channels, num_classes, kind="", zero=False):
         nn.init.zeros_(norm.weight)
         norm.running_mean += 3
     parts = [nn.Conv2d(in_channels, 4, 3, padding=1), Twice(norm) if kind == "twice" else norm]
+    parts += [Root()] if kind == "root" else []
     parts += [nn.ReLU(), nn.AdaptiveAvgPool2d(2), View() if kind == "view" else nn.Flatten()]
     parts += [Keep()] if kind == "keep" else []
     parts += [nn.Linear(16, 8), nn.BatchNorm1d(8)] if kind == "1d" else []
     body = nn.Sequential(*parts, nn.Linear(8 if kind == "1d" else 16, num_classes))
-    return {"two": Two, "look": Look}.get(kind, lambda body: body)(body)
+    return {"two": Two, "look": Look, "quarters": Quarters}.get(kind, lambda body: body)(body)
 """
 ATTACKS = """
 def options(logits_fn, images, labels, *, eps, generator, sizes: list[int] = [1, 2],
@@ -124,6 +139,9 @@ def data(root, shape=(1, 4, 16), classes="ab", fault=""):
         train = (train.images, train.labels)
     if fault == "no channels":
         train = Split(train.images[:, :0], train.labels)
+    if fault == "layout":
+        images = train.images.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+        train = Split(images, train.labels)
     if fault == "gradient":
         train = Split((train.images / 255).requires_grad_(), train.labels)
     return Source(train, half(10), tuple(classes))
@@ -244,6 +262,7 @@ FAULTS = {
     "keep": "must allow `copy.deepcopy` after a pass in train mode, which fails: Only Tensors",
     "two": "must return its logits as one tensor, got tuple in train mode",
     "look": "has other logits once its batch norms are folded into scales and shifts",
+    "root": "gives a gradient that is no number, so that no attack can climb it; a square root",
 }
 
 
@@ -252,6 +271,26 @@ def test_the_check_trains_and_folds_a_network_as_a_trial_would(fault: str) -> No
     check_network("odd_nets:net", image_shape=(1, 8, 8), num_classes=5)
     with pytest.raises(OwnCodeError, match=FAULTS[fault]):
         check_network("odd_nets:net", image_shape=(1, 8, 8), num_classes=5, args={"kind": fault})
+
+
+def test_a_network_that_hides_which_rows_are_of_an_image_takes_no_lambda() -> None:
+    shape = {"image_shape": (1, 8, 8), "num_classes": 5, "args": {"kind": "quarters"}}
+    check_network("odd_nets:net", **shape)
+    with pytest.raises(OwnCodeError, match="see 16 rows for 4 images, so that λ cannot be told"):
+        check_network("odd_nets:net", lam=True, **shape)
+
+
+@pytest.mark.parametrize("conditioning", [None, Conditioning((0.0, 1.0), dual_bn=True)])
+def test_a_network_trained_in_bfloat16_is_judged_in_float32(
+    conditioning: Conditioning | None,
+) -> None:
+    network = _net(conditioning=conditioning)
+    network.compute = Compute(torch.bfloat16)
+    lam = None if conditioning is None else 1.0
+    images = torch.rand(6, 1, 8, 8)
+    narrow = fold(network, lam)(images)
+    network.compute = AS_IT_IS
+    assert torch.equal(narrow, fold(network, lam)(images))
 
 
 def _write(place: Path, name: str, text: str) -> None:
@@ -314,6 +353,18 @@ def test_the_fingerprint_of_own_data_tells_shapes_and_classes() -> None:
     }
     assert len(found) == 4
     assert _fingerprint() in found
+
+
+def test_own_images_are_laid_out_as_all_others_are() -> None:
+    # noise is drawn in the order of memory
+    found = []
+    for fault in ("", "layout"):
+        load.cache_clear()
+        found.append(load(DataConfig("odd_data:data", args={"fault": fault})))
+    for one, other in zip(*([data.train, data.val, data.test] for data in found), strict=True):
+        assert other.images.is_contiguous()
+        assert torch.equal(one.images, other.images)
+    assert found[0].fingerprint == found[1].fingerprint
 
 
 @pytest.mark.parametrize(

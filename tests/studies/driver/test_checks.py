@@ -72,6 +72,20 @@ def test_data_that_are_missing_are_a_sentence(tiny: dict[str, Any], tmp_path: Pa
     assert str(tmp_path) in found.said
 
 
+def test_so_few_images_that_a_batch_norm_sees_one_are_a_sentence(
+    tiny: dict[str, Any], tmp_path: Path, told: dict[str, Any]
+) -> None:
+    tiny["data"] = {"name": "digits", "train_images": 30}
+    tiny["train"] |= {"batch_size": 64}
+    tiny["methods"][0] |= {"zero_share": 0.96}
+    (found,) = check_evaluation(load_study(tiny), NOTHING)
+    assert isinstance(found.error, StudyError)
+    assert "A batch of all 30 training images leaves oat 1 row with λ ≠ 0" in found.said
+    told["training_images"] = 30
+    (said,) = _failed(_judged(tiny, tmp_path, told)).values()
+    assert "A batch of all 30 training images leaves oat 1 row with λ ≠ 0" in said
+
+
 def test_the_images_of_each_class_are_told_and_remarks_are_warnings(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:

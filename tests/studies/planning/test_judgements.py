@@ -79,3 +79,12 @@ def test_images_are_crafted_at_every_other_lam_of_a_network_that_has_them(
     plan = plan_of(tiny, tmp_path, "evaluate.attacks=[{every_lam: true}]", "evaluate.lams=[0, 1]")
     others = [[p.get("other_lams") for p in trial.job["points"]] for trial in plan.trials]
     assert others == [[[1], [0]], [None], [None], [None]]
+
+
+def test_images_are_crafted_at_every_other_alpha_of_a_pair(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    tiny["methods"][0] = {"name": "mix", "of": ["pgd_at λ=0", "pgd_at λ=1"], "alphas": [0, 0.9, 1]}
+    plan = plan_of(tiny, tmp_path, "evaluate.attacks=[{every_lam: true}]")
+    mine = [t.job["points"] for t in plan.trials if t.label.startswith("mix")]
+    assert [point["other_lams"] for point in mine[0]] == [[0.9, 1], [0, 1], [0, 0.9]]
