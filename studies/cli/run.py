@@ -110,8 +110,8 @@ def run(
     asked = [t for t in outcome.plan.trials if t.run_key not in outcome.left_out]
     bad = [t for t in asked if t.state != "done"]
     if outcome.worked_on == 0 and not bad:
-        which = "chosen trials" if outcome.left_out else "trials"
-        print(f"Nothing to train: all {len(asked)} {which} are finished.")
+        what = "what `--only` chooses is" if only else f"all {len(asked)} trials are"
+        print(f"Nothing to train: {what} finished.")
     if outcome.comparison is not None:
         print_comparison(outcome.comparison, verbose=verbose)
     for name in ("index.html", "front.png", "front.svg"):

@@ -9,7 +9,7 @@ from studies.comparison.assumed import MARGIN, Rates
 from studies.comparison.power import ASSUMED, Power, power_of
 from studies.errors import StudyError
 from studies.known_methods import CONDITIONAL, is_dedicated
-from studies.planning.costs import test_images
+from studies.planning.costs import images_are_known, test_images
 from studies.storage.addresses import DEFAULT_STORAGE
 from studies.study_file.loading import Source, load_study
 from studies.study_file.study import Study
@@ -67,24 +67,28 @@ def power(
     for key, value in named.items():
         if isnan(value):
             raise StudyError(f"`{key}` must be from 0 to 1, got nan.")
-    known, name = Rates(nan, nan, nan, nan), None
+    known, name, images = Rates(nan, nan, nan, nan), None, None
     if like is not None:
-        known, name = _measured(resolved, like, storage)
+        known, name, images = _measured(resolved, like, storage)
     try:
         return power_of(
-            test_images(resolved),
+            images or test_images(resolved),
             len(resolved.seeds),
             rows,
             replace(known.known(Rates()), **named),
             margin,
             (_source(DISCORDANCE, named, known, name), _source(SPREAD, named, known, name)),
+            counted=images is not None or images_are_known(resolved),
         )
     except ValueError as error:
         raise StudyError(str(error)) from error
 
 
-def _measured(study: Study, like: Source, storage: str | Path) -> tuple[Rates, str]:
+def _measured(study: Study, like: Source, storage: str | Path) -> tuple[Rates, str, int | None]:
     """Return how far models differ in the results of a study, and its name with what is other.
+
+    And how many test images it was judged on, if they are those of the study, whose number is not
+    known without reading them.
 
     Raises:
         ComparisonError: It has no results of OAT beside retrained models.
@@ -105,7 +109,8 @@ def _measured(study: Study, like: Source, storage: str | Path) -> tuple[Rates, s
     settings = ("data", "model", "train", "attack")
     odd = [key for key in settings if getattr(resolved, key) != getattr(study, key)]
     name = f"'{resolved.name}'" + (f" (of other settings in `{'`, `'.join(odd)}`)" if odd else "")
-    return answer.rates, name
+    known = images_are_known(study) or "data" in odd
+    return answer.rates, name, None if known else int(answer.cells["images"].max())
 
 
 def _source(keys: tuple[str, str], given: Collection[str], known: Rates, name: str | None) -> str:

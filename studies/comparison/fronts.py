@@ -21,7 +21,7 @@ Pairs = Sequence[tuple[int, int]]
 SUMMARIES = ("gap", "gap_at", "covered", "break_even", "break_even_seconds")
 PRICE_COLUMNS = {
     "device_seconds": "train_device_seconds",
-    "train_units": "train_units",
+    "train_cost": "train_units",
     "train_gradients": "train_gradients",
     "parameters": "parameters",
     "network_bytes": "network_bytes",
@@ -54,7 +54,7 @@ def measure_fronts(
 
     Returns:
         A row for each front: its name, models, operating points, hypervolume with interval,
-        highest SA (``sa_max``), and price (`train_units` in forward passes of the plain network,
+        highest SA (``sa_max``), and price (`train_cost` in forward passes of the plain network,
         with what FiLM adds to them). Those of a once-for-all network also have, against all
         dedicated models there:
 

@@ -23,6 +23,14 @@ class ModelRow(NamedRow):
     method: str
 
 
+DIVERGED = " (diverged)"
+"""How the name of a trial ends that has come to nothing; see `Plan.unfinished`."""
+
+
+def _bare(name: str) -> str:
+    return name.removesuffix(DIVERGED)
+
+
 def trial_name(row: ModelRow) -> str:
     """Name the model of a point."""
     own = "" if row["method"] in ONCE else f" {value_text(row)}"
@@ -40,8 +48,12 @@ def missing_notes(
         unfinished: Trials that are planned and not done, named for people.
     """
     notes = []
-    if lacking := listed(unfinished):
+    trials = list(unfinished)
+    gone = [trial for trial in trials if trial.endswith(DIVERGED)]
+    if lacking := listed(trial for trial in trials if trial not in gone):
         notes.append(f"Not finished yet: {lacking}.")
+    if gone:
+        notes.append(f"Without a result, as the training diverged: {listed(map(_bare, gone))}.")
     if lacking := listed(_missing_seeds(points, grid)):
         notes.append(f"Without a point under this attack: {lacking}.")
     points = points[~points["method"].isin(RIVALS)]  # their value is no λ
@@ -176,9 +188,12 @@ def unequal_note(fronts: pd.DataFrame) -> list[str]:
         theirs = here.loc[here["ratio"].isna(), "operating_points"].max()
         odd = here[here["ratio"].notna() & (here["operating_points"] != theirs)]
         if len(odd) and theirs == theirs:  # at all widths together retrained models have no row
-            each = [f"{row.front} has {row.operating_points:g} points" for row in odd.itertuples()]
+            each = [
+                f"{row.front} has {row.operating_points:g} operating points"
+                for row in odd.itertuples()
+            ]
             notes.append(
-                f"{', '.join(each)}, the front of the retrained models {theirs:g}; more points "
-                "cover more area. See the matched ratio."
+                f"{', '.join(each)}, the retrained models have {theirs:g}; more points cover more "
+                "area. See the matched ratio."
             )
     return notes

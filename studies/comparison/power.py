@@ -30,6 +30,8 @@ class Power:
         free: The chance that a model which is truly equal is called free.
         loss_sa: The smallest true loss in SA that is called not free in four studies of five.
         loss_ra: The same in RA.
+        counted: Whether the number of test images is known; it is not of data of the user's, which
+            are not read for this.
     """
 
     images: int
@@ -43,18 +45,32 @@ class Power:
     free: float
     loss_sa: float
     loss_ra: float
+    counted: bool = True
 
     def __str__(self) -> str:
         """Say it in two sentences."""
         seeds = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
         what = "networks" if self.seeds == 1 else "methods"
+        images = f"{self.images:,} test images"
+        if not self.counted:
+            images += " (assumed, as your data are not read for this)"
         return (
-            f"{self.images:,} test images and {seeds} compare {what}: a difference is known to "
+            f"{images} and {seeds} compare {what}: a difference is known to "
             f"about ±{100 * self.half_sa:.1f} points in SA and ±{100 * self.half_ra:.1f} in RA; a "
             f"retrained model that is equal in truth is matched (margin {in_points(self.margin)}) "
-            f"with a chance of {self.free:.0%}, and a loss of {100 * self.loss_sa:.1f} points in "
-            f"SA or {100 * self.loss_ra:.1f} in RA is found with {SURE:.0%}. {self._sources()}"
+            f"with a chance of {self.free:.0%}, and {self._losses()}. {self._sources()}"
         )
+
+    def _losses(self) -> str:
+        """Say which losses are found; no accuracy can lose more than all of it."""
+        found = [
+            f"{100 * loss:.1f} points in {name}"
+            for name, loss in (("SA", self.loss_sa), ("RA", self.loss_ra))
+            if loss <= 1
+        ]
+        if not found:
+            return f"no loss is found with {SURE:.0%}"
+        return f"a loss of {' or '.join(found)} is found with {SURE:.0%}"
 
     def _sources(self) -> str:
         """Say how far models differ, and where that is known from."""
@@ -79,6 +95,7 @@ def power_of(
     rates: Rates | None = None,
     margin: float = MARGIN,
     source: tuple[str, str] = (ASSUMED, ASSUMED),
+    counted: bool = True,
 ) -> Power:
     """Estimate what a comparison of so many images, seeds and rows can decide.
 
@@ -92,6 +109,7 @@ def power_of(
         rates: How far models differ; None is assumed.
         margin: How much worse still counts as free.
         source: Where the rates are known from; see `Power`.
+        counted: Whether the number of images is known.
 
     Raises:
         ValueError: A size is below 1, or the margin is not from 0 to 1.
@@ -109,7 +127,7 @@ def power_of(
     ):
         error, freedom = _error(images, seeds, rows, discordance, spread)
         quantile = t_quantile((1 + LEVEL) / 2, freedom)
-        halves.append(quantile * error)
+        halves.append(min(quantile * error, 1.0))
         chances.append(t_below(margin / error - quantile, freedom) if error else 1.0)
         first = t_quantile(1 - (1 - LEVEL) / (2 * rows), freedom)  # the first step of Holm
         losses.append(margin + (first + t_quantile(SURE, freedom)) * error)
@@ -125,6 +143,7 @@ def power_of(
         free=math.prod(chances),
         loss_sa=losses[0],
         loss_ra=losses[1],
+        counted=counted,
     )
 
 

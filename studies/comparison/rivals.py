@@ -47,7 +47,7 @@ def against_rivals(draws: Resampled, fronts: pd.DataFrame) -> pd.DataFrame:
                     "rival": name,
                     **found,
                     "verdict": _verdict(found["area_low"], found["area_high"]),
-                    "work": _share(price["train_units"], *names),
+                    "work": _share(price["train_cost"], *names),
                     "seconds": _share(price["device_seconds"], *names),
                 }
             )

@@ -72,9 +72,8 @@ def to_log(
             agree with the network.
     """
     first, widest = _point_of(model, lam, width)
-    defaults = {"lam": first} if first is not None else {}
-    if len(model.widths) > 1:
-        defaults["width_mult"] = widest
+    # a width that the model does not have is refused; without the parameter it would be ignored
+    defaults = {"width_mult": widest} if first is None else {"lam": first, "width_mult": widest}
     with tempfile.TemporaryDirectory(prefix="oat-export-") as place:
         folder = Path(place) / "model"
         folder.mkdir()

@@ -16,6 +16,7 @@ from oat.method import Oat
 from oat.models.own_check import check_own_network
 from oat.own_attack import OwnAttack, check_own_attack
 from oat.own_code import OwnCodeError
+from studies.comparison.choosing import LEAST_IMAGES
 from studies.console import say
 from studies.driver.same_data import KnownData
 from studies.errors import StudyError, UserError
@@ -106,7 +107,7 @@ def check_evaluation(study: Study, known: KnownData) -> list[Check]:
             raise StudyError(str(error)) from error
         finally:
             load.cache_clear()
-        remarks.extend(remarks_on(found))
+        remarks.extend([*remarks_on(found), *too_few_held_out(study, len(found.val))])
         own.extend(check_own_code(study, found.image_shape, found.num_classes))
         return f"{study.data.name}, {count_images(found)}"
 
@@ -142,6 +143,19 @@ def check_own_code(
 def remarks_on(dataset: Dataset) -> list[str]:
     """Return what the user should know of images: those left out or changed, those that repeat."""
     return [*dataset.remarks, *repeated_images(dataset)]
+
+
+def too_few_held_out(study: Study, images: int) -> list[str]:
+    """Say so where no comparison can choose λ: on too few held-out images, if it is to choose."""
+    asked = study.evaluate.held_out_images
+    if not asked or min(asked, images) >= LEAST_IMAGES:
+        return []
+    return [
+        f"Held out of training are {min(asked, images)} images, and a comparison needs "
+        f"{LEAST_IMAGES} to choose λ: OAT will stand at the λ of each retrained model, and those "
+        "without a λ of OAT's, such as TRADES, will have no row. Raise `data.val_fraction` or "
+        "`evaluate.held_out_images`."
+    ]
 
 
 def data_warnings(remarks: Sequence[str]) -> list[Check]:

@@ -52,6 +52,11 @@ def test_images(study: Study) -> int:
     return max(min(test, a.images or test) for a in attacks if a.radius() == eps)
 
 
+def images_are_known(study: Study) -> bool:
+    """Tell whether `test_images` is of data that are known without reading them."""
+    return study.data.name in NOMINAL_DATA
+
+
 def training_units(study: Study) -> float:
     """Return the units of work of the dearest training of a study; see `PlannedTrial`."""
     return max(units_of_entry(study, entry) for entry in study.entries())

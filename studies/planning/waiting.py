@@ -34,15 +34,25 @@ def heed_sources(found: Sequence[LookedUp]) -> list[LookedUp]:
     Args:
         found: All trials of a plan.
     """
-    by_key = {one.trial.run_key: one for one in found}
-    return [_heeded(one, by_key) for one in found]
+    known = {one.trial.run_key: one for one in found}
+    heeded: dict[str, LookedUp] = {}
+
+    def heed(one: LookedUp) -> LookedUp:
+        key = one.trial.run_key
+        if key not in heeded:
+            for source in one.trial.sources.values():  # a source may have sources of its own
+                heed(known[source])
+            heeded[key] = _heeded(one, heeded, known)
+        return heeded[key]
+
+    return [heed(one) for one in found]
 
 
-def _heeded(one: LookedUp, by_key: dict[str, LookedUp]) -> LookedUp:
+def _heeded(one: LookedUp, by_key: dict[str, LookedUp], before: dict[str, LookedUp]) -> LookedUp:
     trial, trained = one
     if not trial.sources or trial.state in {"unfinished", "diverged"}:
         return one
-    if trained is not None and not _is_outdated(trained, by_key):
+    if trained is not None and not _is_outdated(trained, by_key, before):
         return one
     if (reason := _waits_for(trial, by_key)) is not None:
         return LookedUp(replace(trial, state="waiting", reason=reason, left=None), None)
@@ -51,10 +61,14 @@ def _heeded(one: LookedUp, by_key: dict[str, LookedUp]) -> LookedUp:
     return one
 
 
-def _is_outdated(trained: Trained, by_key: dict[str, LookedUp]) -> bool:
-    """Tell whether a source has a finished training that is not the one that was used."""
+def _is_outdated(
+    trained: Trained, by_key: dict[str, LookedUp], before: dict[str, LookedUp]
+) -> bool:
+    """Tell whether a source was trained anew since, or will be, as it is outdated itself."""
     for run_key, training_id in trained.get("sources", {}).items():
         now = by_key[run_key].trained if run_key in by_key else None
+        if now is None and run_key in by_key and before[run_key].trained is not None:
+            return True
         if now is not None and now["training_id"] != training_id:
             return True
     return False

@@ -138,14 +138,14 @@ def price(comparison: Comparison) -> Figure:
     """Draw the hypervolume of each front against the cost of training its models."""
     styles = front_styles(comparison)
     traces = []
-    costs = side_by_side(comparison.fronts["train_units"])
+    costs = side_by_side(comparison.fronts["train_cost"])
     for cost, row in zip(costs, comparison.fronts.to_dict("records"), strict=True):
         style, area = styles[row["front"]], row["hypervolume"]
         low, high = row["hypervolume_low"], row["hypervolume_high"]
         texts = [
             f"<b>{plain(row['front'])}</b>",
             f"hypervolume: {area:.3f} [{low:.3f}, {high:.3f}]",
-            f"{COST}: {row['train_units'] / 1e6:,.2f}",
+            f"{COST}: {row['train_cost'] / 1e6:,.2f}",
             f"training: {duration(row['device_seconds'])} for {row['models']:g} model(s)",
         ]
         traces.append(

@@ -128,7 +128,7 @@ def price_figure(comparison: Comparison, title: str) -> Figure:
     fronts = comparison.fronts
     styles = front_styles(comparison)
     figure, axes, wrapped = _canvas(list(fronts["front"]), title)
-    costs = side_by_side(fronts["train_units"])
+    costs = side_by_side(fronts["train_cost"])
     for label, cost, row in zip(wrapped, costs, fronts.to_dict("records"), strict=True):
         style, area = styles[row["front"]], row["hypervolume"]
         axes.errorbar(

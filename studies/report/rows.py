@@ -253,7 +253,7 @@ def _front_row(row: Mapping[Any, Any]) -> Row:
         "break-even (models) by cost": known("break_even", "{break_even:g}"),
         "break-even (models) by time": known("break_even_seconds", "{break_even_seconds:g}"),
         "training time": Cell(duration(row["device_seconds"]), row["device_seconds"]),
-        COST: known("train_units", "{millions:,.2f}"),
+        COST: known("train_cost", "{millions:,.2f}"),
         "gradients (millions)": known("train_gradients", "{millions:,.2f}"),
         "parameters": known("parameters", "{parameters:,.0f}"),
         "stored weights": Cell(f"{row['network_bytes'] / 1e6:.2f} MB", row["network_bytes"]),

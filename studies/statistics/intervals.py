@@ -101,7 +101,7 @@ Spread = tuple[float, float]
 def difference_of(
     value: float, centre: float, sampling: float, spreads: Sequence[Spread] = ()
 ) -> Difference:
-    """Return a difference with its interval at `LEVEL`.
+    """Return a difference of two accuracies with its interval at `LEVEL`, within [-1, 1].
 
     Args:
         value: As measured.
@@ -117,7 +117,8 @@ def difference_of(
     if training > 0:
         freedom = total**2 / sum(variance**2 / known for variance, known in spreads)
     half = t_quantile((1 + LEVEL) / 2, freedom) * math.sqrt(total)
-    return Difference(value, centre - half, centre + half, centre, sampling, training, freedom)
+    low, high = max(centre - half, -1.0), min(centre + half, 1.0)
+    return Difference(value, low, high, centre, sampling, training, freedom)
 
 
 def paired_difference(

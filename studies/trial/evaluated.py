@@ -74,8 +74,8 @@ class Point(PlaceColumns, SplitColumn):
         parameters: Parameters of the trained network, all λ and widths. Unit: parameters.
         train_device_seconds: Training time without validation; of a shared GPU, the share. Unit:
             device seconds.
-        train_units: Training cost. Unit: equivalent forward passes of one image through the plain
-            network.
+        train_units: Training cost without FiLM, which `fronts.csv` counts. Unit: equivalent
+            forward passes of one image through the plain network.
         train_gradients: Gradient evaluations of the training, counted by image. Unit: gradients.
             None for points from before they were counted.
     """

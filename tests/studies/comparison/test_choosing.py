@@ -113,7 +113,8 @@ def test_without_held_out_points_the_answer_says_how_it_was_paired() -> None:
     assert result.chosen_on == 0
     assert result.table["dedicated"].tolist() == ["pgd_at", "pgd_at"]
     assert (
-        "OAT runs at the same λ, as there are no held-out points to choose it by" in result.answer()
+        "OAT runs at the same λ, as too few held-out images are evaluated to choose it by"
+        in result.answer()
     )
     assert any("`oat run` evaluates them; it trains nothing for that" in n for n in result.notes)
 
@@ -132,7 +133,7 @@ def test_a_model_without_held_out_points_is_named_and_no_reason_for_a_better_ver
     result = compare(bare_points(*_models(*TEST)), held_out=bare_points(*held))
     assert "trades" not in set(result.table["dedicated"])
     assert result.without_row == ["trades β=6"]
-    said = "for lack of points on the held-out images there is no row of trades β=6"
+    said = "too few held-out images are evaluated for a row of trades β=6"
     assert said in result.answer()
     assert (
         "Not evaluated on held-out images, so λ was chosen without them: trades β=6."

@@ -139,7 +139,7 @@ def test_widths_are_told_apart_and_together(make_row: MakeRow) -> None:
     assert ours["break_even"].tolist() == [3, 6, 4]
     assert ours["models"].tolist() == [1, 1, 1]
     assert fronts["models"]["pgd_at all widths"] == 2
-    assert fronts["train_units"]["pgd_at all widths"] == 14
+    assert fronts["train_cost"]["pgd_at all widths"] == 14
     assert np.isnan(fronts["width_mult"]["oats all widths"])
 
 
@@ -294,8 +294,8 @@ def test_a_seed_that_one_model_lacks_makes_the_front_no_cheaper(make_row: MakeRo
              for lam in OURS for seed in (0, 1)]  # fmt: skip
     whole, lacking = _fronts(rows), _fronts(rows[:-1])
     assert lacking["models"].to_dict() == whole["models"].to_dict() == {"oat": 1, "pgd_at": 3}
-    assert whole["train_units"]["pgd_at"] == 13.5
-    assert lacking["train_units"]["pgd_at"] == 13
+    assert whole["train_cost"]["pgd_at"] == 13.5
+    assert lacking["train_cost"]["pgd_at"] == 13
     assert lacking["parameters"].to_dict() == whole["parameters"].to_dict()
 
 

@@ -116,5 +116,5 @@ def test_rivals_of_a_real_study_are_compared_and_shown(
     page = (tmp_path / "report" / "index.html").read_text()
     assert all(said in page for said in ("mix α=0.5", "its front has"))
     assert (tmp_path / "report" / "rivals.csv").exists()
-    price = result.fronts.set_index("front")["train_units"]
+    price = result.fronts.set_index("front")["train_cost"]
     assert price["mix"] == price["interpolate"] == pytest.approx(price["pgd_at"])

@@ -142,6 +142,7 @@ def test_a_lam_whose_batch_norms_were_never_trained_is_refused_and_no_file_answe
 def test_a_network_of_narrow_widths_alone_is_exported_and_served_at_its_widest(
     tiny_file: Path, train_all: TrainAll, tmp_path: Path
 ) -> None:
+    from mlflow.exceptions import MlflowException
     from mlflow.pyfunc import PythonModelContext
 
     from studies.deploying.served_model import Served
@@ -156,10 +157,12 @@ def test_a_network_of_narrow_widths_alone_is_exported_and_served_at_its_widest(
     found = torch.export.load(done.path).module()(images, lams)
     assert torch.allclose(found, model.knob(0.5)(images, lams), atol=1e-5)
     with to_log(model, load(study.data).val.head(8), study=study.name) as logged:
-        assert "width_mult" not in logged.params
+        assert logged.params["width_mult"] == 0.5
         served = Served()
         served.load_context(PythonModelContext({"model": str(logged.folder)}, {}))
         answer = served.predict(None, images.numpy(), {"lam": 1.0})
+        with pytest.raises(MlflowException, match=r"width_mult must be one of 0.5, got 1\."):
+            served.predict(None, images.numpy(), {"lam": 1.0, "width_mult": 1.0})
     np.testing.assert_allclose(answer, model.at(1.0, 0.5)(images), rtol=1e-4, atol=1e-4)
 
 

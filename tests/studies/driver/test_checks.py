@@ -96,6 +96,10 @@ def test_the_images_of_each_class_are_told_and_remarks_are_warnings(
     save(root / "train" / "__MACOSX" / "0.png")
     shutil.copy(root / "train/cat/0.png", root / "test/cat/again.png")
     tiny["data"] = {"name": "imagefolder", "root": str(root)}
+    few = check_evaluation(load_study(tiny), NOTHING)[-1]
+    assert few.warning
+    assert "Held out of training are 1 images, and a comparison needs 100" in few.said
+    tiny["evaluate"] |= {"held_out_images": 0}  # so that no λ is chosen
     found, *warnings = check_evaluation(load_study(tiny), NOTHING)
     assert [check.state for check in (found, *warnings)] == ["ok", "warning", "warning"]
     assert found.said.startswith("imagefolder, 9 training, 1 held-out, 5 test images; by class")

@@ -156,11 +156,19 @@ def test_a_trial_is_redone_if_its_source_was_trained_anew(
     record(first, sources={source.run_key: "another"})
     plan = plan_of(chained, tmp_path)
     assert _states(plan)[:3] == [
-        ("done", None),
+        ("waiting", f"It waits for {FIRST} seed 0, which is not trained yet."),
         ("damaged", "its source was trained anew"),
         ("done", None),
     ]
     assert [trial.run_key for trial in plan.ready()] == [first.run_key]
+    # also one that is outdated itself waits for a source that is to be trained anew
+    record(last, sources={source.run_key: "another", first.run_key: f"training of {first.run_key}"})
+    plan = plan_of(chained, tmp_path)
+    assert [trial.run_key for trial in plan.ready()] == [first.run_key]
+    assert [[trial.run_key for trial in wave] for wave in plan.waves()] == [
+        [first.run_key],
+        [last.run_key],
+    ]
 
 
 def _with_pair(tiny: dict[str, Any], name: str, *ends: str, **keys: Any) -> dict[str, Any]:

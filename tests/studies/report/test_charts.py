@@ -70,7 +70,7 @@ def test_the_price_has_a_mark_for_each_front(along_widths: Found) -> None:
     assert [trace["name"] for trace in traces] == comparison.fronts["front"].tolist()
     for trace, row in zip(traces, comparison.fronts.to_dict("records"), strict=True):
         assert trace["y"] == [row["hypervolume"]]
-        assert trace["x"][0] == pytest.approx(row["train_units"] / 1e6, rel=0.2)
+        assert trace["x"][0] == pytest.approx(row["train_cost"] / 1e6, rel=0.2)
 
 
 def test_training_curves_have_a_legend_entry_for_each_variant(along_widths: Found) -> None:

@@ -136,7 +136,7 @@ def test_dollar_signs_of_a_name_begin_no_formula(figure: str, name: str, found: 
 
 def test_powers_of_ten_of_the_price_are_still_written_as_such(found: Found) -> None:
     fronts = found[0].fronts.assign(
-        train_units=[10.0 ** (6 + i) for i in range(len(found[0].fronts))]
+        train_cost=[10.0 ** (6 + i) for i in range(len(found[0].fronts))]
     )
     words = _words(picture(price_figure(replace(found[0], fronts=fronts), "tiny"), "svg"))
     assert "$" not in words
