@@ -11,10 +11,12 @@ from rich.table import Table
 import studies
 from studies.cli.options import Json, Overrides, Storage, StudyArgument, TrackingUri
 from studies.cli.printing import print_table
+from studies.naming import listed
 from studies.storage.addresses import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     from studies.deploying.calibrating import Calibration, Candidate, Rate
+    from studies.deploying.constraints import Constraints
 
 Method = Annotated[
     str | None,
@@ -88,10 +90,10 @@ def _print(found: "Calibration") -> None:
     if found.met:
         print(f"{found.model}: run it at {place}.")
     else:
-        lacking = ", ".join(f"`{name}` by {share:.1%}" for name, share in chosen.short_of.items())
+        lacking = listed(_missed(chosen, bounds, name) for name in chosen.short_of)
         print(
             f"{found.model}: no operating point holds every constraint. The nearest is {place}; it "
-            f"misses {lacking} of the bound."
+            f"has {lacking}."
         )
     print(
         f"On {found.test_images:,} test images it has SA {_rate(found.sa)} and RA {_rate(found.ra)}"
@@ -109,7 +111,8 @@ def _print(found: "Calibration") -> None:
         f"Chosen on {found.held_out_images:,} held-out images under {found.choosing_attack}, by "
         f"the most {bounds.wanted} among what holds the constraints:"
     )
-    table = Table("λ", "width", "SA %", "RA %", "MFLOPs", "holds")
+    timed = chosen.latency_ms is not None
+    table = Table("λ", "width", "SA %", "RA %", "MFLOPs", *(["ms"] if timed else []), "holds")
     for one in _few(found):
         mark = " *" if one == chosen else ""
         table.add_row(
@@ -118,9 +121,21 @@ def _print(found: "Calibration") -> None:
             f"{100 * one.sa:.1f}",
             f"{100 * one.ra:.1f}",
             f"{one.flops / 1e6:.1f}",
+            *([f"{one.latency_ms:.3g}"] if timed else []),
             "yes" if not one.short_of else "not " + ", ".join(one.short_of),
         )
     print_table(table)
+
+
+def _missed(chosen: "Candidate", bounds: "Constraints", name: str) -> str:
+    """Say what the nearest point has beside what was asked for."""
+    bound = getattr(bounds, name)
+    return {
+        "min_sa": lambda: f"SA {100 * chosen.sa:.1f} % instead of {100 * bound:.1f} %",
+        "min_ra": lambda: f"RA {100 * chosen.ra:.1f} % instead of {100 * bound:.1f} %",
+        "max_flops": lambda: f"{chosen.flops:,} operations instead of {bound:,.6g}",
+        "max_latency_ms": lambda: f"{chosen.latency_ms:.3g} ms instead of {bound:.3g} ms",
+    }[name]()
 
 
 def _few(found: "Calibration") -> "list[Candidate]":

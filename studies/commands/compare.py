@@ -96,12 +96,26 @@ def compare(
     points.attrs[MODELS] = dict(chain.from_iterable(names))
     plans = [make_plan(study, study_folder(study, storage)) for study in resolved]
     folder = study_folder(resolved[0], storage)
+    if points.empty:
+        raise ComparisonError(_nothing_there(plans, folder))
     result, others = _compare_plans(
         plans, points, folder, attack=attack, checkpoint=checkpoint, margin=margin, force=force
     )
     if out is not None:
         _write_report(result, others, plans[0], folder, open_folder(out, "--out"), command)
     return Answer.of(result)
+
+
+def _nothing_there(plans: Sequence[Plan], folder: Folder) -> str:
+    """Say where no points are, and what is there instead."""
+    said = f"There are no points to compare yet in '{folder.uri}'; `oat run` makes them."
+    if others := sum(len(plan.foreign) for plan in plans):
+        trials = "trial there is" if others == 1 else "trials there are"
+        said += (
+            f" {others} finished {trials} of other settings; for a folder of images its path is "
+            "one, from whatever folder the command is given."
+        )
+    return said
 
 
 def _together(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -128,6 +128,7 @@ def choose(
         The best that holds the constraints, or the one that is nearest to that; and all.
     """
     found: dict[OperatingPoint, Candidate] = {}
+    latencies: dict[int, float] = {}  # points of as many operations are one network to a clock
 
     def look_at(point: OperatingPoint) -> None:
         if point not in found and (point.lam is None or model.has_trained(point.lam)):
@@ -136,7 +137,10 @@ def choose(
             if rates is None:
                 right = evaluate(network, split, attack, batch_size=batch_size)
                 rates = right.sa, right.ra
-            found[point] = _candidate(model, network, point, rates, bounds)
+            count = flops(network, model.image_shape)
+            if bounds.max_latency_ms is not None and count not in latencies:
+                latencies[count] = latency_of(network, model.image_shape)
+            found[point] = _candidate(point, rates, count, latencies.get(count), bounds)
 
     for point in model.points():
         look_at(point)
@@ -171,17 +175,13 @@ def _best(candidates: Iterable[Candidate], bounds: Constraints) -> Candidate:
 
 
 def _candidate(
-    model: TrainedModel,
-    network: Network | Mixed,
     point: OperatingPoint,
     rates: tuple[float, float],
+    count: int,
+    latency: float | None,
     bounds: Constraints,
 ) -> Candidate:
     sa, ra = rates
-    count = flops(network, model.image_shape)
-    latency = None
-    if bounds.max_latency_ms is not None:
-        latency = latency_of(network, model.image_shape)
     short = {}
     for name, value in (("min_sa", sa), ("min_ra", ra)):
         bound = getattr(bounds, name)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -46,3 +47,17 @@ def test_what_cannot_be_compared_is_one_sentence(
         studies.compare([])
     with pytest.raises(ComparisonError, match="no points"):
         studies.compare(tiny_file, storage=tmp_path / "nowhere")
+
+
+def test_where_no_points_are_is_said_and_what_is_there_instead(
+    tiny: dict[str, Any], storage: Path, tmp_path: Path
+) -> None:
+    tiny["train"] |= {"lr": 0.07}
+    with pytest.raises(ComparisonError) as caught:
+        studies.compare(tiny, storage=storage)
+    said = (
+        f"There are no points to compare yet in '{storage}/tiny'; `oat run` makes them. 4 finished"
+    )
+    assert str(caught.value).startswith(said)
+    with pytest.raises(ComparisonError, match=r"'; `oat run` makes them\.$"):
+        studies.compare(tiny, storage=tmp_path / "empty")
