@@ -197,7 +197,7 @@ class Comparison:
             row["variant"] if row["method"] in ONCE else name_point(row, seed=False)
             for row in single.to_dict("records")
         )
-        return f"There is no verdict on the method, as {listed(names)} has one seed alone"
+        return f"There is no verdict on the method, as there is one seed alone of {listed(names)}"
 
     def counts(self) -> str:
         """Say against how many retrained models OAT has each verdict; "" if there is none."""

@@ -34,9 +34,8 @@ def short_names(points: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
     for method, variants in points.groupby("method")["variant"].unique().items():
         options = {variant: variant.split()[1:] for variant in variants}
         shared = set.intersection(*(set(chosen) for chosen in options.values()))
-        shared = {
-            option for option in shared if not option.startswith("start=")
-        }  # part of its price
+        # a start is part of the price, and stays in the name
+        shared = {option for option in shared if not option.startswith("start=")}
         if shared:
             notes.append(f"'{method}' stands for {method} with {', '.join(sorted(shared))}.")
         for variant, chosen in options.items():

@@ -20,6 +20,7 @@ from studies.comparison.choosing import LEAST_IMAGES
 from studies.console import say
 from studies.driver.same_data import KnownData
 from studies.errors import StudyError, UserError
+from studies.known_methods import CONDITIONAL, is_dedicated
 from studies.naming import listed
 from studies.storage.folder import Folder
 from studies.storage.opening import check_writable
@@ -147,8 +148,9 @@ def remarks_on(dataset: Dataset) -> list[str]:
 
 def too_few_held_out(study: Study, images: int) -> list[str]:
     """Say so where no comparison can choose λ: on too few held-out images, if it is to choose."""
-    asked = study.evaluate.held_out_images
-    if not asked or min(asked, images) >= LEAST_IMAGES:
+    asked, names = study.evaluate.held_out_images, study.method_names()
+    chooses = any(name in CONDITIONAL for name in names) and any(map(is_dedicated, names))
+    if not chooses or not asked or min(asked, images) >= LEAST_IMAGES:
         return []
     return [
         f"Held out of training are {min(asked, images)} images, and a comparison needs "

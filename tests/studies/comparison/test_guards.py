@@ -354,3 +354,14 @@ def test_models_of_different_precision_are_named(grid: list[dict[str, Any]]) -> 
 
 def test_a_frame_without_precision_says_nothing_of_it(grid: list[dict[str, Any]]) -> None:
     assert precision_notes(frame(grid).drop(columns="precision")) == []
+
+
+def test_a_start_stays_in_the_name_where_all_models_of_a_method_have_it(
+    grid: list[dict[str, Any]],
+) -> None:
+    start = "pgd_at start=pgd_at:λ=1 epochs=2"
+    rows = [{**row, "variant": start} if row["method"] == "pgd_at" else row for row in grid]
+    result = compare(frame(rows))
+    name = "pgd_at start=pgd_at:λ=1"
+    assert any(note.startswith(f"The training time and cost of '{name}'") for note in result.notes)
+    assert result.table["dedicated"].str.startswith(name).any()

@@ -14,7 +14,9 @@ from studies.comparison.comparing import compare
 from studies.comparison.power import power_of
 from studies.errors import ComparisonError, StudyError
 from studies.statistics.intervals import paired_difference
+from studies.study_file.loading import load_study
 from tests.studies.comparison.models import Model, bare_points, stored_points
+from tests.studies.conftest import IMAGES, MakeUp
 
 
 def test_the_width_of_an_interval_is_that_of_models_that_differ_so_often() -> None:
@@ -165,3 +167,33 @@ def test_what_makes_no_sense_is_refused(asked: dict[str, object], said: str) -> 
     with pytest.raises(StudyError) as caught:
         studies.power("quickstart", **asked)  # type: ignore[arg-type]
     assert said in str(caught.value)
+
+
+def test_no_accuracy_can_lose_more_than_all_of_it() -> None:
+    wild = power_of(100, 2, 4, Rates(sa_spread=0.5, ra_spread=0.01))
+    assert wild.half_sa == 1
+    assert wild.loss_sa > 1
+    assert "points in SA or" not in str(wild)
+    assert f"a loss of {100 * wild.loss_ra:.1f} points in RA is found with 80%" in str(wild)
+    assert "no loss is found with 80%" in str(power_of(100, 2, 4, Rates(0.1, 0.1, 0.5, 0.5)))
+
+
+def test_images_of_data_that_nobody_has_counted_are_said_to_be_assumed(
+    tiny: dict[str, Any], finished: Path, tmp_path: Path
+) -> None:
+    assert "(assumed" not in str(studies.power(tiny))
+    tiny["data"] = {"name": "imagefolder", "root": str(tmp_path), "image_size": 8}
+    found = studies.power(tiny)
+    assert not found.counted
+    said = "images (assumed, as your data are not read for this) and 1 seed compare networks"
+    assert said in str(found)
+
+
+def test_images_of_data_that_were_evaluated_are_counted(
+    tiny: dict[str, Any], root: Path, make_up: MakeUp, tmp_path: Path
+) -> None:
+    tiny["data"] = {"name": "imagefolder", "root": str(root), "image_size": 8}
+    make_up(load_study(tiny), tmp_path)
+    found = studies.power(tiny, like=tiny, storage=tmp_path)
+    assert found.counted
+    assert str(found).startswith(f"{IMAGES} test images and 1 seed")

@@ -220,6 +220,16 @@ def test_the_verdict_follows_from_the_images(
     assert "gives no verdict on the method" in result.answer()
 
 
+def test_models_with_one_seed_beside_others_with_several_are_named(tmp_path: Path) -> None:
+    models = [replace(model, seed=seed) for seed in range(2) for lam in (0.0, 1.0)
+              for model in pair_of(500, (400, 200), (400, 200), lam)]  # fmt: skip
+    lone = [m for m in models if not (m.method == "pgd_at" and m.lam == 1 and m.seed == 1)]
+    result = compare(stored_points(tmp_path, *lone))
+    assert result.verdict == "one seed"
+    said = "There is no verdict on the method, as there is one seed alone of pgd_at λ=1: OAT"
+    assert result.answer().startswith(said)
+
+
 def _seeds(*pairs: tuple[Model, ...]) -> list[Model]:
     """Return models that three trainings of each setting have given alike."""
     return [replace(model, seed=seed) for seed in range(3) for pair in pairs for model in pair]

@@ -204,3 +204,9 @@ def test_a_paired_difference_of_several_trainings_is_of_their_shares() -> None:
     apart = shares[0] - shares[1]
     assert found.value == pytest.approx(first.mean() - second.mean())
     assert found.sampling == pytest.approx(apart.var() / 4000, rel=0.01)
+
+
+def test_a_difference_of_accuracies_stays_where_accuracies_can_be() -> None:
+    found = difference_of(-0.1, -0.1, 0.001, [(0.04, 1), (0.04, 1)])
+    assert (found.low, found.high) == (-1, 1)
+    assert found.centre == -0.1
