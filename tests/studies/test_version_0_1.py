@@ -128,7 +128,7 @@ def test_it_compares_at_the_same_lam_and_says_why(tiny: Record, stored: Path) ->
     answer = studies.compare(tiny, storage=stored)
     assert len(answer.table) == 2
     assert answer.paired
-    assert "at the same λ, as there are no held-out points" in answer.answer()
+    assert "at the same λ, as too few held-out images are evaluated" in answer.answer()
 
 
 def test_its_models_load_by_their_study_and_are_the_networks_that_were_judged(
