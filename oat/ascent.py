@@ -118,6 +118,15 @@ def gradient(logits_fn: LogitsFn, row_loss: RowLoss, images: Tensor) -> tuple[Te
     return grad, logits.detach()
 
 
+def check_direction(logits_fn: LogitsFn, row_loss: RowLoss, images: Tensor) -> None:
+    """Check that an attack can move some images.
+
+    Raises:
+        GradientError: It cannot.
+    """
+    refuse_without_direction(without_direction(*gradient(logits_fn, row_loss, images)))
+
+
 def perturb(
     logits_fn: LogitsFn,
     row_loss: RowLoss,

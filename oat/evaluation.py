@@ -20,6 +20,7 @@ from oat.ascent import (
     LogitsFn,
     ascend,
     ball,
+    check_direction,
     gradient,
     refuse_without_direction,
     row_loss,
@@ -112,24 +113,13 @@ def evaluate(
         right = is_right(logits, labels)
         clean.append(right)
         if isinstance(attack, AutoAttack | OwnAttack):  # whose gradients are not seen here
-            _check_gradient(logits_fn, images, labels, right)
+            check_direction(logits_fn, row_loss("ce", labels[right]), images[right])
         if ensemble is not None:
             robust.append(ensemble.survivors(images, labels, right))
         else:
             robust.append(_survivors(logits_fn, surrogates, attack, images, labels, right, starts))
     said = ensemble.warnings() if ensemble is not None else ()
     return Correctness(torch.cat(clean).cpu(), torch.cat(robust).cpu(), said)
-
-
-def _check_gradient(logits_fn: LogitsFn, images: Tensor, labels: Tensor, right: Tensor) -> None:
-    """Check that the images which are right can be attacked at all.
-
-    Raises:
-        GradientError: Some cannot.
-    """
-    if bool(right.any()):
-        found = gradient(logits_fn, row_loss("ce", labels[right]), images[right])
-        refuse_without_direction(without_direction(*found))
 
 
 def _batches(split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -231,7 +221,7 @@ def _shown(
         return alive
     loss = row_loss(attack.loss if isinstance(attack, Pgd) else "ce", labels[alive])
     if isinstance(attack, Transfer):  # those of PGD are the same network, judged at its other λ
-        refuse_without_direction(without_direction(*gradient(surrogate, loss, start[alive])))
+        check_direction(surrogate, loss, start[alive])
     bounds, step = ball(images[alive], attack.radius()), attack.step()
     images_adv = ascend(surrogate, loss, start[alive], bounds, steps=attack.steps, step=step)
     return alive[_right(logits_fn, images_adv, labels[alive])]

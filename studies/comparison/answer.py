@@ -11,11 +11,10 @@ from studies.comparison.curves import area_remark
 from studies.comparison.fronts import front_remark
 from studies.comparison.gained import Gains
 from studies.comparison.rivals import LOSES, rival_remarks
-from studies.comparison.verdict import ONE_SEED
-from studies.comparison.verdict_words import VERDICT_SAID, counted
+from studies.comparison.verdict_words import counted, verdict_said
 from studies.comparison.wording import areas_and_price, heading
-from studies.known_methods import ONCE, RIVALS
-from studies.naming import in_points, listed, name_point, radius_text
+from studies.known_methods import RIVALS
+from studies.naming import in_points, listed, radius_text
 from studies.results.masking import masking_verdict
 from studies.statistics.intervals import LEVEL, Interval
 
@@ -158,9 +157,7 @@ class Comparison:
         if not self.paired:
             said.append("some results are not known by image, so intervals are wider than need be")
         if self.question == SAME:
-            said.append(
-                f"OAT runs at {SAME}, as too few held-out images are evaluated to choose it by"
-            )
+            said.append(f"OAT runs at {SAME}, as too few held-out images are evaluated to choose")
         return said
 
     def answer(self) -> str:
@@ -178,7 +175,7 @@ class Comparison:
             return "Nothing to compare with its rivals: points of OAT are needed."
         else:
             given = f"{self.counts()} ({', '.join(self.conditions())})"
-            first = f"{self._verdict_said()}: {given}"
+            first = f"{verdict_said(self.verdict, self.cells)}: {given}"
         parts = [f"{first}.", areas_and_price(self.ratios, self.fronts)]
         lost = [row for row in self.rivals.to_dict("records") if row["verdict"] == LOSES]
         if lost:
@@ -187,17 +184,6 @@ class Comparison:
         if self.caveats:
             parts.append(f"Limits: {'; '.join(self.caveats)}.")
         return " ".join(parts)
-
-    def _verdict_said(self) -> str:
-        """Say what the verdict means; where some models alone have one seed, which."""
-        single = self.cells[self.cells["seeds"] == 1]
-        if self.verdict != ONE_SEED or len(single) == len(self.cells):
-            return VERDICT_SAID[self.verdict]
-        names = dict.fromkeys(
-            row["variant"] if row["method"] in ONCE else name_point(row, seed=False)
-            for row in single.to_dict("records")
-        )
-        return f"There is no verdict on the method, as there is one seed alone of {listed(names)}"
 
     def counts(self) -> str:
         """Say against how many retrained models OAT has each verdict; "" if there is none."""

@@ -23,14 +23,6 @@ class ModelRow(NamedRow):
     method: str
 
 
-DIVERGED = " (diverged)"
-"""How the name of a trial ends that has come to nothing; see `Plan.unfinished`."""
-
-
-def _bare(name: str) -> str:
-    return name.removesuffix(DIVERGED)
-
-
 def trial_name(row: ModelRow) -> str:
     """Name the model of a point."""
     own = "" if row["method"] in ONCE else f" {value_text(row)}"
@@ -48,12 +40,8 @@ def missing_notes(
         unfinished: Trials that are planned and not done, named for people.
     """
     notes = []
-    trials = list(unfinished)
-    gone = [trial for trial in trials if trial.endswith(DIVERGED)]
-    if lacking := listed(trial for trial in trials if trial not in gone):
-        notes.append(f"Not finished yet: {lacking}.")
-    if gone:
-        notes.append(f"Without a result, as the training diverged: {listed(map(_bare, gone))}.")
+    if lacking := listed(unfinished):
+        notes.append(f"Without a whole result: {lacking}.")
     if lacking := listed(_missing_seeds(points, grid)):
         notes.append(f"Without a point under this attack: {lacking}.")
     points = points[~points["method"].isin(RIVALS)]  # their value is no λ

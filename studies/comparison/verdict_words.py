@@ -3,6 +3,8 @@
 import pandas as pd
 
 from studies.comparison.verdict import ONE_SEED
+from studies.known_methods import ONCE
+from studies.naming import listed, name_point
 
 VERDICT_SAID = {
     "better": "OAT is better than every retrained model here",
@@ -27,6 +29,18 @@ IN_COMPARISONS = {
     UNDECIDED: "is undecided in",
 }
 """What each verdict on a row means, in words that a number follows: of models, of comparisons."""
+
+
+def verdict_said(verdict: str, cells: pd.DataFrame) -> str:
+    """Say what the verdict on the method means; where some models alone have one seed, which."""
+    single = cells[cells["seeds"] == 1]
+    if verdict != ONE_SEED or len(single) == len(cells):
+        return VERDICT_SAID[verdict]
+    names = [
+        row["variant"] if row["method"] in ONCE else name_point(row, seed=False)
+        for row in single.to_dict("records")
+    ]
+    return f"There is no verdict on the method, as there is one seed alone of {listed(names)}"
 
 
 def counted(table: pd.DataFrame) -> str:

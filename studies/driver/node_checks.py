@@ -14,6 +14,7 @@ from studies.driver.checks import (
     check_own_code,
     checked,
     data_warnings,
+    too_few_held_out,
 )
 from studies.driver.same_data import KnownData
 from studies.errors import StorageError, StudyError
@@ -38,6 +39,7 @@ class NodeSight(TypedDict):
         num_classes: Of these data; likewise.
         image_shape: Of their images; likewise.
         training_images: How many they are; likewise.
+        held_out_images: How many are held out of them; likewise.
         counts: How many images they are; likewise.
         remarks: What the user should know of them; likewise.
         data_error: Why it cannot, if so.
@@ -55,6 +57,7 @@ class NodeSight(TypedDict):
     num_classes: NotRequired[int]
     image_shape: NotRequired[tuple[int, int, int]]
     training_images: NotRequired[int]
+    held_out_images: NotRequired[int]
     counts: NotRequired[str]
     remarks: NotRequired[list[str]]
     data_error: NotRequired[str]
@@ -153,6 +156,7 @@ def compare_nodes(study: Study, answers: Sequence[NodeAnswer]) -> list[Check]:
     elif prints:
         able = next(told for told in answers if "fingerprint" in told)
         remarks = [remark for told in answers for remark in told.get("remarks", ())]
+        remarks += too_few_held_out(study, able["held_out_images"])
         checks.append(Check(DATA, f"{study.data.name}, {able['counts']}"))
         checks += check_own_code(study, able["image_shape"], able["num_classes"])
         checks += data_warnings(list(dict.fromkeys(remarks)))

@@ -126,6 +126,7 @@ def _look_around(
             "num_classes": dataset.num_classes,
             "image_shape": dataset.image_shape,
             "training_images": len(dataset.train),
+            "held_out_images": len(dataset.val),
             "counts": count_images(dataset),
             "remarks": remarks_on(dataset),
         }

@@ -293,6 +293,14 @@ def test_a_network_trained_in_bfloat16_is_judged_in_float32(
     assert torch.equal(narrow, fold(network, lam)(images))
 
 
+def test_the_view_of_a_network_of_theirs_runs_no_kernel_that_is_for_ours() -> None:
+    network = _net(conditioning=Conditioning((0.0, 1.0), dual_bn=True))
+    network.compute = Compute(compiled=True)  # which needs a GPU
+    images, cond = torch.rand(6, 1, 8, 8), condition(network, 1.0)
+    view = specialize(network, cond)
+    assert torch.allclose(view(images), fold(network, 1.0)(images), atol=1e-5)
+
+
 def _write(place: Path, name: str, text: str) -> None:
     (place / f"{name}.py").write_text(text)
     for module in ("impl", "named", "wrapped"):

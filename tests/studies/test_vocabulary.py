@@ -10,7 +10,7 @@ STUDIES = Path(__file__).parents[2] / "studies"
 
 NOWHERE = {
     "dedicated model": "retrained model",
-    "Planned and not there": "Not finished yet",
+    "Planned and not there": "Without a whole result",
     "NOT FREE": "OAT does not replace the retrained models",
     "OAT is undecided, ": "2 are undecided",
     "is the cheaper": "costs less than",

@@ -113,7 +113,7 @@ def test_without_held_out_points_the_answer_says_how_it_was_paired() -> None:
     assert result.chosen_on == 0
     assert result.table["dedicated"].tolist() == ["pgd_at", "pgd_at"]
     assert (
-        "OAT runs at the same λ, as too few held-out images are evaluated to choose it by"
+        "OAT runs at the same λ, as too few held-out images are evaluated to choose"
         in result.answer()
     )
     assert any("`oat run` evaluates them; it trains nothing for that" in n for n in result.notes)

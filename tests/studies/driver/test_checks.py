@@ -97,6 +97,10 @@ def test_the_images_of_each_class_are_told_and_remarks_are_warnings(
     shutil.copy(root / "train/cat/0.png", root / "test/cat/again.png")
     tiny["data"] = {"name": "imagefolder", "root": str(root)}
     few = check_evaluation(load_study(tiny), NOTHING)[-1]
+    study = load_study(tiny)
+    here = preconditions._look_around(study.data, str(tmp_path), "marker", {})
+    (_, *told, _) = compare_nodes(study, [{"name": "node 10.0.0.7", **here}])
+    assert few in told
     assert few.warning
     assert "Held out of training are 1 images, and a comparison needs 100" in few.said
     tiny["evaluate"] |= {"held_out_images": 0}  # so that no λ is chosen
@@ -115,6 +119,7 @@ def test_the_images_of_each_class_are_told_and_remarks_are_warnings(
 def test_the_images_of_a_cluster_are_told_once(tiny: dict[str, Any], tmp_path: Path) -> None:
     save(folder_of(tmp_path / "data") / "test" / "loose.png")
     tiny["data"] = {"name": "imagefolder", "root": str(tmp_path / "data")}
+    tiny["evaluate"] |= {"held_out_images": 0}
     study = load_study(tiny)
     LocalFolder(tmp_path / "shared").write("marker", b"")
     sight = preconditions._look_around(study.data, str(tmp_path / "shared"), "marker", {})
