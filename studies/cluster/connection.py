@@ -3,8 +3,10 @@
 import io
 import logging
 import re
+import shlex
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +68,7 @@ def connect(address: str | None) -> bool:
                     include_dashboard=False if address is None else None,
                     log_to_driver=False,
                     logging_level="ERROR",
+                    runtime_env=_our_python() if address is None else None,
                 )
             break
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -83,6 +86,15 @@ def connect(address: str | None) -> bool:
                 ) from error
             log.warning("Ray did not start within 30 seconds; it is started again")
     return True
+
+
+def _our_python() -> dict[str, str] | None:
+    """Quote the path of Python where it has a blank: Ray (2.60) hands it to a shell as it is.
+
+    Workers would never start. On a cluster each node has a path of its own, which Ray alone knows.
+    """
+    quoted = shlex.quote(sys.executable)
+    return None if quoted == sys.executable else {"py_executable": quoted}
 
 
 @contextmanager

@@ -91,7 +91,13 @@ assert RAY_ENABLE_UV_RUN_RUNTIME_ENV is False
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_ray_of_our_own_starts_no_worker_that_nothing_asks_for() -> None:
+@pytest.mark.parametrize("place", ["plain", "a blank and 'quotes'"])
+def test_a_ray_of_our_own_starts_the_workers_that_are_asked_for_and_no_other(
+    place: str, tmp_path: Path
+) -> None:
+    # Tune gives trials an environment, and with one Ray starts Python by a shell
+    (tmp_path / place).symlink_to(sys.prefix)
+    python = tmp_path / place / "bin" / "python"
     program = """
 import os, subprocess
 import ray
@@ -101,10 +107,10 @@ class Actor:
         return os.getppid()
 assert connect(None)
 actor = ray.remote(num_cpus=0)(Actor).options(runtime_env={"env_vars": {"AS": "Tune's"}}).remote()
-raylet = str(ray.get(actor.raylet.remote()))
+raylet = str(ray.get(actor.raylet.remote(), timeout=900))
 print(subprocess.check_output(["ps", "--ppid", raylet, "-o", "args="], text=True))
 """
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    found = subprocess.run([python, "-c", program], capture_output=True, text=True)
     assert "ray::Actor" in found.stdout, found.stderr
     assert "ray::IDLE" not in found.stdout
 
