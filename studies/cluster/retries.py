@@ -130,6 +130,8 @@ def _error_of(trial: Any) -> Any:
 def how_lost(trial: Any) -> str:
     """Say in a few words how one of Tune's trials has lost its worker."""
     error = _error_of(trial)
+    if error is None:
+        return "its worker did not start"
     if _is_out_of_memory(error):
         return "out of memory"
     if NODE_DEATH in str(error):
@@ -145,7 +147,7 @@ def _is_out_of_memory(error: Any) -> bool:
     return isinstance(cause, TrialOutOfMemory | OutOfMemoryError) or RAY_MEMORY in str(cause)
 
 
-def _last_words(error: Exception | None) -> str:
+def _last_words(error: Exception) -> str:
     """Return what a worker said at its end, in one line."""
     cause = error.as_instanceof_cause() if isinstance(error, RayTaskError) else error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]

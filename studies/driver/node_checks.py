@@ -1,6 +1,7 @@
 """What must hold of what the nodes of a cluster tell: one environment, the same files, a clock."""
 
 import re
+import shlex
 import time
 from collections.abc import Sequence
 from typing import NotRequired, TypedDict
@@ -33,6 +34,7 @@ class NodeSight(TypedDict):
     Attributes:
         host: Its name.
         versions: Of Python and of packages there.
+        python: Path of its Python.
         clock: Its time, in seconds since 1970.
         token: Whether its Ray asks for a token.
         fingerprint: Digest of its data; not there if it cannot read them.
@@ -51,6 +53,7 @@ class NodeSight(TypedDict):
 
     host: str
     versions: dict[str, str | None]
+    python: str
     clock: float
     token: bool
     fingerprint: NotRequired[str]
@@ -86,6 +89,11 @@ def judge_node(
     def same_versions() -> str:
         if odd := differences(versions(), told["versions"]):
             raise StudyError(f"{where} has {odd}; install the same environment on every node.")
+        if shlex.quote(told["python"]) != told["python"]:
+            raise StudyError(
+                f"{where} has its Python at '{told['python']}', which Ray hands to a shell as it "
+                "is, so that no worker starts there; install it at a path without blanks and quotes."
+            )
         return ", ".join(f"{key} {value}" for key, value in told["versions"].items())
 
     def data() -> str:

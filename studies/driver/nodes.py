@@ -1,6 +1,7 @@
 """What must hold on every node of a cluster: versions, data, storage, clock."""
 
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -114,6 +115,7 @@ def _look_around(
     told: NodeSight = {
         "host": socket.gethostname(),
         "versions": versions(),
+        "python": sys.executable,
         "clock": time.time(),
         "token": token_is_enabled(),
         "codes": codes(own),

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from ray.tune import FailureConfig, RunConfig, TuneConfig
 
 from studies.cluster import stalls
 from studies.cluster.capacity import node_sizes
-from studies.cluster.retries import GaveUp, Retries, TrialOutOfMemory
+from studies.cluster.retries import GaveUp, Retries, TrialOutOfMemory, how_lost
 from studies.cluster.worker import MARK, _check_storage
 from studies.storage.local import LocalFolder
 from tests.studies.cluster.lives import tell
@@ -184,6 +185,10 @@ def test_a_process_that_computes_nothing_ends_itself_and_one_that_does_lives() -
         for how in ("idle", "busy")
     }  # fmt: skip
     assert codes == {"idle": 70, "busy": 0}
+
+
+def test_a_worker_that_was_lost_without_an_error_did_not_start() -> None:
+    assert how_lost(SimpleNamespace(pickled_error_file=None)) == "its worker did not start"
 
 
 @under_ray

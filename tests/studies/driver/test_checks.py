@@ -178,6 +178,15 @@ def test_a_node_with_another_torch_is_refused(
     assert "same environment" in found["node 10.0.0.7: versions"]
 
 
+def test_a_node_whose_python_no_shell_finds_is_refused(
+    tiny: dict[str, Any], tmp_path: Path, told: dict[str, Any]
+) -> None:
+    told["python"] = "/home/me/my study/.venv/bin/python"
+    found = _failed(_judged(tiny, tmp_path, told))["node 10.0.0.7: versions"]
+    assert "has its Python at '/home/me/my study/.venv/bin/python'" in found
+    assert "so that no worker starts there" in found
+
+
 def test_a_folder_of_the_same_name_on_another_disk_is_not_the_storage(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:
