@@ -92,7 +92,7 @@ def judge_node(
         if shlex.quote(told["python"]) != told["python"]:
             raise StudyError(
                 f"{where} has its Python at '{told['python']}', which Ray hands to a shell as it "
-                "is, so that no worker starts there; install it at a path without blanks and quotes."
+                "is, so that no worker starts there; install it at a path without blanks."
             )
         return ", ".join(f"{key} {value}" for key, value in told["versions"].items())
 
