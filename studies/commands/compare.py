@@ -110,11 +110,10 @@ def _nothing_there(plans: Sequence[Plan], folder: Folder) -> str:
     """Say where no points are, and what is there instead."""
     said = f"There are no points to compare yet in '{folder.uri}'; `oat run` makes them."
     if others := sum(len(plan.foreign) for plan in plans):
-        trials = "trial there is" if others == 1 else "trials there are"
-        said += (
-            f" {others} finished {trials} of other settings; for a folder of images its path is "
-            "one, from whatever folder the command is given."
-        )
+        said += f" {others} finished trial{' there has' if others == 1 else 's there have'} other "
+        said += "settings."
+        if any(plan.study.data.name == "imagefolder" for plan in plans):
+            said += " The absolute path of the images is a setting of a trial."
     return said
 
 
