@@ -5,10 +5,12 @@ users are functions; see `oat.own_attack`.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from oat.attacks import Loss, check_eps
+from oat.attacks import Loss, eps_faults
+from oat.names import refuse
 
 EVALUATION_SEED = 20
 """Seed of the attacks' random starts; the same for every model, so that points are paired."""
@@ -33,10 +35,13 @@ class EvaluationAttack(ABC):
     images: int | None = None
 
     def __post_init__(self) -> None:
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
         if self.eps is not None:
-            check_eps(self.eps)
+            yield from eps_faults(self.eps)
         if self.images is not None:
-            _check_count("images", self.images)
+            yield from _count_faults("images", self.images)
 
     @property
     @abstractmethod
@@ -69,11 +74,11 @@ class _Ascent(EvaluationAttack):
     steps: int = 20
     step_size: float | Literal["auto"] = "auto"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_count("steps", self.steps)
+    def _faults(self) -> Iterator[str]:
+        yield from super()._faults()
+        yield from _count_faults("steps", self.steps)
         if self.step_size != "auto" and not 0 < self.step_size < float("inf"):
-            raise ValueError(
+            yield (
                 f"`step_size` must be `auto` or a finite number above 0, got {self.step_size:g}."
             )
 
@@ -115,11 +120,11 @@ class Pgd(_Ascent):
     momentum: float = 0.0
     every_lam: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_count("restarts", self.restarts)
+    def _faults(self) -> Iterator[str]:
+        yield from super()._faults()
+        yield from _count_faults("restarts", self.restarts)
         if not 0 <= self.momentum <= 1:
-            raise ValueError(f"`momentum` must be in [0, 1], got {self.momentum:g}.")
+            yield f"`momentum` must be in [0, 1], got {self.momentum:g}."
 
     @property
     def label(self) -> str:
@@ -180,10 +185,10 @@ class AutoAttack(EvaluationAttack):
     name: Literal["autoattack"] = "autoattack"
     targets: int = TARGETS
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _faults(self) -> Iterator[str]:
+        yield from super()._faults()
         if not 3 <= self.targets <= TARGETS:
-            raise ValueError(f"`targets` must be from 3 to {TARGETS}, got {self.targets}.")
+            yield f"`targets` must be from 3 to {TARGETS}, got {self.targets}."
 
     @property
     def label(self) -> str:
@@ -213,9 +218,9 @@ class Square(EvaluationAttack):
     name: Literal["square"] = "square"
     queries: int = 5000
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_count("queries", self.queries)
+    def _faults(self) -> Iterator[str]:
+        yield from super()._faults()
+        yield from _count_faults("queries", self.queries)
 
     @property
     def label(self) -> str:
@@ -274,6 +279,6 @@ def check_classes(attack: EvaluationAttack, classes: int) -> None:
         raise ValueError(f"The loss `dlr` needs at least 3 classes, the data have {classes}.")
 
 
-def _check_count(name: str, value: int) -> None:
+def _count_faults(name: str, value: int) -> Iterator[str]:
     if value < 1:
-        raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        yield f"`{name}` must be at least 1, got {value}."

@@ -1,7 +1,10 @@
 """The inner maximisation of a training step, as a config; `oat.ascent` runs it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+from oat.names import refuse
 
 Start = Literal["uniform", "gaussian", "none"]
 Loss = Literal["ce", "cw", "dlr"]
@@ -26,12 +29,15 @@ class Attack:
     step_size: float | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
-        check_eps(self.eps)
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
+        yield from eps_faults(self.eps)
         if self.steps < 1:
-            raise ValueError(f"`steps` must be at least 1, got {self.steps}.")
+            yield f"`steps` must be at least 1, got {self.steps}."
         longest = 2 * self.eps if self.eps else float("inf")
         if self.step_size != "auto" and not 0 < self.step_size <= longest:
-            raise ValueError(
+            yield (
                 f"`step_size` must be `auto` or in (0, 2 * `eps`], got {self.step_size} "
                 f"with `eps` {self.eps:.4f}."
             )
@@ -44,14 +50,10 @@ class Attack:
         return self.step_size
 
 
-def check_eps(eps: float) -> None:
-    """Refuse a radius that is not in [0, 1] pixel units.
-
-    Raises:
-        ValueError: ``eps`` is negative, above 1, or not a number.
-    """
+def eps_faults(eps: float) -> Iterator[str]:
+    """Yield a sentence for a radius that is not in [0, 1] pixel units."""
     if not 0 <= eps <= 1:
-        raise ValueError(
+        yield (
             f"`eps` must be in [0, 1] pixel units, got {eps:g}; "
             "a radius of 8 grey levels is written 8/255."
         )

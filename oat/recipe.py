@@ -1,11 +1,12 @@
 """How a network is trained: what every method of a study has in common."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
 from oat.attacks import Attack
-from oat.names import check_literals
+from oat.names import literal_faults, refuse
 
 CheckpointRule = Literal["last", "averaged", "chosen"]
 """Which weights of a training are judged.
@@ -67,7 +68,7 @@ class TrainConfig:
         val_images: Held-out images used for a validation, at most.
 
     Raises:
-        ValueError: A value is out of its range.
+        Faults: Values are out of their ranges: a `ValueError` with a sentence for each.
     """
 
     epochs: int = 200
@@ -92,42 +93,43 @@ class TrainConfig:
     val_images: int = 512
 
     def __post_init__(self) -> None:
-        check_literals(self)
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
+        yield from literal_faults(self)
         for key in ("compile", "capture"):
             if (asked := getattr(self, key)) not in (True, False, "auto"):
-                raise ValueError(f"`{key}` must be true, false or auto, got '{asked}'.")
+                yield f"`{key}` must be true, false or auto, got '{asked}'."
         for key in ("epochs", "val_every", "val_images"):
             if getattr(self, key) < 1:
-                raise ValueError(f"`{key}` must be at least 1, got {getattr(self, key)}.")
+                yield f"`{key}` must be at least 1, got {getattr(self, key)}."
         if self.batch_size < 2:  # a batch norm has no variance of one row
-            raise ValueError(f"`batch_size` must be at least 2, got {self.batch_size}.")
+            yield f"`batch_size` must be at least 2, got {self.batch_size}."
         if not 0 < self.lr < math.inf:
-            raise ValueError(f"`lr` must be a finite number above 0, got {self.lr:g}.")
+            yield f"`lr` must be a finite number above 0, got {self.lr:g}."
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"`momentum` must be in [0, 1), got {self.momentum:g}.")
+            yield f"`momentum` must be in [0, 1), got {self.momentum:g}."
         if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(
+            yield (
                 f"`weight_decay` must be a finite number of at least 0, got {self.weight_decay:g}."
             )
         if not all(0 < share < 1 for share in self.milestones):
-            raise ValueError(
+            yield (
                 f"`milestones` must be shares of the training in (0, 1), got "
                 f"{list(self.milestones)}."
             )
         for key in ("gamma", "ema"):
             value = getattr(self, key)
             if value is not None and not 0 < value < 1:
-                raise ValueError(f"`{key}` must be in (0, 1), got {value:g}.")
+                yield f"`{key}` must be in (0, 1), got {value:g}."
         if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"`label_smoothing` must be in [0, 1), got {self.label_smoothing:g}.")
-        if not 0 <= self.eps_warmup <= self.epochs:
-            raise ValueError(
+            yield f"`label_smoothing` must be in [0, 1), got {self.label_smoothing:g}."
+        if not 0 <= self.eps_warmup <= max(self.epochs, 0):
+            yield (
                 f"`eps_warmup` must be from 0 to `epochs` ({self.epochs}), got {self.eps_warmup}."
             )
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
-            raise ValueError(
-                f"`clip_norm` must be a finite number above 0, got {self.clip_norm:g}."
-            )
+            yield (f"`clip_norm` must be a finite number above 0, got {self.clip_norm:g}.")
 
     def lr_at(self, epoch: float) -> float:
         """Return the learning rate after so many epochs; only ``onecycle`` changes within one."""

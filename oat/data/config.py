@@ -1,9 +1,10 @@
 """Which data set, and how it is split and augmented: the block ``data`` of a study file."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from oat.names import unknown
+from oat.names import refuse, unknown
 from oat.own_code import NO_ARGS, frozen_args, is_own
 from oat.paths import local_path
 
@@ -46,28 +47,31 @@ class DataConfig:
         if self.name not in DATA_SETS and not is_own(self.name):
             raise ValueError(unknown("data set", self.name, DATA_SETS))
         object.__setattr__(self, "args", frozen_args(self.args))
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
         if self.args and not is_own(self.name):
-            raise ValueError(
+            yield (
                 f"`args` must be left out for {self.name}; they are those of a function of your "
                 "own."
             )
         try:
             local_path(self.root)
         except ValueError as error:
-            raise ValueError(f"`root` {error}") from None
+            yield f"`root` {error}"
         if not 0 < self.val_fraction < 1:
-            raise ValueError(f"`val_fraction` must be in (0, 1), got {self.val_fraction:g}.")
+            yield f"`val_fraction` must be in (0, 1), got {self.val_fraction:g}."
         for key in ("train_images", "image_size"):
             value = getattr(self, key)
             if value is not None and value < 1:
-                raise ValueError(f"`{key}` must be at least 1, got {value}.")
+                yield f"`{key}` must be at least 1, got {value}."
         if self.image_size is not None and self.name != "imagefolder":
-            raise ValueError(
+            yield (
                 f"`image_size` must be left out for {self.name}, whose images have a size of their "
                 f"own, got {self.image_size}."
             )
         if self.crop is not None and self.crop < 0:
-            raise ValueError(f"`crop` must be at least 0, got {self.crop}.")
+            yield f"`crop` must be at least 0, got {self.crop}."
 
     def resolved(self) -> "DataConfig":
         """Return the config with the data set's own augmentation written out."""

@@ -9,6 +9,8 @@ import typer
 import studies
 from studies.cli import completing
 from studies.cli.options import Overrides, StudyArgument
+from studies.cli.printing import err
+from studies.console import say
 
 
 def init(
@@ -38,6 +40,7 @@ def schema() -> None:
 def validate(study: StudyArgument, overrides: Overrides = None) -> None:
     """Check a study file without running anything; exit code 2 if it is faulty."""
     from studies.planning.judgements import count_points
+    from studies.study_file.unused import without_effect
 
     found = studies.validate(study, overrides or ())
     methods = Counter(method.name for method in found.all_methods())
@@ -48,3 +51,5 @@ def validate(study: StudyArgument, overrides: Overrides = None) -> None:
         f"Study {found.name} is valid: {trials} trials ({counts}; {seeds}), "
         f"{count_points(found)} points to evaluate."
     )
+    for said in without_effect(found):
+        say(err, said)

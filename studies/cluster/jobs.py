@@ -291,5 +291,7 @@ def _canonical(storage: str) -> str:
 
 
 def _first_sentence(text: str) -> str:
-    line, *_ = text.splitlines() or [""]
+    """Return what an answer of the server says first, of a traceback the line that ends it."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
+    line = lines[-1] if "Traceback (most recent call last)" in text else lines[0]
     return line.partition(". ")[0].rstrip(".")

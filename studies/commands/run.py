@@ -109,7 +109,9 @@ def run(
         choose(make_plan(resolved, folder), only)
     console = console or plain_console(stderr=True)
     uri, artifacts = tracking_place(storage, tracking_uri)
-    demand(check_here(resolved, folder, uri))
+    here = check_here(resolved, folder, uri)
+    demand(here)
+    tell(here, console)
     with only_driver(resolved, folder, console):
         before = make_plan(resolved, folder)
         choice = choose(before, only)

@@ -129,7 +129,9 @@ def tune(
     folder = study_folder(resolved, storage)
     console = console or plain_console(stderr=True)
     uri, artifacts = tracking_place(storage, tracking_uri)
-    demand(check_here(resolved, folder, uri))
+    here = check_here(resolved, folder, uri)
+    demand(here)
+    tell(here, console)
     if (url := optuna_storage) is None:
         url = f"sqlite:///{home_of(storage) / 'optuna.db'}"
     check_url(url)

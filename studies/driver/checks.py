@@ -26,6 +26,7 @@ from studies.storage.folder import Folder
 from studies.storage.opening import check_writable
 from studies.study_file.method_checks import check_rows
 from studies.study_file.study import Study
+from studies.study_file.unused import without_effect
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def demand(checks: Sequence[Check]) -> None:
 
 
 def check_here(study: Study, folder: Folder, tracking_uri: str) -> list[Check]:
-    """Check what this process needs: the storage and MLflow."""
+    """Check what this process needs, the storage and MLflow, and name settings without effect."""
     from studies.tracking.reaching import check_server
 
     def storage() -> str:
@@ -77,7 +78,8 @@ def check_here(study: Study, folder: Folder, tracking_uri: str) -> list[Check]:
         check_server(tracking_uri)
         return without_credentials(tracking_uri)
 
-    return [checked("storage", storage), checked("MLflow", tracking)]
+    unused = [Check("study", said, warning=True) for said in without_effect(study)]
+    return [checked("storage", storage), checked("MLflow", tracking), *unused]
 
 
 def tell(checks: Sequence[Check], console: Console) -> None:

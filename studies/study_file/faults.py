@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from oat.names import unknown
+from oat.names import Faults, unknown
 from studies.errors import StudyError
 from studies.naming import one_line
 from studies.study_file.plain_yaml import write_yaml
@@ -40,10 +40,11 @@ def explain(
             missing = fault["type"] in MISSING
             faults.setdefault(_real_path(fault["loc"], data, missing), []).append(fault)
         lines = [
-            one_line(_sentence(path, found, data, known_keys))
+            one_line(sentence)
             for path, found in faults.items()
             # of what may be a number or a list, a list is told by its faulty values alone
             if not any(path == other[: len(path)] for other in faults if len(other) > len(path))
+            for sentence in _sentences(path, found, data, known_keys)
         ]
         raise StudyError("\n".join(lines)) from None
     if mistaken := list(_mistaken(data, checked.model_dump(), ())):
@@ -80,6 +81,20 @@ def _dotted(path: Path) -> str:
     return ".".join(str(part) for part in path)
 
 
+def _sentences(
+    path: Path,
+    faults: Sequence[Any],
+    data: Any,
+    known_keys: Callable[[Sequence[str | int], Any], list[str]],
+) -> list[str]:
+    """Return what is wrong at a path: of a block whose values are wrong, a sentence for each."""
+    if faults[0]["type"] != "value_error":
+        return [_sentence(path, faults, data, known_keys)]
+    error, where = faults[0]["ctx"]["error"], _dotted(path)
+    said = error.sentences if isinstance(error, Faults) else (str(error),)
+    return [f"In `{where}`: {sentence}" if where else sentence for sentence in said]
+
+
 def _sentence(
     path: Path,
     faults: Sequence[Any],
@@ -104,9 +119,6 @@ def _sentence(
         )
     if kind in MISSING:
         return f"`{where}` is required."
-    if kind == "value_error":
-        said = str(fault["ctx"]["error"])
-        return f"In `{where}`: {said}" if where else said
     came = fault["input"]
     wants = " or ".join(dict.fromkeys(_wants(f) for f in faults))
     single = len(faults) == 1 and isinstance(came, str | int | float)

@@ -7,7 +7,7 @@ is said twice. Everything is checked before anything starts.
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +24,7 @@ from oat.attacks import Attack
 from oat.data import DataConfig
 from oat.method import Method
 from oat.models import ModelConfig
+from oat.names import refuse
 from oat.own_code import allow, imported, is_own
 from oat.recipe import TrainConfig
 from studies.known_methods import METHODS, is_dedicated
@@ -80,24 +81,7 @@ class Study(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "Study":
-        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", self.name):
-            raise ValueError(
-                "`name` must be 1 to 64 of a-z, 0-9, '.', '_' and '-', not starting with a mark, "
-                f"got '{self.name}'."
-            )
-        if self.name in TAKEN:
-            raise ValueError(
-                f"`name` must not be '{self.name}': a storage folder has a file of that name."
-            )
-        if not self.methods:
-            known = ", ".join(sorted(METHODS))
-            raise ValueError(
-                f"`methods` must name at least one method, got an empty list ({known})."
-            )
-        if not self.seeds:
-            raise ValueError("`seeds` must name at least one seed, got an empty list.")
-        if bad := [seed for seed in self.seeds if not 0 <= seed < 2**31]:
-            raise ValueError(f"`seeds` must be from 0 to 2147483647, got {bad[0]}.")
+        refuse(self._faults())
         self._import_own()
         trials = [(entry.method, entry.train, entry.start) for entry in self.entries()]
         labels = dict(zip(trials, (entry.label for entry in self.entries()), strict=True))
@@ -121,6 +105,23 @@ class Study(BaseModel):
             if self.evaluate.lams is None:
                 check_same_lams(self.tune.space, self.method_names())
         return self
+
+    def _faults(self) -> Iterator[str]:
+        """Yield what is wrong with the study's name, methods and seeds."""
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", self.name):
+            yield (
+                "`name` must be 1 to 64 of a-z, 0-9, '.', '_' and '-', not starting with a mark, "
+                f"got '{self.name}'."
+            )
+        if self.name in TAKEN:
+            yield (f"`name` must not be '{self.name}': a storage folder has a file of that name.")
+        if not self.methods:
+            known = ", ".join(sorted(METHODS))
+            yield (f"`methods` must name at least one method, got an empty list ({known}).")
+        if not self.seeds:
+            yield "`seeds` must name at least one seed, got an empty list."
+        if bad := [seed for seed in self.seeds if not 0 <= seed < 2**31]:
+            yield f"`seeds` must be from 0 to 2147483647, got {bad[0]}."
 
     def _check_evaluation(self) -> None:
         """Refuse weights and attacks that cannot be evaluated as the file says."""

@@ -188,6 +188,7 @@ class Starting(BaseHTTPRequestHandler):
     """A job server whose cluster takes no job at first; it says what Ray's own says."""
 
     refusals: ClassVar[int] = 0
+    refusal: ClassVar[str] = f"{NOT_READY} to submit job, please try again later."
     posted: ClassVar[list[dict[str, Any]]] = []
 
     def do_GET(self) -> None:
@@ -204,7 +205,7 @@ class Starting(BaseHTTPRequestHandler):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.posted.append(asked)
         if len(self.posted) <= self.refusals:
-            return self._say(500, f"{NOT_READY} to submit job, please try again later.")
+            return self._say(500, self.refusal)
         return self._say(200, json.dumps({"submission_id": "raysubmit_1", "job_id": None}))
 
     def _details(self) -> dict[str, Any]:
@@ -236,3 +237,20 @@ def test_a_cluster_that_cannot_take_a_job_yet_is_asked_again(
                 studies.submit(tiny_file, **there)
         server.shutdown()
     assert len(Starting.posted) == asked
+
+
+def test_of_a_traceback_of_the_server_the_line_is_told_that_says_why(
+    tiny_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traceback = (
+        'Traceback (most recent call last):\n  File "job.py", line 1\nValueError: no room. x'
+    )
+    monkeypatch.setattr(Starting, "refusals", ATTEMPTS)
+    monkeypatch.setattr(Starting, "refusal", traceback)
+    monkeypatch.setattr(Starting, "posted", [])
+    with ThreadingHTTPServer(("127.0.0.1", 0), Starting) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        there = {"job_server": f"http://127.0.0.1:{server.server_address[1]}", "storage": "/there"}
+        with pytest.raises(JobError, match=r"cannot do that \(ValueError: no room\); check"):
+            studies.submit(tiny_file, **there)
+        server.shutdown()

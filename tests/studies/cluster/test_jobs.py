@@ -138,6 +138,8 @@ def _wait_until_it_answers(address: str, process: subprocess.Popen[bytes], log: 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head of this module's own, started as a user starts one, with a token."""
+    if " " in sys.executable:
+        pytest.skip("Ray's job server starts no worker where its Python's path has a blank")
     home = Path(tempfile.mkdtemp(prefix="oat-r-", dir="/tmp"))  # sockets need a short path
     (home / "token").write_text(TOKEN)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}

@@ -145,6 +145,23 @@ def test_each_of_several_faults_gets_its_own_line() -> None:
 
 
 @pytest.mark.parametrize(
+    ("block", "faults"),
+    [
+        ("train", {"epochs": 0, "lr": -1, "momentum": 2}),
+        ("data", {"val_fraction": 2, "train_images": 0, "crop": -1}),
+        ("attack", {"eps": 8, "steps": 0}),
+        ("evaluate.attacks.0", {"eps": 8, "steps": 0, "momentum": 3}),
+    ],
+)
+def test_each_fault_of_one_block_gets_its_own_line(block: str, faults: dict[str, Any]) -> None:
+    overrides = [f"{block}.{key}={value}" for key, value in faults.items()]
+    said = fault_of(good_study(), *overrides).splitlines()
+    assert len(said) == len(faults)
+    for key in faults:
+        assert sum(f"In `{block}`: `{key}`" in line for line in said) == 1
+
+
+@pytest.mark.parametrize(
     ("override", "words"),
     [
         ("train.epochs", ("`--set`", "train.epochs", "=")),
@@ -178,6 +195,12 @@ def test_overrides_do_not_change_the_source() -> None:
     study = load_study(source)
     load_study(study, ["train.epochs=30"])
     assert study.train.epochs == 2
+
+
+def test_a_key_is_compared_with_those_of_its_block_and_not_with_the_block() -> None:
+    assert "did you mean" not in fault_of(good_study(), "model.channels=3")
+    near = "did you mean 'methods.0.lambda_choices'?"
+    assert near in fault_of(good_study(), "methods.0.lam=[0, 1]")
 
 
 def test_an_unknown_preset_is_answered_with_the_nearest() -> None:
