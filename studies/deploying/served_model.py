@@ -53,11 +53,13 @@ class Served(PythonModel):  # type: ignore[misc]
             raise _refused("images must be in [0, 1]; divide bytes by 255")
         width = params.get("width_mult", max(self.networks))
         network = self.networks[self._known("width_mult", width)]
+        lam = params.get("lam", self.record["default_lam"])
         with torch.no_grad():
-            if not self.record["lams"]:
-                return network(images).numpy()
-            lam = self._lam(params.get("lam", self.record["default_lam"]))
-            return network(images, torch.full((len(images),), lam)).numpy()
+            if self.record["lams"]:
+                return network(images, torch.full((len(images),), self._lam(lam))).numpy()
+            if lam is not None:
+                raise _refused(f"lam must be left out, as the model has no such input; got {lam:g}")
+            return network(images).numpy()
 
     def _lam(self, lam: float) -> float:
         if not self.record["any_lam"]:

@@ -72,8 +72,8 @@ def to_log(
             agree with the network.
     """
     first, widest = _point_of(model, lam, width)
-    # a width that the model does not have is refused; without the parameter it would be ignored
-    defaults = {"width_mult": widest} if first is None else {"lam": first, "width_mult": widest}
+    # what the model does not have is refused; without the parameter MLflow would ignore it
+    defaults = {"lam": first, "width_mult": widest}
     with tempfile.TemporaryDirectory(prefix="oat-export-") as place:
         folder = Path(place) / "model"
         folder.mkdir()

@@ -32,7 +32,7 @@ class ModelToLog:
         folder: Its files.
         example: Images (N, C, H, W), as a request has them.
         classes: Number of classes.
-        params: What a request may set, with its default.
+        params: What a request may set, with its default; None where the model takes no value.
         requirements: Packages, pinned.
         said: What the model's page shows beside it.
     """
@@ -42,7 +42,7 @@ class ModelToLog:
     folder: Path
     example: NDArray[np.float32]
     classes: int
-    params: dict[str, float]
+    params: Mapping[str, float | None]
     requirements: list[str]
     said: Mapping[str, object]
 
@@ -126,9 +126,7 @@ def _log(
     classes = TensorSpec(np.dtype(np.float32), (-1, model.classes))
     images = TensorSpec(np.dtype(np.float32), (-1, *model.example.shape[1:]))
     params = [ParamSpec(key, "double", default) for key, default in model.params.items()]
-    signature = ModelSignature(
-        Schema([images]), Schema([classes]), ParamSchema(params) if params else None
-    )
+    signature = ModelSignature(Schema([images]), Schema([classes]), ParamSchema(params))
     # not `mlflow.pyfunc.log_model`, which would open the finished run again
     return Model.log(
         None,
@@ -138,7 +136,7 @@ def _log(
         python_model=str(model.script),
         artifacts={"model": str(model.folder)},
         signature=signature,
-        input_example=(model.example, model.params) if params else model.example,
+        input_example=(model.example, {k: v for k, v in model.params.items() if v is not None}),
         pip_requirements=model.requirements,
         metadata=dict(model.said),
         **more,

@@ -16,6 +16,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 import studies
@@ -105,13 +106,14 @@ def test_what_mlflow_loads_is_the_network_at_each_point(place: Place) -> None:
     dedicated = studies.load_model(place.study, "pgd_at", lam=1, storage=place.storage)
     expected = dedicated.at()(images)
     np.testing.assert_allclose(other.predict(images.numpy()), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(MlflowException, match="lam must be left out"):
+        other.predict(images.numpy(), params={"lam": 0.3})
 
 
 @pytest.mark.parametrize(("choices", "never"), [("[0.5, 1]", 0.0), ("[0]", 0.5)])
 def test_a_lam_whose_batch_norms_were_never_trained_is_refused_and_no_file_answers_it(
     choices: str, never: float, tiny_file: Path, train_all: TrainAll, tmp_path: Path
 ) -> None:
-    from mlflow.exceptions import MlflowException
     from mlflow.pyfunc import PythonModelContext
 
     from studies.deploying.served_model import Served
@@ -142,7 +144,6 @@ def test_a_lam_whose_batch_norms_were_never_trained_is_refused_and_no_file_answe
 def test_a_network_of_narrow_widths_alone_is_exported_and_served_at_its_widest(
     tiny_file: Path, train_all: TrainAll, tmp_path: Path
 ) -> None:
-    from mlflow.exceptions import MlflowException
     from mlflow.pyfunc import PythonModelContext
 
     from studies.deploying.served_model import Served
