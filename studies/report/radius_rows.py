@@ -16,9 +16,12 @@ PAGE_ALONE = ("images", "OAT at")
 
 
 def radius_rows(comparison: Comparison) -> list[Row]:
-    """Return what a comparison is at each radius as text; nothing where there is one radius."""
+    """Return what a comparison is at each radius as text.
+
+    Nothing where there is one radius, or no model with a knob to compare.
+    """
     table = comparison.by_radius
-    if table.empty:
+    if table.empty or not (table["models"].any() or table["ratio"].notna().any()):
         return []
     several, judged = table["front"].nunique() > 1, (table["verdict"] != ONE_SEED).any()
     return [

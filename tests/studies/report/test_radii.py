@@ -2,6 +2,8 @@
 
 import io
 import json
+import math
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -53,6 +55,17 @@ def test_one_radius_leaves_nothing_of_radii_on_the_page(found: Found, at_radii: 
     for word in words:
         assert word not in one
         assert word in several
+
+
+def test_without_a_model_to_compare_there_is_no_table_by_radius(at_radii: Found) -> None:
+    comparison, _ = at_radii
+    assert comparison.radii is not None
+    assert radius_rows(comparison)
+    table = comparison.radii.table.assign(models=0)
+    radii = replace(comparison.radii, table=table)
+    assert radius_rows(replace(comparison, radii=radii))  # its front's ratio is told alone
+    radii = replace(comparison.radii, table=table.assign(ratio=math.nan))
+    assert radius_rows(replace(comparison, radii=radii)) == []
 
 
 def test_every_number_of_the_curves_stands_in_a_table(at_radii: Found) -> None:
