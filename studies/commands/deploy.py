@@ -148,7 +148,8 @@ def export(
         width_mult: Share of the channels of a dedicated model.
         seed: Of the training.
         checkpoint: Which weights.
-        out: File to write; None is one in this folder, named after study, model and point.
+        out: File to write, with the ending of its format; None is one in this folder, named after
+            study, model and point.
         alias: In MLflow, an alias of the new version.
         storage: Folder or URI of all studies' results.
         tracking_uri: MLflow; see `tracking_place`.
@@ -234,7 +235,7 @@ def _path_of(
     """Return the file to write.
 
     Raises:
-        ModelError: It cannot be written there.
+        ModelError: It has another ending, or cannot be written there.
     """
     if out is None:
         seed = f"seed{model.about['config']['seed']}"
@@ -244,6 +245,8 @@ def _path_of(
         name = re.sub(r"[^A-Za-z0-9._-]+", "", "-".join([*words, *at]))
         return Path(f"{name}.{target}")
     path = Path(out).expanduser()
+    if path.suffix != f".{target}":  # `load_model` knows a weights file by it
+        raise ModelError(f"`out` '{out}' must end in .{target}, as `to` is {target}.")
     if path.is_dir() or not path.parent.is_dir():
         why = "it is a folder" if path.is_dir() else f"there is no folder '{path.parent}'"
         raise ModelError(f"`out` '{out}' cannot be written: {why}; name a file.")

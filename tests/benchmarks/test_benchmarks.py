@@ -14,6 +14,7 @@ from benchmarks.costs import costs
 from benchmarks.made_up import Size, make_up
 from benchmarks.scale import paper_work
 from studies.storage.local import LocalFolder
+from tests.ray_paths import needs_plain_path
 
 
 def test_the_attack_is_timed_in_its_three_forms() -> None:
@@ -54,6 +55,7 @@ def test_the_whole_study_has_ten_thousand_trials_and_sixty_thousand_points() -> 
     assert sum(points) * len(study.attacks()) * len(study.seeds) == 60_000
 
 
+@needs_plain_path
 @pytest.mark.ray
 @pytest.mark.slow
 def test_the_benchmark_of_scale_prints_one_object_with_a_real_cluster_in_it() -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.faults import FAULTS
+from tests.ray_paths import needs_plain_path
 
 ROOT = Path(__file__).parents[2]
 
 
+@needs_plain_path
 @pytest.mark.ray
 @pytest.mark.mlflow
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 from studies.cluster import launching as runner
 from studies.cluster.capacity import node_sizes
 from studies.cluster.retries import Retries
+from tests.ray_paths import needs_plain_path
 
 GIB = 2**30
 
@@ -32,6 +33,7 @@ def little_memory() -> Iterator[None]:
     ray.shutdown()
 
 
+@needs_plain_path
 @pytest.mark.alone
 @pytest.mark.ray
 @pytest.mark.slow

@@ -21,6 +21,7 @@ import pytest
 import studies
 from studies.cluster.jobs import STUDY_FILE
 from studies.study_file.loading import load_study
+from tests.ray_paths import needs_plain_path
 from tests.studies.cluster.job_cluster import Ended, free_ports_of, is_a_sentence
 
 OAT = Path(sys.executable).with_name("oat")
@@ -51,7 +52,7 @@ for line in sys.stdin:
 
 def on_a_cluster(test: Callable[..., None]) -> Callable[..., None]:
     """Mark a test that asks a cluster, or is the first to."""
-    for mark in (pytest.mark.ray, pytest.mark.slow):
+    for mark in (pytest.mark.ray, pytest.mark.slow, needs_plain_path):
         test = mark(test)
     return test
 
@@ -138,8 +139,6 @@ def _wait_until_it_answers(address: str, process: subprocess.Popen[bytes], log: 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head of this module's own, started as a user starts one, with a token."""
-    if " " in sys.executable:
-        pytest.skip("Ray's job server starts no worker where its Python's path has a blank")
     home = Path(tempfile.mkdtemp(prefix="oat-r-", dir="/tmp"))  # sockets need a short path
     (home / "token").write_text(TOKEN)
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}

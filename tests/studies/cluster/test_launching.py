@@ -23,6 +23,7 @@ from studies.errors import StudyError
 from studies.planning.plan import Plan
 from studies.study_file.loading import load_study
 from studies.study_file.study import Study
+from tests.ray_paths import needs_plain_path
 from tests.studies.cli.shell import Oat
 from tests.studies.marks import NOLOAD
 
@@ -365,6 +366,7 @@ cluster.shutdown()
 
 
 @under_ray
+@needs_plain_path
 def test_the_same_command_goes_on_to_the_same_end_also_on_a_running_cluster(
     killed: Stopped, tiny_file: Path, train_all: Callable[[Study, Path], None], tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ from studies.cluster.capacity import node_sizes
 from studies.cluster.retries import GaveUp, Retries, TrialOutOfMemory, how_lost
 from studies.cluster.worker import MARK, _check_storage
 from studies.storage.local import LocalFolder
+from tests.ray_paths import needs_plain_path
 from tests.studies.cluster.lives import tell
 
 RETRIES = 2
@@ -71,7 +72,7 @@ def _run(place: Path, live: Callable[[dict[str, Any]], None]) -> dict[str, str]:
 
 
 def under_ray(test: Callable[..., None]) -> Callable[..., None]:
-    for mark in (pytest.mark.ray, pytest.mark.slow):
+    for mark in (pytest.mark.ray, pytest.mark.slow, needs_plain_path):
         test = mark(test)
     return test
 

@@ -93,7 +93,8 @@ def test_a_pair_is_exported_whole_and_at_a_point(
 ) -> None:
     study = _family(tiny_file, PAIRED)
     for given in ({}, {"at_lam": 0.25}):
-        done = studies.export(study, "mix", to=to, out=tmp_path / "pair", storage=families, **given)
+        out = tmp_path / f"pair.{to}"
+        done = studies.export(study, "mix", to=to, out=out, storage=families, **given)
         assert done.record["check"]["same_class"] == 1
 
 
@@ -221,6 +222,15 @@ def test_a_network_that_onnx_cannot_hold_is_one_sentence(tmp_path: Path) -> None
     with pytest.raises(ModelError, match=r"torch cannot write this network as ONNX \(.+\)") as said:
         write_onnx(Odd(), (torch.rand(2, 1, 8, 8),), tmp_path / "a.onnx")
     assert "\n" not in str(said.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("out", ["model", "model.pt2", "model.safetensors.json"])
+def test_a_file_with_another_ending_is_refused(
+    out: str, finished: Path, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=rf"{out}' must end in \.safetensors, as `to` is"):
+        studies.export(tiny, to="safetensors", out=tmp_path / out, storage=finished)
     assert list(tmp_path.iterdir()) == []
 
 

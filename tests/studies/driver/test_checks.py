@@ -20,6 +20,7 @@ from studies.errors import StorageError, StudyError, TrackingError
 from studies.storage.local import LocalFolder
 from studies.study_file.loading import load_study
 from tests.oat.data.files import folder_of, save
+from tests.ray_paths import needs_plain_path
 
 NOTHING = KnownData("", {})
 OAT = Path(sys.executable).with_name("oat")
@@ -304,6 +305,7 @@ def _oat(cluster: dict[str, str], *words: str) -> subprocess.CompletedProcess[st
     )  # fmt: skip
 
 
+@needs_plain_path
 @pytest.mark.ray
 @pytest.mark.slow
 def test_preflight_asks_every_node_that_may_run_a_trial(
@@ -322,6 +324,7 @@ def test_preflight_asks_every_node_that_may_run_a_trial(
     assert [path for path in left if "mlflow" not in path.name] == []
 
 
+@needs_plain_path
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_study_that_does_not_fit_the_cluster_is_refused_before_anything_starts(

@@ -32,6 +32,7 @@ from studies.planning.plan import Plan
 from studies.storage.local import LocalFolder
 from studies.storage.sealed import write_sealed
 from studies.study_file.loading import load_study
+from tests.ray_paths import needs_plain_path
 from tests.studies.marks import NOLOAD
 
 pytestmark = NOLOAD
@@ -188,6 +189,7 @@ def _said(console: Console) -> str:
     return console.file.getvalue()
 
 
+@needs_plain_path
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_share_is_measured_once_on_a_node_and_then_known(
@@ -225,6 +227,7 @@ def test_nothing_is_measured_for_trials_that_ask_for_a_number(
     assert choose_share(plan.trials, LocalFolder(tmp_path), _console()) is None
 
 
+@needs_plain_path
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_run_chooses_a_share_and_keeps_the_study_as_it_was_given(
@@ -248,6 +251,7 @@ def test_a_run_chooses_a_share_and_keeps_the_study_as_it_was_given(
     assert len(read_packings(LocalFolder(tmp_path / "tiny"))) == 1
 
 
+@needs_plain_path
 @pytest.mark.ray
 @pytest.mark.slow
 def test_tuning_chooses_a_share_as_well(

@@ -14,6 +14,7 @@ from studies.errors import StudyError
 from studies.planning.estimates import read_probes
 from studies.planning.plan import Plan
 from studies.storage.local import LocalFolder
+from tests.ray_paths import needs_plain_path
 
 QUIET = Console(quiet=True)
 
@@ -101,6 +102,7 @@ def made_up_gpu() -> Iterator[None]:
     ray.shutdown()
 
 
+@needs_plain_path
 @pytest.mark.ray
 @pytest.mark.slow
 def test_on_a_cluster_a_probe_is_a_task_with_the_trials_request(
