@@ -107,6 +107,8 @@ def _print(found: "Calibration") -> None:
     for name, verdict in found.confirmed.items():
         bound = getattr(bounds, name)
         print(f"  {said[verdict]} that {name[4:].upper()} is at least {100 * bound:.1f} %.")
+    for note in found.notes:
+        print(note)
     print(
         f"Chosen on {found.held_out_images:,} held-out images under {found.choosing_attack}, by "
         f"the most {bounds.wanted} among what holds the constraints:"

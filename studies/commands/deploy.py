@@ -1,7 +1,7 @@
 """Trained models on their way out: `studies.calibrate` and `studies.export`."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ import torch
 
 from oat.adversaries import EvaluationAttack, Pgd, Transfer
 from oat.operating import OperatingPoint, lams_of
+from studies.comparison.choosing import LEAST_IMAGES
 from studies.deploying.calibrating import (
     Calibration,
     choose,
@@ -112,7 +113,18 @@ def calibrate(
         choosing_attack=resolved.label_of(attack),
         confirmed=confirmed_by(bounds, sa, ra),
         constraints=bounds,
+        notes=tuple(_few_images(len(split), len(every))),
     )
+
+
+def _few_images(images: int, candidates: int) -> Iterator[str]:
+    """Say so where the choice among several candidates hangs on few images."""
+    if candidates > 1 and images < LEAST_IMAGES:
+        yield (
+            f"Only {images} images are held out of training: one image is {100 / images:.1f} % of "
+            "SA and RA, so other images might choose another point. Rely on what the test images "
+            "say of it; a larger `data.val_fraction` holds out more in a new training."
+        )
 
 
 def export(

@@ -86,6 +86,7 @@ class Calibration:
         confirmed: For each bound on SA and RA whether test images show it (``yes``: the whole
             interval holds it), refute it (``no``), or leave it open.
         constraints: What was asked for.
+        notes: What the user should know before the point is deployed.
     """
 
     model: str
@@ -100,6 +101,7 @@ class Calibration:
     choosing_attack: str
     confirmed: dict[str, str]
     constraints: Constraints
+    notes: tuple[str, ...] = ()
 
 
 def choose(

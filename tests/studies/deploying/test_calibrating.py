@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,18 @@ def test_the_chosen_point_is_the_best_that_storage_has_on_held_out_images(
     assert found.ra.value == test["ra"].min()
     assert found.sa.low < found.sa.value < found.sa.high
     assert found.test_images == test["images"].iloc[0]
+
+
+@pytest.mark.parametrize(("images", "few"), [(99, True), (100, False)])
+def test_a_choice_on_few_held_out_images_is_said_to_be_one(
+    images: int, few: bool, finished: Path, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    storage = shutil.copytree(finished, tmp_path / "s")
+    held_out = [f"evaluate.held_out_images={images}"]
+    found = studies.calibrate(tiny, storage=storage, overrides=held_out)
+    assert found.held_out_images == images
+    assert len(found.notes) == few
+    assert all("Only 99 images are held out" in note and "1.0 %" in note for note in found.notes)
 
 
 def test_points_that_storage_lacks_are_evaluated_and_are_the_same(
