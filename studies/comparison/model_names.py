@@ -36,8 +36,10 @@ def short_names(points: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
         shared = set.intersection(*(set(chosen) for chosen in options.values()))
         # a start is part of the price, and stays in the name
         shared = {option for option in shared if not option.startswith("start=")}
-        if shared:
-            notes.append(f"'{method}' stands for {method} with {', '.join(sorted(shared))}.")
+        # in the order of a label, as the plan prints it
+        common = [option for option in next(iter(options.values())) if option in shared]
+        if common:
+            notes.append(f"'{method}' stands for {method} with {', '.join(common)}.")
         for variant, chosen in options.items():
             odd = [option for option in chosen if option not in shared]
             names[variant] = " ".join([variant.split()[0], *odd])
