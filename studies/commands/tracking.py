@@ -13,8 +13,8 @@ from studies.console import plain_console, say
 from studies.driver.lease import LEASE, only_driver
 from studies.driver.places import study_folder, tracking_place
 from studies.errors import QueryError, TuningError
-from studies.planning.expand import make_plan
-from studies.planning.run_keys import run_keys
+from studies.planning.expand import make_plan, point_keys
+from studies.planning.plan import Split
 from studies.results.points import check_columns
 from studies.results.reading import study_points
 from studies.results.shown import Points
@@ -40,9 +40,9 @@ def runs(
     """Query the points of a study in MLflow.
 
     Beside `studies.results.points.COLUMNS` there is one for each attack, such as
-    ``ra_pgd20``: RA of the row's own operating point under that attack. Points of other trials
-    under the same name, those of another file or of earlier settings, are left out; the frame's
-    attribute `OTHERS` tells how many.
+    ``ra_pgd20``: RA of the row's own operating point under that attack. Points under the same name
+    that the file does not ask for, those of another file, of earlier settings or under an earlier
+    attack, are left out; the frame's attribute `OTHERS` tells how many.
 
     Args:
         study: The study.
@@ -73,7 +73,9 @@ def runs(
 
     def own(found: pd.DataFrame) -> pd.DataFrame:
         # candidates of tuning are of no plan, and their points on held-out images alone
-        return found if held_out and resolved.tune is not None else _own(found, resolved)
+        if held_out and resolved.tune is not None:
+            return found
+        return _asked(found, resolved, "val" if held_out else "test")
 
     if where is None:
         found = tracker.points(kind=kind)
@@ -96,9 +98,9 @@ OTHERS = "others"
 """In the ``attrs`` of a frame of `runs`: how many points of other settings were left out."""
 
 
-def _own(found: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Return the points of the trials of a study."""
-    return found[found["run_key"].isin(run_keys(study))].reset_index(drop=True)
+def _asked(found: pd.DataFrame, study: Study, split: Split) -> pd.DataFrame:
+    """Return the points that a study asks for."""
+    return found[found["point_key"].isin(point_keys(study, split))].reset_index(drop=True)
 
 
 def sync(
@@ -167,7 +169,7 @@ def sync(
                 say(console, said)
         if damaged is not None:
             raise TuningError(str(damaged)) from damaged
-        return len(_own(tracker.points(), resolved))
+        return len(_asked(tracker.points(), resolved, "test"))
 
 
 @contextmanager

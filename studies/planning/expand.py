@@ -103,6 +103,25 @@ def _estimate(study: Study, entry: Entry, trial: PlannedTrial, estimator: Estima
     return estimator.estimate(trial.kind, work, entry.need, rough)
 
 
+def point_keys(study: Study, split: Split) -> set[str]:
+    """Return the keys of the points that a run of a study judges, on test or held-out images."""
+    keys = SharedKeys(study)
+    found: list[PointSpec] = []
+    for seed, entry in study.trials():
+        own = _own_keys(study, entry, seed)
+        if split == "test":
+            found += points_of(study, entry.method, own, seed, keys, split)
+        else:
+            found += held_out_of(study, entry.method, own, seed, keys)
+    return {point["point_key"] for point in found}
+
+
+def _own_keys(study: Study, entry: Entry, seed: int) -> list[str]:
+    """Return the run key of a trial; of a pair also those of its two ends."""
+    ends = sources_by_label(study, entry, seed) if isinstance(entry.method, Pairing) else {}
+    return [digest(entry_key(study, entry, seed)), *ends.values()]
+
+
 def _plan_trial(
     study: Study,
     entry: Entry,
@@ -116,9 +135,8 @@ def _plan_trial(
     method = entry.method
     # settings of a method's own, and a start, are no other budget: the study says that they differ
     shared = key_config(study, method, seed, study.train)
-    run_key = digest(entry_key(study, entry, seed))
+    run_key, *_ = own = _own_keys(study, entry, seed)
     sources = sources_by_label(study, entry, seed)
-    own = [run_key, *(sources.values() if isinstance(method, Pairing) else ())]
     job: TrialJob = {
         "run_key": run_key,
         "config": entry_config(study, entry, seed),

@@ -79,3 +79,14 @@ def test_what_storage_has_lost_sync_takes_out_of_mlflow(
     left = studies.points(load_study(study), storage=storage)
     again = oat("runs", study, "--storage", storage, "--format", "json").json
     assert [row["point_key"] for row in again] == left["point_key"].tolist()
+
+
+def test_points_under_an_attack_that_the_file_has_no_more_are_left_out_and_counted(
+    oat: Oat, study: Path, storage: Path
+) -> None:
+    oat("sync", study, "--storage", storage)
+    command = ["runs", study, "--storage", storage, "--format", "json"]
+    changed = ["--set", "evaluate.attacks.0.steps=9"]
+    is_a_sentence(oat(*command, *changed), "no points of study 'tiny' yet", "5 of other settings")
+    more = ["--set", "evaluate.images=7"]
+    is_a_sentence(oat(*command, *more), "no points of study 'tiny' yet", "5 of other settings")
