@@ -10,7 +10,7 @@ import re
 import struct
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -127,12 +127,40 @@ def check_code(name: str, kind: str, recorded: str) -> None:
 
 def failure(name: str, kind: str, error: Exception) -> OwnCodeError:
     """Say that code of the user's has failed, and in which of its lines."""
+    return failed_in(_import(name, kind).files, f"The {kind} '{name}'", error)
+
+
+def failed_in(files: Sequence[Path], what: str, error: Exception) -> OwnCodeError:
+    """Say that code of some files has failed, and in which of their lines."""
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = _import(name, kind).files
-    lines = [(Path(f.filename), f.lineno) for f in frames if Path(f.filename) in theirs]
-    where = f"{lines[-1][0].name}, line {lines[-1][1]}" if lines else theirs[-1].name
+    lines = [(Path(f.filename), f.lineno) for f in frames if Path(f.filename) in files]
+    where = (
+        f" ({lines[-1][0].name}, line {lines[-1][1]})"
+        if lines
+        else f" ({files[-1].name})"
+        if files
+        else ""
+    )
     said = " ".join(str(error).split()).rstrip(".") or "no message"
-    return OwnCodeError(f"The {kind} '{name}' failed ({where}): {type(error).__name__}: {said}.")
+    return OwnCodeError(f"{what} failed{where}: {type(error).__name__}: {said}.")
+
+
+def blamed(error: Exception, named: Mapping[str, str]) -> OwnCodeError | None:
+    """Say which code of the user's an error has come from; None if from none.
+
+    Args:
+        error: What was raised.
+        named: What each name of the user's code is: method, network, attack, data.
+    """
+    if isinstance(error, OwnCodeError):
+        return None
+    files: dict[Path, tuple[str, str]] = {}
+    for name, kind in named.items():
+        with contextlib.suppress(OwnCodeError):  # what cannot be imported has not run
+            files |= dict.fromkeys(_import(name, kind).files, (name, kind))
+    passed = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    innermost = next((files[file] for file in reversed(passed) if file in files), None)
+    return None if innermost is None else failure(innermost[0], innermost[1], error)
 
 
 @functools.cache

@@ -35,22 +35,39 @@ def own_method(name: str) -> type[Any]:
         found = imported(name, METHOD)
     except OwnCodeError as error:
         raise StudyError(str(error)) from error
-    _check(name, found)
+    check_parts(name, found)
+    check_value(name, found)
     # a class of the same fields, so that its name is the one that everybody knows it by
     return type(found.__name__, (found,), {"name": name, "__doc__": found.__doc__})
 
 
-def _check(name: str, found: Any) -> None:
+def check_parts(name: str, found: Any) -> None:
+    """Check that what a name is of is a method, as far as its class tells.
+
+    Raises:
+        StudyError: It is none: one sentence that says what is missing.
+    """
+    odd = []
     if not isinstance(found, type) or not is_dataclass(found):
-        raise StudyError(f"The method '{name}' must be a frozen dataclass.")
-    if not found.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise StudyError(f"The method '{name}' must be frozen: `@dataclass(frozen=True)`.")
+        odd.append("must be a frozen dataclass")
+    elif not found.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        odd.append("must be frozen: `@dataclass(frozen=True)`")
     missing = [part for part in PARTS if not callable(getattr(found, part, None))]
-    if missing:
-        raise StudyError(
-            f"The method '{name}' lacks {', '.join(f'`{part}`' for part in missing)}; inherit from "
-            "`oat.dedicated.Dedicated`, which has all but `losses`."
+    if isinstance(found, type) and missing:
+        odd.append(
+            f"lacks {', '.join(f'`{part}`' for part in missing)}; inherit from "
+            "`oat.dedicated.Dedicated`, which has all but `losses`"
         )
+    if odd:
+        raise StudyError(f"The method '{name}' {' and '.join(odd)}.")
+
+
+def check_value(name: str, found: Any) -> None:
+    """Check that a method has a trade-off value.
+
+    Raises:
+        StudyError: It has none.
+    """
     if not any(field.name in VALUES for field in fields(found)):
         raise StudyError(
             f"The method '{name}' needs a field `lam` or `beta`: the trade-off value that places "

@@ -11,13 +11,18 @@ from torch import Tensor
 from oat.attacks import Attack
 from oat.data import DataConfig, Dataset, Split, load
 from oat.method import Method, Oat
-from oat.models import Conditioning, ModelConfig, Network, build
+from oat.models import Conditioning, ModelConfig
 from oat.models.own_check import check_own_network
 from oat.own_attack import attack_class, check_own_attack
-from oat.own_code import allow
+from oat.own_code import OwnCodeError, allow
 from oat.recipe import TrainConfig
 from oat.training import Training
+from studies.errors import StudyError
 from studies.known_methods import tuples
+from studies.own_code import check_parts, check_value
+from studies.own_method import check_losses, hold, theirs
+from studies.study_file.method_blocks import RESERVED
+from studies.study_file.own_blocks import check_fields
 
 IMAGES, CLASSES, SIDE, BATCH = 24, 5, 8, 12
 MODEL = ModelConfig("resnet8", width=8)
@@ -99,21 +104,22 @@ def check_method(method: Any) -> None:
         method: An instance, such as ``Mart(beta=5)``.
 
     Raises:
-        AssertionError: One sentence that says what does not hold.
+        OwnCodeError: One sentence that says what does not hold.
     """
+    hold(not isinstance(method, type), "Give an instance of the method, such as `Mart(beta=5)`.")
     kind = type(method).__name__
-    parameters = getattr(method, "__dataclass_params__", None)
-    _hold(parameters is not None and parameters.frozen, f"{kind} must be a frozen dataclass.")
+    try:
+        check_parts(kind, type(method))
+        if not isinstance(method, Oat):
+            check_value(kind, type(method))
+            check_fields(kind, type(method), RESERVED)
+    except StudyError as error:
+        raise OwnCodeError(str(error)) from error
     _check_fields(method, kind)
-    images = torch.rand(IMAGES, 3, SIDE, SIDE, generator=_generator(0))
-    labels = torch.arange(IMAGES) % CLASSES
-    _check_losses(method, kind, images, labels)
-    _check_training(method, kind)
-
-
-def _hold(holds: bool, said: str) -> None:
-    if not holds:
-        raise AssertionError(said)
+    shape = (3, SIDE, SIDE)
+    check_losses(method, kind, model=MODEL, image_shape=shape, num_classes=CLASSES, attack=ATTACK)
+    with theirs(method, kind):
+        _check_training(method, kind)
 
 
 def _check_fields(method: Any, kind: str) -> None:
@@ -122,62 +128,20 @@ def _check_fields(method: Any, kind: str) -> None:
     try:
         sent = json.loads(json.dumps(values))
     except TypeError as error:
-        raise AssertionError(
+        raise OwnCodeError(
             f"The fields of {kind} must be values that JSON has: {error}."
         ) from error
     same = type(method)(**tuples(sent)) == method
-    _hold(same, f"{kind} made from its own fields must be equal to it.")
-
-
-def _check_losses(method: Method, kind: str, images: Tensor, labels: Tensor) -> None:
-    """Check shape, values, randomness and gradients of one step's losses."""
-    network, before = _network(method), images.clone()
-    losses = _losses(method, network, images, labels)
-    _hold(bool(losses), f"`losses` of {kind} yields nothing.")
-    for loss in losses:
-        said = f"`losses` of {kind} must yield a loss for each image, shape ({IMAGES},), got "
-        _hold(loss.shape == (IMAGES,), f"{said}{tuple(loss.shape)}.")
-        finite = bool(loss.isfinite().all())
-        _hold(finite, f"`losses` of {kind} yields values that are not finite.")
-    untouched = torch.equal(images, before)
-    _hold(untouched, f"`losses` of {kind} must leave the images as they are.")
-    again = _losses(method, _network(method), images, labels)
-    _hold(
-        all(map(torch.equal, losses, again)),
-        f"`losses` of {kind} must draw from `generator` alone: the same one gave other losses.",
-    )
-    torch.stack([loss.mean() for loss in losses]).sum().backward()  # type: ignore[no-untyped-call]
-    left = [name for name, value in network.named_parameters() if value.grad is None]
-    _hold(not left, f"`losses` of {kind} gives no gradient to {', '.join(left)}.")
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _network(method: Method) -> Network:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network: Network = build(
-            MODEL,
-            in_channels=3,
-            num_classes=CLASSES,
-            conditioning=method.conditioning(),
-        )
-    return network.train()
-
-
-def _losses(method: Method, network: Network, images: Tensor, labels: Tensor) -> list[Tensor]:
-    return list(method.losses(network, images, labels, attack=ATTACK, generator=_generator(1)))
+    hold(same, f"{kind} made from its own fields must be equal to it.")
 
 
 def _check_training(method: Method, kind: str) -> None:
     """Check that a training by it is the same each time, and that its price is known."""
     first, second = (_trained(method) for _ in range(2))
     same = all(torch.equal(value, second[name]) for name, value in first.items())
-    _hold(same, f"Two trainings by {kind} from one seed must have the same weights.")
+    hold(same, f"Two trainings by {kind} from one seed must have the same weights.")
     work = method.work(ATTACK, BATCH)
-    _hold(bool(work), f"`work` of {kind} must say what training on one image takes.")
+    hold(bool(work), f"`work` of {kind} must say what training on one image takes.")
 
 
 def _trained(method: Method) -> dict[str, Tensor]:
@@ -193,5 +157,6 @@ def _trained(method: Method) -> dict[str, Tensor]:
 
 def _random_split(seed: int) -> Split:
     shape = (IMAGES, 3, SIDE, SIDE)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=_generator(seed))
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     return Split(images, torch.arange(IMAGES) % CLASSES)

@@ -14,6 +14,7 @@ NUMERICAL = {"torch", "torchvision", "numpy", "PIL"}  # torchvision brings Pillo
 ROOMS = (
     "errors",
     "own_code",
+    "own_method",
     "known_methods",
     "naming",
     "console",

@@ -15,13 +15,14 @@ from oat.data import DataError, Dataset, count_images, load, repeated_images
 from oat.method import Oat
 from oat.models.own_check import check_own_network
 from oat.own_attack import OwnAttack, check_own_attack
-from oat.own_code import OwnCodeError
+from oat.own_code import OwnCodeError, is_own
 from studies.comparison.choosing import LEAST_IMAGES
 from studies.console import say
 from studies.driver.same_data import KnownData
 from studies.errors import StudyError, UserError
 from studies.known_methods import CONDITIONAL, is_dedicated
 from studies.naming import listed
+from studies.own_method import check_losses
 from studies.storage.folder import Folder
 from studies.storage.opening import check_writable
 from studies.study_file.method_checks import check_rows
@@ -120,7 +121,7 @@ def check_evaluation(study: Study, known: KnownData) -> list[Check]:
 def check_own_code(
     study: Study, image_shape: tuple[int, int, int], num_classes: int
 ) -> list[Check]:
-    """Check that the network and the attacks of the user's do what they must; none of ours."""
+    """Check that networks, methods and attacks of the user's do what they must; none of ours."""
     asked = dict.fromkeys(
         (m.network() if isinstance(m, Checkpoint) else study.model, m.conditioning())
         for m in study.all_methods()
@@ -133,13 +134,30 @@ def check_own_code(
         names = listed(dict.fromkeys(model.name for model, _ in networks))
         return f"{num_classes} logits for each image of {names}"
 
+    def methods() -> str:
+        for method in {method.name: method for method in study.all_methods()}.values():
+            if is_own(method.name):
+                check_losses(
+                    method,
+                    f"'{method.name}'",
+                    model=study.model,
+                    image_shape=image_shape,
+                    num_classes=num_classes,
+                    attack=study.attack,
+                )
+        return listed(named)
+
     def attacks() -> str:
         for attack in own:
             check_own_attack(attack, image_shape, num_classes)
         return ", ".join(dict.fromkeys(attack.name for attack in own))
 
     own = [attack for attack in study.attacks() if isinstance(attack, OwnAttack)]
+    named = [name for name in dict.fromkeys(study.method_names()) if is_own(name)]
     checks = [checked("network", network)] if networks else []
+    # a network that is no good would be told a second time, as a fault of each method
+    if named and all(check.error is None for check in checks):
+        checks.append(checked("methods", methods))
     return [*checks, checked("attacks", attacks)] if own else checks
 
 

@@ -20,9 +20,10 @@ from baselines import Checkpoint, Pairing
 from oat.data import DataConfig, DataError, Dataset, load
 from oat.memory import keep_freed_memory
 from oat.models import count_parameters, stored_bytes
-from oat.own_code import allow
+from oat.own_code import allow, blamed
 from oat.training import DivergenceError, Training
 from studies.known_methods import method_of
+from studies.own_code import ATTACK, DATA, METHOD, NETWORK
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError, write_lines, write_sealed
 from studies.trial.adopting import adopt
@@ -83,11 +84,12 @@ def run_trial(job: TrialJob, folder: Folder, report: Report) -> Done | Diverged 
         if kind == "lost":
             raise
         name = "failure.json"
+        theirs = blamed(error, _own_code(job)) if kind == "error" else None
         outcome = {
             "run_key": job["run_key"],
             "status": "failed",
             "kind": kind,
-            "error": f"{type(error).__name__}: {error}",
+            "error": f"{type(error).__name__}: {error}" if theirs is None else str(theirs),
             "traceback": "".join(traceback.format_exception(error)),
         }
     write_sealed(folder, name, outcome)
@@ -96,6 +98,19 @@ def run_trial(job: TrialJob, folder: Folder, report: Report) -> Done | Diverged 
             folder.remove(passing)
         Checkpoints(folder).remove()
     return outcome
+
+
+def _own_code(job: TrialJob) -> dict[str, str]:
+    """Return the names of the user's code of a study, and what each is in the trial."""
+    config = job["config"]
+    method = config["method"]
+    kinds = {
+        method["name"]: METHOD,
+        config["model"]["name"]: NETWORK,
+        method.get("model", config["model"])["name"]: NETWORK,  # of a network from outside
+        config["data"]["name"]: DATA,
+    }
+    return {name: kinds.get(name, ATTACK) for name in job.get("own", ())}
 
 
 def failure_kind(error: Exception) -> FailureKind:

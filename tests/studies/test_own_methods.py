@@ -21,7 +21,7 @@ from baselines import PgdAt, Trades
 from oat import own_code
 from oat.dedicated import Dedicated
 from oat.method import Oat, Oats
-from oat.own_code import is_own
+from oat.own_code import OwnCodeError, is_own
 from studies.driver import nodes
 from studies.driver.node_checks import judge_node
 from studies.driver.same_data import KnownData
@@ -147,14 +147,23 @@ def test_the_study_of_the_page_runs_and_mart_stands_beside_the_others(
         f"{NAME} β=1": "missing",
         f"{NAME} β=5": "missing",
     }
-    # an error of theirs is told as theirs
+    # an error of theirs is told as theirs: at once, and where it comes later in the training
     (home / "my_pkg" / "mart.py").write_text(
         MART.replace("yield boosted", "raise KeyError('mine')\n        yield boosted")
     )
     failed = apart("run", "study.yaml")
-    assert failed.returncode == 1
+    assert failed.returncode == 2
+    said = f"The method '{NAME}' failed (mart.py, line "
+    assert said in failed.stderr
     assert "KeyError: 'mine'" in failed.stderr
-    assert NAME in failed.stderr
+    late = "if len(seen) > 2: raise KeyError('mine')"
+    (home / "my_pkg" / "mart.py").write_text(
+        "seen = []\n"
+        + MART.replace("yield boosted", f"seen.append(1)\n        {late}\n        yield boosted")
+    )
+    failed = apart("run", "study.yaml")
+    assert failed.returncode == 1
+    assert said in failed.stderr
 
 
 def test_its_options_ranges_and_lists_are_those_of_the_study_file(home: Path) -> None:
@@ -259,6 +268,12 @@ class Faulty(Dedicated):
                 yield logits.detach().sum(1) + model.head.bias.sum()
             case "nothing":
                 return
+            case "detached":
+                yield loss.detach()
+            case "number":
+                yield 1.0
+            case "raises":
+                raise KeyError("mine")
             case _:
                 yield loss
 
@@ -266,17 +281,20 @@ class Faulty(Dedicated):
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("shape", r"must yield a loss for each image, shape \(24,\), got \(\)"),
+        ("shape", r"must yield a loss for each image, shape \(12,\), got \(\)"),
         ("infinite", "values that are not finite"),
         ("random", "must draw from `generator` alone"),
         ("gradient", "gives no gradient to stem"),
         ("in place", "must leave the images as they are"),
         ("nothing", "yields nothing"),
+        ("detached", "gives no gradient: no weight decides it"),
+        ("number", r"shape \(12,\), got float"),
+        ("raises", r"Faulty failed \(test_own_methods.py, line \d+\): KeyError: 'mine'"),
     ],
 )
 def test_the_check_finds_what_is_wrong_with_a_method(fault: str, said: str) -> None:
     check_method(Faulty())
-    with pytest.raises(AssertionError, match=said):
+    with pytest.raises(OwnCodeError, match=said):
         check_method(Faulty(fault=fault))
 
 
