@@ -56,6 +56,8 @@ def _check(config: DataConfig, source: Source) -> None:
     """
     where, classes = f"`data.root` '{config.root}' has", len(source.classes)
     cure = "give it the files of one download."
+    if is_own(config.name):
+        where, cure = f"The data '{config.name}' have", "mend what the function returns."
     halves = {"training": source.train, "test": source.test}
     for half, split in halves.items():
         images, labels = split.images, split.labels
@@ -64,7 +66,7 @@ def _check(config: DataConfig, source: Source) -> None:
         if labels.min() < 0 or labels.max() >= classes:
             odd = int(labels.max() if labels.max() >= classes else labels.min())
             raise DataError(
-                f"{where} a {half} image of class {odd}, but {config.name} has 0 to "
+                f"{where} a {half} image of class {odd}, but there are classes 0 to "
                 f"{classes - 1}; {cure}"
             )
     shapes = {half: tuple(split.images.shape[1:]) for half, split in halves.items()}

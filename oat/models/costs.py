@@ -37,7 +37,7 @@ def flops(net: Network | Mixed, image_shape: tuple[int, int, int], width_mult: f
         return sum(flops(end, image_shape, width_mult) for end in net.networks)
     # a network of the user's may not take a batch of no image
     rows = int(isinstance(net, OwnNetwork))
-    images = torch.zeros(rows, *image_shape, device=next(net.parameters()).device)
+    images = torch.zeros(rows, *image_shape, device=next(net.parameters(), torch.empty(0)).device)
     code = net.encoding.table[:rows] if net.encoding is not None else None
     was_training = net.training
     net.eval()

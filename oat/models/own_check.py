@@ -37,6 +37,8 @@ def check_own_network(
     said = f"The {KIND} '{config.name}'"
     with torch.random.fork_rng(devices=[]):
         first, second = (_built(config, conditioning, image_shape, num_classes, s) for s in (0, 1))
+        if not any(True for _ in first.body.parameters()):
+            raise OwnCodeError(f"{said} has no parameters, so that nothing of it can be trained.")
         images = torch.rand(ROWS, *image_shape, generator=torch.Generator().manual_seed(0))
         images = images.contiguous(memory_format=torch.channels_last)  # as training has them
         logits = _run(first, images)

@@ -257,9 +257,9 @@ def _path_of(
         name = re.sub(r"[^A-Za-z0-9._-]+", "", "-".join([*words, *at]))
         return Path(f"{name}.{target}")
     path = Path(out).expanduser()
-    if path.suffix != f".{target}":  # `load_model` knows a weights file by it
-        raise ModelError(f"`out` '{out}' must end in .{target}, as `to` is {target}.")
     if path.is_dir() or not path.parent.is_dir():
         why = "it is a folder" if path.is_dir() else f"there is no folder '{path.parent}'"
         raise ModelError(f"`out` '{out}' cannot be written: {why}; name a file.")
+    if path.suffix != f".{target}":  # `load_model` knows a weights file by it
+        raise ModelError(f"`out` '{out}' must end in .{target}, as `to` is {target}.")
     return path

@@ -13,6 +13,7 @@ from torch import nn
 
 from oat.data import Split
 from oat.files import write_atomic
+from oat.models import Interpolation
 from oat.operating import OperatingPoint
 from studies.deploying.agreement import (
     Agreement,
@@ -123,6 +124,8 @@ def export_to(
         ModelError: The model has no such point, or the file does not agree with the network.
     """
     whole = model.has_knob and lam is None
+    if whole and isinstance(model.network, Interpolation):
+        model.knob()  # says why there is none
     if target == "safetensors" and whole and width is not None:
         raise ModelError(
             "The whole knob as safetensors has all widths; name a `lam` too, or leave the width "

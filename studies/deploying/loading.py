@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 
 from oat.data import DataConfig, DataError, Dataset, load
 from oat.models import Conditioning, ModelConfig, Network, build_unfilled
 from oat.operating import OperatingPoint
 from oat.widths import scaled
-from studies.deploying.model import TrainedModel
+from studies.deploying.model import TrainedModel, check_number
 from studies.errors import ModelError, StudyError
-from studies.known_methods import CONDITIONAL, VALUES, method_of
+from studies.known_methods import CONDITIONAL, RESULTS_VERSION, RIVALS, VALUES, method_of
 from studies.naming import listed
 from studies.own_code import model_of
 from studies.planning.plan import Plan, PlannedTrial
@@ -57,13 +58,20 @@ def find(plan: Plan, wanted: Wanted) -> PlannedTrial:
     seed = seeds[0] if wanted.seed is None else wanted.seed
     if seed not in seeds:
         raise ModelError(f"The study has the seeds {listed(map(str, seeds))}, got {seed}.")
+    for name in (*VALUES, "width_mult"):
+        check_number(name, getattr(wanted, name))
     trials = [trial for trial in plan.trials if trial.seed == seed]
     found = [trial for trial in trials if _is(trial, wanted)]
     if len(found) == 1:
         return found[0]
     if not found:
         labels = listed(trial.label for trial in trials)
-        raise ModelError(f"The study has no model {_in_words(wanted)}; it has {labels}.")
+        hint = (
+            " λ of an operating point is `at_lam` of an export, and goes to `.at(lam=…)` in Python."
+            if wanted.lam is not None and wanted.method in (None, *CONDITIONAL)
+            else ""
+        )
+        raise ModelError(f"The study has no model {_in_words(wanted)}; it has {labels}.{hint}")
     labels = listed(f"'{trial.label}'" for trial in found)
     raise ModelError(
         f"The study has {len(found)} models {_in_words(wanted)}; name one of {labels}."
@@ -150,6 +158,8 @@ def open_trial(
         dataset = data_of(trial, folder).to(device)
         said = about(trial.job, dataset)
     said = {**said, "checkpoint": rule, "epoch": kept[rule]["epoch"]}
+    if said["config"]["method"]["name"] in RIVALS:
+        said["alphas"] = sorted({p["lam"] for p in trial.job["points"] if p["lam"] is not None})
     return _rebuilt(said, data, device, dataset)
 
 
@@ -182,23 +192,47 @@ def open_file(path: Path, device: torch.device) -> TrainedModel:
     try:
         data = path.read_bytes()
         said = said_by(data)
+        version = _version_of(said)
     except OSError as error:
         raise ModelError(f"'{path}' cannot be read ({error.strerror}).") from error
     except ValueError as error:
         raise ModelError(f"'{path}' cannot be used: {error}.") from error
-    if said is None or not {"config", "image_shape", "classes"} <= said.keys():
+    if said is None or version is None:
         raise ModelError(
             f"'{path}' does not say which network it is of; name the study instead, or export it "
             "with `oat export`."
         )
+    if version > RESULTS_VERSION:
+        raise ModelError(
+            f"'{path}' was written by a later version of oat-studies (results version {version}, "
+            f"this one has {RESULTS_VERSION}); install that one."
+        )
+    if cast(About, said)["config"]["method"]["name"] == "interpolate" and "point" not in said:
+        raise ModelError(
+            f"'{path}' is of networks between two others, whose batch norms take their statistics "
+            "from the data; name the study, or export it at one α (`oat export --at-lam`)."
+        )
     try:
         return _rebuilt(cast(About, said), data, device, None)
+    except SafetensorError as error:
+        raise ModelError(f"'{path}' is cut short or damaged ({error}).") from error
     except (KeyError, TypeError, ValueError, RuntimeError, struct.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # torch's own error names the tensors in the lines that follow the first
+        lines = [line.strip() for line in str(error).splitlines()[:2]]
+        reason = " ".join(lines).rstrip(".") or type(error).__name__
         raise ModelError(
-            f"'{path}' does not fit this version of oat-studies ({reason}); use the version that "
-            "wrote it."
+            f"'{path}' does not fit the network that it names ({reason}); it was changed, or "
+            "another version of oat-studies wrote it."
         ) from error
+
+
+def _version_of(said: dict[str, object] | None) -> int | None:
+    """Return the results version that a weights file names; None if it says not what it is of."""
+    if not isinstance(said, dict) or not {"config", "image_shape", "classes"} <= said.keys():
+        return None
+    config = said["config"]
+    version = config.get("results_version") if isinstance(config, dict) else None
+    return version if isinstance(version, int) else None
 
 
 def _rebuilt(

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from numbers import Real
 
 from torch import nn
 
@@ -64,6 +65,8 @@ class TrainedModel:
         if not self.has_knob:
             return ()
         if isinstance(self.network, Pair):
+            if (alphas := self.about.get("alphas")) is not None:
+                return tuple(alphas)
             points = method_of(self.about["config"]).operating_points(())
             return tuple(sorted(alpha for alpha, _ in points if alpha is not None))
         return tuple(sorted(self.network.conditioning.lambda_choices))
@@ -121,7 +124,7 @@ class TrainedModel:
         if isinstance(self.network, Interpolation):
             raise ModelError(
                 f"{self.label} has other weights at each α, so that its knob is no one network; "
-                "name one α by `lam`."
+                "it can be exported and run at one α alone (`--at-lam`, in Python `at_lam`)."
             )
         self.check(self.lams[0], width)
         if isinstance(self.network, Mixture):
@@ -135,6 +138,8 @@ class TrainedModel:
         Raises:
             ModelError: With those that it has.
         """
+        check_number("lam", lam)
+        check_number("width", width)
         if width not in self.widths:
             known = ", ".join(f"{w:g}" for w in self.widths)
             raise ModelError(f"{self.label} has the widths {known}, got {width:g}.")
@@ -150,7 +155,8 @@ class TrainedModel:
             return
         known = ", ".join(f"{one:g}" for one in self.lams)
         if lam is None:
-            raise ModelError(f"{self.label} needs a `lam`: it was trained at {known}.")
+            was = "was judged" if isinstance(self.network, Pair) else "was trained"
+            raise ModelError(f"{self.label} needs a `lam`: it {was} at {known}.")
         if not 0 <= lam <= 1:
             raise ModelError(f"`lam` must be in [0, 1], got {lam:g}.")
         if not self.any_lam and all(abs(lam - one) >= SAME_LAM for one in self.lams):
@@ -183,8 +189,23 @@ class TrainedModel:
             said[0] += f" at{lam} width={point.width_mult:g}"
         if self.has_knob:
             known = ", ".join(f"{one:g}" for one in self.lams)
-            said.append(f"any λ in [0, 1], trained at {known}" if self.any_lam else f"λ {known}")
+            if isinstance(self.network, Pair):
+                said.append(f"any α in [0, 1], judged at {known}")
+            else:
+                said.append(
+                    f"any λ in [0, 1], trained at {known}" if self.any_lam else f"λ {known}"
+                )
         if len(self.widths) > 1:
             said.append("widths " + ", ".join(f"{w:g}" for w in self.widths))
         said.append(f"{len(self.classes)} classes")
         return f"<{'; '.join(said)}>"
+
+
+def check_number(name: str, value: object) -> None:
+    """Refuse a value that is there and no number.
+
+    Raises:
+        ModelError: It is none.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise ModelError(f"`{name}` must be a number, got {value!r}.")

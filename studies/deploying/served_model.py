@@ -51,9 +51,11 @@ class Served(PythonModel):  # type: ignore[misc]
             raise _refused(f"images must have the shape (N, {shape}), got {tuple(images.shape)}")
         if not bool(((images >= 0) & (images <= 1)).all()):
             raise _refused("images must be in [0, 1]; divide bytes by 255")
-        width = params.get("width_mult", max(self.networks))
+        width = params.get("width_mult")
+        width = max(self.networks) if width is None else width
         network = self.networks[self._known("width_mult", width)]
-        lam = params.get("lam", self.record["default_lam"])
+        lam = params.get("lam")
+        lam = self.record["default_lam"] if lam is None else lam
         with torch.no_grad():
             if self.record["lams"]:
                 return network(images, torch.full((len(images),), self._lam(lam))).numpy()

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from oat.data import Split, unit
+from oat.models import Interpolation
 from studies.deploying.agreement import agree, check_knob, example_of, refuse_if_apart
 from studies.deploying.formats import read_pt2, write_pt2
 from studies.deploying.model import TrainedModel
@@ -71,6 +72,11 @@ def to_log(
         ModelError: The model has no such point, cannot be exported, or what was written does not
             agree with the network.
     """
+    if isinstance(model.network, Interpolation):
+        raise ModelError(
+            f"{model.label} cannot be served, as it has other weights at each α; export it at one "
+            "α as pt2 or onnx (`--at-lam`, in Python `at_lam`)."
+        )
     first, widest = _point_of(model, lam, width)
     # what the model does not have is refused; without the parameter MLflow would ignore it
     defaults = {"lam": first, "width_mult": widest}

@@ -28,6 +28,7 @@ from studies.storage.opening import check_writable
 from studies.study_file.method_checks import check_rows
 from studies.study_file.study import Study
 from studies.study_file.unused import without_effect
+from studies.trial.adopting import filled
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,9 @@ def check_evaluation(study: Study, known: KnownData) -> list[Check]:
             known.check(found.fingerprint)
             check_attacks(study, found.num_classes)
             check_batches(study, len(found.train))
+            for method in study.all_methods():
+                if isinstance(method, Checkpoint):
+                    filled(method, method.network(), 0, found)
         except DataError as error:
             raise StudyError(str(error)) from error
         finally:

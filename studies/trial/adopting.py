@@ -10,7 +10,7 @@ from torch import Tensor
 
 from baselines import Checkpoint
 from oat.data import DataError, Dataset, unit
-from oat.models import Network, build, count_parameters, stored_bytes
+from oat.models import ModelConfig, Network, build, count_parameters, stored_bytes
 from oat.own_code import OwnCodeError
 from oat.recipe import RULES
 from studies.errors import StudyError
@@ -23,6 +23,8 @@ from studies.trial.weights import about, write_weights
 
 NESTED = ("state_dict", "model_state_dict", "model", "net")
 """Keys under which others keep the state dict in their files."""
+OBJECTS = "Weights only load failed"
+"""What torch says of a file whose objects would have to be run."""
 PREFIXES = ("module.", "model.", "_orig_mod.")
 """What wrappers put before the names of tensors."""
 
@@ -44,9 +46,7 @@ def adopt(job: TrialJob, method: Checkpoint, dataset: Dataset, folder: Folder) -
         StudyError: The file is not there, or not the one of the plan.
     """
     _check_file(job, method)
-    network = _built(job, method, dataset)
-    if method.path is not None:
-        _fill(network, _state_of(method.file()), method)
+    network = filled(method, model_of(job["config"]), job["config"]["seed"], dataset)
     _check_logits(network, dataset, method)
     state, told = network.state_dict(), about(job, dataset)
     weights: dict[str, Weights] = {  # of every rule, as a later study may ask for another
@@ -60,6 +60,35 @@ def adopt(job: TrialJob, method: Checkpoint, dataset: Dataset, folder: Folder) -
         "parameters": count_parameters(network),
         "network_bytes": stored_bytes(network),
     }
+
+
+def filled(method: Checkpoint, model: ModelConfig, seed: int, dataset: Dataset) -> Network:
+    """Build a network from outside for some data, and fill it with its weights.
+
+    Args:
+        method: Where its weights are.
+        model: Which network.
+        seed: Of what a function of the user's draws.
+        dataset: Its data.
+
+    Raises:
+        DataError: The file holds no weights, or does not fit the network: which tensor. Or a
+            function of the user's fails.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network: Network = build(
+                model,
+                in_channels=dataset.image_shape[0],
+                num_classes=dataset.num_classes,
+                conditioning=method.conditioning(),
+            )
+    except OwnCodeError as error:
+        raise DataError(str(error)) from error
+    if method.path is not None:
+        _fill(network, _state_of(method.file()), method)
+    return network
 
 
 def _check_file(job: TrialJob, method: Checkpoint) -> None:
@@ -100,25 +129,6 @@ def _check_logits(network: Network, dataset: Dataset, method: Checkpoint) -> Non
         )
 
 
-def _built(job: TrialJob, method: Checkpoint, dataset: Dataset) -> Network:
-    """Build its network.
-
-    Raises:
-        DataError: A function of the user's fails.
-    """
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(job["config"]["seed"])
-            return build(
-                model_of(job["config"]),
-                in_channels=dataset.image_shape[0],
-                num_classes=dataset.num_classes,
-                conditioning=method.conditioning(),
-            )
-    except OwnCodeError as error:
-        raise DataError(str(error)) from error
-
-
 def _state_of(file: Path) -> Mapping[str, Tensor]:
     """Read a state dict; nothing in the file is run.
 
@@ -133,6 +143,8 @@ def _state_of(file: Path) -> Mapping[str, Tensor]:
         found: Any = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file that is none of theirs makes of torch's readers
         said = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+        if said.startswith(OBJECTS):
+            said = "it holds more than tensors; save the network's `state_dict()`"
         raise DataError(
             f"`path` '{file}' must be a file of weights, ``.safetensors`` or a state dict by "
             f"`torch.save`; it cannot be read ({type(error).__name__}: {said})."

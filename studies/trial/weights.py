@@ -32,6 +32,7 @@ class About(TypedDict):
             rules that chose the same weights have the same file.
         epoch: That they are of, from 1; likewise.
         point: λ and width of a model that was exported at one operating point.
+        alphas: α of the study, of a model that is made of two others; its weights file has none.
     """
 
     run_key: str
@@ -41,6 +42,7 @@ class About(TypedDict):
     checkpoint: NotRequired[str]
     epoch: NotRequired[int]
     point: NotRequired[Fields]
+    alphas: NotRequired[list[float]]
 
 
 def about(job: TrialJob, dataset: "Dataset") -> About:

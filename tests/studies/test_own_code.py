@@ -315,7 +315,7 @@ DATA_FAULTS = {
     "double": "`images` in uint8, or in float32 from 0 to 1, got torch.float64 in `train`",
     "labels": r"`labels` of shape \(N,\) in int64, got shape \(30,\) in torch.float32 in `test`",
     "flat": r"`images` of shape \(N, C, H, W\), got shape \(30, 64\) .* in `test`",
-    "class": "has a test image of class 3, but theirs.data:data has 0 to 2",
+    "class": "'theirs.data:data' have a test image of class 3, but there are classes 0 to 2; mend",
 }
 
 

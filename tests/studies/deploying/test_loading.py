@@ -187,10 +187,47 @@ def test_a_file_of_another_version_is_one_sentence(storage: Path, tiny: dict[str
     assert said is not None
     faulty: dict[str, Any] = json.loads(json.dumps(said))
     faulty["config"]["model"]["name"] = "resnet14"
-    for some in (faulty, {**said, "config": {"method": {"name": "oat"}}}):
-        path.write_bytes(save(load_tensors(path.read_bytes()), {KEY: json.dumps(some)}))
-        with pytest.raises(ModelError, match="does not fit this version of oat-studies"):
+    later: dict[str, Any] = json.loads(json.dumps(said))
+    later["config"]["results_version"] += 1
+    cases: list[tuple[object, str]] = [
+        (faulty, r"does not fit the network that it names \(.* Missing key\(s\) in state_dict: "),
+        ({**said, "config": {"method": {"name": "oat"}}}, "does not say which network it is of"),
+        ([], "does not say which network it is of"),
+        (later, "was written by a later version of oat-studies"),
+    ]
+    tensors = load_tensors(path.read_bytes())
+    for some, words in cases:
+        path.write_bytes(save(tensors, {KEY: json.dumps(some)}))
+        with pytest.raises(ModelError, match=words):
             studies.load_model(path)
+    path.write_bytes(save(tensors, {KEY: json.dumps(said)})[:-9])
+    with pytest.raises(ModelError, match="is cut short or damaged"):
+        studies.load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"lam": "0.3"}, "`lam` must be a number, got '0.3'"),
+        ({"lam": True}, "`lam` must be a number, got True"),
+        ({"lam": 0, "width": "a"}, "`width` must be a number, got 'a'"),
+    ],
+)
+def test_what_is_no_number_is_one_sentence(
+    given: dict[str, Any], said: str, storage: Path, tiny: dict[str, Any]
+) -> None:
+    model = studies.load_model(tiny, storage=storage)
+    with pytest.raises(ModelError, match=said):
+        model.at(**given)
+    with pytest.raises(ModelError, match="`lam` must be a number, got '1'"):
+        studies.load_model(tiny, "pgd_at", lam="1", storage=storage)  # type: ignore[arg-type]
+
+
+def test_lam_of_a_point_is_told_from_that_of_a_retrained_model(
+    storage: Path, tiny: dict[str, Any]
+) -> None:
+    with pytest.raises(ModelError, match=r"has no model .* λ of an operating point is `at_lam`"):
+        studies.load_model(tiny, lam=0.3, storage=storage)
 
 
 def test_a_file_is_one_model_and_takes_no_choice(storage: Path, tiny: dict[str, Any]) -> None:
