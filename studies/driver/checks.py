@@ -109,7 +109,10 @@ def check_evaluation(study: Study, known: KnownData) -> list[Check]:
             check_attacks(study, found.num_classes)
             check_batches(study, len(found.train))
             for method in study.all_methods():
-                if isinstance(method, Checkpoint):
+                # once it is part of the study's storage its file is not needed
+                if isinstance(method, Checkpoint) and (
+                    method.path is None or method.file().is_file()
+                ):
                     filled(method, method.network(), 0, found)
         except DataError as error:
             raise StudyError(str(error)) from error

@@ -1,6 +1,7 @@
 """Networks from outside: adopted as they are, evaluated like the others, in no verdict."""
 
 import hashlib
+import re
 import sys
 import time
 from dataclasses import replace
@@ -20,7 +21,7 @@ from oat.models import ModelConfig, build
 from studies.comparison.answer import Comparison
 from studies.comparison.comparing import compare
 from studies.driver import nodes
-from studies.driver.checks import check_own_code
+from studies.driver.checks import check_evaluation, check_own_code
 from studies.driver.node_checks import judge_node
 from studies.driver.same_data import KnownData
 from studies.errors import ComparisonError, StudyError, TuningError
@@ -225,6 +226,10 @@ def test_a_file_that_does_not_fit_is_told_by_its_tensor(
     make, said = FILES[case]
     torch.save(make(_network().state_dict()), weights)
     assert pd.Series([_failure(tiny, tmp_path)]).str.contains(said).all(), _failure(tiny, tmp_path)
+    study = _study(tiny, {"name": "checkpoint", "path": "theirs.pt", "model": MODEL})
+    first, *_ = check_evaluation(study, KnownData("", {}))
+    assert first.state == "failed"
+    assert re.search(said, first.said), first.said
 
 
 def test_a_file_of_code_is_not_run(weights: Path, tiny: dict[str, Any], tmp_path: Path) -> None:

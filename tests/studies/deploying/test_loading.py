@@ -263,6 +263,18 @@ def test_oats_and_pairs_load_and_have_the_accuracy_that_their_points_tell(
             assert right.mean() == pytest.approx(row["sa"], abs=0.5 / row["images"])
     with pytest.raises(ModelError, match="has other weights at each α"):
         studies.load_model(study, "interpolate", storage=tmp_path).knob()
+    mix = studies.load_model(study, "mix", storage=tmp_path)
+    assert mix.lams == (0, 0.5)
+    assert "any α in [0, 1], judged at 0, 0.5;" in repr(mix)
+    with pytest.raises(ModelError, match=r"needs a `lam`: it was judged at 0, 0\.5\."):
+        mix.at()
+    for to in ("safetensors", "pt2"):
+        with pytest.raises(ModelError, match="has other weights at each α"):
+            studies.export(study, "interpolate", to=to, out=tmp_path / f"a.{to}", storage=tmp_path)
+    (key,) = points.loc[points["method"] == "interpolate", "run_key"].unique()
+    (file,) = tmp_path.glob(f"*/trials/{key}/model.safetensors")
+    with pytest.raises(ModelError, match="is of networks between two others"):
+        studies.load_model(file)
     oats = studies.load_model(study, storage=tmp_path)
     images, lams = torch.rand(2, *oats.image_shape), torch.tensor([0.3, 1.0])
     for width in (0.5, 1.0):
