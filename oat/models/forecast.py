@@ -70,11 +70,13 @@ def _counted(config: ModelConfig, image_shape: tuple[int, int, int], num_classes
     """Count the operations of a network of the user's by running it on an image."""
     from oat.models.building import build_unfilled
     from oat.models.costs import flops
-    from oat.own_code import failure
+    from oat.own_code import OwnCodeError, failure
 
     net = build_unfilled(config, in_channels=image_shape[0], num_classes=num_classes)
     try:
         return flops(net, image_shape)
+    except OwnCodeError:  # it says what is wrong
+        raise
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
         raise failure(config.name, "network", error) from error
 

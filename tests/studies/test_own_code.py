@@ -70,6 +70,8 @@ def net(in_channels, num_classes, width=6, fault=""):
                 return self.body(images.detach())
             return out
 
+    if fault == "no parameters":
+        return nn.Flatten()
     return (lambda images: images) if fault == "no module" else Faulty()
 """
 
@@ -232,6 +234,7 @@ NETWORK_FAULTS = {
     "blind": "gives no gradient to its images, so that no attack sees them",
     "idle": "never uses its parameter 'idle.weight'",
     "raises": r"failed \(net.py, line 28\): RuntimeError: mine",
+    "no parameters": "has no parameters, so that nothing of it can be trained",
     "no module": "must return a torch.nn.Module, got function",
 }
 
