@@ -107,7 +107,7 @@ class OwnAttack(EvaluationAttack):
             )
         except torch.AcceleratorError:  # the device is lost: another process must try again
             raise
-        except Exception as error:  # whatever theirs does
+        except (Exception, SystemExit) as error:  # whatever theirs does
             raise failure(name, KIND, error) from error
         if said := _fault(made, images, eps):
             raise OwnCodeError(f"The {KIND} '{name}' {said}.")

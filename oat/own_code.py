@@ -125,12 +125,12 @@ def check_code(name: str, kind: str, recorded: str) -> None:
         )
 
 
-def failure(name: str, kind: str, error: Exception) -> OwnCodeError:
+def failure(name: str, kind: str, error: BaseException) -> OwnCodeError:
     """Say that code of the user's has failed, and in which of its lines."""
     return failed_in(_import(name, kind).files, f"The {kind} '{name}'", error)
 
 
-def failed_in(files: Sequence[Path], what: str, error: Exception) -> OwnCodeError:
+def failed_in(files: Sequence[Path], what: str, error: BaseException) -> OwnCodeError:
     """Say that code of some files has failed, and in which of their lines."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [(Path(f.filename), f.lineno) for f in frames if Path(f.filename) in files]
@@ -145,7 +145,7 @@ def failed_in(files: Sequence[Path], what: str, error: Exception) -> OwnCodeErro
     return OwnCodeError(f"{what} failed{where}: {type(error).__name__}: {said}.")
 
 
-def blamed(error: Exception, named: Mapping[str, str]) -> OwnCodeError | None:
+def blamed(error: BaseException, named: Mapping[str, str]) -> OwnCodeError | None:
     """Say which code of the user's an error has come from; None if from none.
 
     Args:
@@ -184,7 +184,7 @@ def _import(name: str, kind: str) -> _Imported:
             f"There is no module '{module}' of the {kind} '{name}'; call the command in the folder "
             "that holds it, install it, or set PYTHONPATH."
         ) from error
-    except Exception as error:  # whatever the module does
+    except (Exception, SystemExit) as error:  # whatever the module does
         raise OwnCodeError(
             f"The module of the {kind} '{name}' cannot be imported: {type(error).__name__}: {error}"
         ) from error

@@ -98,7 +98,7 @@ def theirs(method: object, named: str) -> Iterator[None]:
         yield
     except OwnCodeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise failed_in(_files_of(type(method)), f"The method {named}", error) from error
 
 

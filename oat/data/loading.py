@@ -21,6 +21,7 @@ def load(config: DataConfig) -> Dataset:
     """
     source = READERS.get(config.name, read_own)(config)
     _check(config, source)
+    remarks = (*source.remarks, *_without_images(source))
     # noise is drawn in the order of memory, so that images in another one would be judged otherwise
     images, test = source.train.images.contiguous(), source.test.images.contiguous()
     labels = source.train.labels
@@ -33,8 +34,21 @@ def load(config: DataConfig) -> Dataset:
         len(source.classes),
         _fingerprint(config, source),
         tuple(map(printable, source.classes)),
-        tuple(map(printable, source.remarks)),
+        tuple(map(printable, remarks)),
     )
+
+
+def _without_images(source: Source) -> list[str]:
+    """Say which classes no model can learn, as there is no training image of them."""
+    there = set(source.train.labels.tolist())
+    lacking = [name for label, name in enumerate(source.classes) if label not in there]
+    if not lacking:
+        return []
+    shown = ", ".join(f"'{name}'" for name in lacking[:5]) + (", …" if len(lacking) > 5 else "")
+    return [
+        f"{len(lacking)} of {len(source.classes)} classes have no training image, so that no model "
+        f"can learn them: {shown}."
+    ]
 
 
 def _fingerprint(config: DataConfig, source: Source) -> str:
@@ -69,6 +83,8 @@ def _check(config: DataConfig, source: Source) -> None:
                 f"{where} a {half} image of class {odd}, but there are classes 0 to "
                 f"{classes - 1}; {cure}"
             )
+    if len(set(source.train.labels.tolist())) < 2:
+        raise DataError(f"{where} training images of one class alone; there is nothing to learn.")
     shapes = {half: tuple(split.images.shape[1:]) for half, split in halves.items()}
     if shapes["training"] != shapes["test"]:
         said = ", ".join(f"{half} images of shape {shape}" for half, shape in shapes.items())

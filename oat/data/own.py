@@ -12,6 +12,8 @@ from oat.paths import local_path
 
 KIND = "data"
 """What such a function is called in sentences."""
+CHANNELS = (1, 3, 4)
+"""Channels that pictures have, and no width of a picture."""
 
 
 def read_own(config: DataConfig) -> Source:
@@ -27,7 +29,7 @@ def read_own(config: DataConfig) -> Source:
         raise DataError(str(error)) from error
     try:
         found = read(local_path(config.root), **config.args)
-    except Exception as error:  # whatever theirs does
+    except (Exception, SystemExit) as error:  # whatever theirs does
         raise DataError(str(failure(config.name, KIND, error))) from error
     if said := _fault(found):
         raise DataError(f"The {KIND} '{config.name}' {said}.")
@@ -53,6 +55,8 @@ def _fault_of(split: Any) -> str:
     images, labels = split.images, split.labels
     if not isinstance(images, torch.Tensor) or images.ndim != 4:
         return f"`images` of shape (N, C, H, W), got {_shape(images)}"
+    if images.shape[3] in CHANNELS and images.shape[1] not in CHANNELS:
+        return f"`images` of shape (N, C, H, W), got {_shape(images)}, which may be (N, H, W, C)"
     if 0 in images.shape[1:]:
         return f"`images` with channels and pixels, got {_shape(images)}"
     if images.requires_grad:

@@ -167,7 +167,7 @@ def _made(config: ModelConfig, in_channels: int, num_classes: int) -> nn.Module:
     make = imported(config.name, KIND)
     try:
         body = make(in_channels=in_channels, num_classes=num_classes, **config.args)
-    except Exception as error:  # whatever theirs does
+    except (Exception, SystemExit) as error:  # whatever theirs does
         raise failure(config.name, KIND, error) from error
     if not isinstance(body, nn.Module):
         raise OwnCodeError(

@@ -92,7 +92,7 @@ def _theirs(network: OwnNetwork) -> Iterator[None]:
         yield
     except OwnCodeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise failure(network.config.name, KIND, error) from error
 
 
@@ -171,7 +171,7 @@ def _check_folded(network: OwnNetwork, images: Tensor, said: str) -> None:
     logits = _run(network.eval(), images)
     try:
         plain = network.folded(_condition(network))
-    except Exception as error:  # whatever their modules do when they are copied
+    except (Exception, SystemExit) as error:  # whatever their modules do when they are copied
         raise OwnCodeError(
             f"{said} must allow `copy.deepcopy` after a pass in train mode, which fails: {error}"
         ) from error

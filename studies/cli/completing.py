@@ -1,4 +1,4 @@
-"""What a shell completes: presets and study files, what `--set` names, attacks and columns."""
+"""What a shell completes: presets, study files, methods, what `--set` names, attacks, columns."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +44,13 @@ def attack(ctx: typer.Context, incomplete: str) -> list[str]:
     if found is not None:
         known = [found.label_of(attack) for attack in found.attacks()]
     return [name for name in known if name.startswith(incomplete)]
+
+
+def method(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Complete a method of the study that the command line names; labels have blanks in them."""
+    found = _study_of(ctx)
+    names = {} if found is None else dict.fromkeys(found.method_names())
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def columns(incomplete: str) -> list[str]:

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 import studies
+from studies.cli import completing
 from studies.cli.options import Json, Overrides, Storage, StudyArgument, TrackingUri
 from studies.cli.printing import print_table
 from studies.naming import listed
@@ -23,6 +24,7 @@ Method = Annotated[
     typer.Argument(
         metavar="[METHOD]",
         help="Model as `oat plan` names it, such as 'pgd_at λ=1'; default the one with λ as input.",
+        autocompletion=completing.method,
     ),
 ]
 Lam = Annotated[float | None, typer.Option(help="λ of a retrained model.")]

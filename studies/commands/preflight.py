@@ -43,7 +43,7 @@ def preflight(
     uri, _ = tracking_place(storage, tracking_uri)
     trials = len(resolved.trials())
     checks = [Check("study", f"{resolved.name}: {trials} trials")]
-    checks += check_here(resolved, folder, uri)
+    checks += check_here(resolved, folder, uri, ask_mlflow=True)
     known = data_of_plan(make_plan(resolved, folder), folder)
     if address is None:
         checks += check_evaluation(resolved, known)

@@ -66,8 +66,18 @@ def demand(checks: Sequence[Check]) -> None:
         raise type(errors[0])("\n".join(dict.fromkeys(map(str, errors))))
 
 
-def check_here(study: Study, folder: Folder, tracking_uri: str) -> list[Check]:
-    """Check what this process needs, the storage and MLflow, and name settings without effect."""
+def check_here(
+    study: Study, folder: Folder, tracking_uri: str, *, ask_mlflow: bool = False
+) -> list[Check]:
+    """Check what this process needs, the storage and MLflow, and name settings without effect.
+
+    Args:
+        study: The study.
+        folder: Its own folder.
+        tracking_uri: MLflow.
+        ask_mlflow: Whether to ask it for the study as well, which takes seconds; a run does so as
+            it opens it.
+    """
     from studies.tracking.reaching import check_server
 
     def storage() -> str:
@@ -78,6 +88,10 @@ def check_here(study: Study, folder: Folder, tracking_uri: str) -> list[Check]:
         from studies.storage.addresses import without_credentials
 
         check_server(tracking_uri)
+        if ask_mlflow:
+            from studies.tracking.experiment import experiment_id
+
+            experiment_id(tracking_uri, study.name)
         return without_credentials(tracking_uri)
 
     unused = [Check("study", said, warning=True) for said in without_effect(study)]

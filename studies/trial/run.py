@@ -79,12 +79,12 @@ def run_trial(job: TrialJob, folder: Folder, report: Report) -> Done | Diverged 
         }
     except SupersededError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         kind = failure_kind(error)
-        if kind == "lost":
+        theirs = blamed(error, _own_code(job)) if kind == "error" else None
+        if kind == "lost" or (isinstance(error, SystemExit) and theirs is None):
             raise
         name = "failure.json"
-        theirs = blamed(error, _own_code(job)) if kind == "error" else None
         outcome = {
             "run_key": job["run_key"],
             "status": "failed",
@@ -113,7 +113,7 @@ def _own_code(job: TrialJob) -> dict[str, str]:
     return {name: kinds.get(name, ATTACK) for name in job.get("own", ())}
 
 
-def failure_kind(error: Exception) -> FailureKind:
+def failure_kind(error: BaseException) -> FailureKind:
     """Tell what may cure an error.
 
     Returns:

@@ -123,6 +123,14 @@ def data(root, fault="", sides=8):
         test = Split(test.images, test.labels.float())
     if fault == "flat":
         test = Split(test.images.flatten(1), test.labels)
+    if fault == "channels last":
+        train = Split(torch.zeros(60, 16, 16, 3, dtype=torch.uint8), train.labels)
+    if fault == "one class":
+        train = Split(train.images, torch.zeros_like(train.labels))
+    if fault == "exits":
+        raise SystemExit(3)
+    if fault == "gap":
+        classes = ("a", "b", "c", "d")
     if fault == "class":
         test = Split(test.images, test.labels + 1)
     return Source(train, test, classes)
@@ -318,6 +326,9 @@ DATA_FAULTS = {
     "double": "`images` in uint8, or in float32 from 0 to 1, got torch.float64 in `train`",
     "labels": r"`labels` of shape \(N,\) in int64, got shape \(30,\) in torch.float32 in `test`",
     "flat": r"`images` of shape \(N, C, H, W\), got shape \(30, 64\) .* in `test`",
+    "channels last": r"got shape \(60, 16, 16, 3\) in torch.uint8, which may be \(N, H, W, C\)",
+    "one class": "'theirs.data:data' have training images of one class alone",
+    "exits": r"failed \(data.py, line \d+\): SystemExit: 3",
     "class": "'theirs.data:data' have a test image of class 3, but there are classes 0 to 2; mend",
 }
 
@@ -327,6 +338,13 @@ def test_the_check_finds_what_is_wrong_with_data(fault: str) -> None:
     assert check_data("theirs.data:data").image_shape == (1, 8, 8)
     with pytest.raises(DataError, match=DATA_FAULTS[fault]):
         check_data("theirs.data:data", args={"fault": fault})
+
+
+def test_a_class_without_training_images_is_told() -> None:
+    assert check_data("theirs.data:data").remarks == ()
+    (said,) = check_data("theirs.data:data", args={"fault": "gap"}).remarks
+    assert "1 of 4 classes have no training image" in said
+    assert said.endswith("learn them: 'd'.")
 
 
 def _set(*path: str | int) -> Callable[[Any], dict[str, Any]]:

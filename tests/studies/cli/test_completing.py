@@ -58,6 +58,12 @@ def test_attacks_are_those_of_the_study(complete: Complete) -> None:
     assert complete("oat compare no-such-study --attack ") == list(studies.attacks())
 
 
+def test_methods_are_those_of_the_study(complete: Complete) -> None:
+    assert complete("oat export quickstart ") == ["oat", "pgd_at", "trades"]
+    assert complete("oat calibrate quickstart tr") == ["trades"]
+    assert complete("oat calibrate no-such-study tr") == []
+
+
 def test_the_last_of_several_columns_is_completed(complete: Complete) -> None:
     assert complete("oat points quickstart --columns ") == list(COLUMNS)
     assert complete("oat runs quickstart --columns lam,sa,sa_l") == ["lam,sa,sa_low"]

@@ -123,6 +123,10 @@ def test_and_the_cure_cures(storage: Path, tiny_file: Path, empty_database: Path
     refused = oat("sync", tiny_file)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "another version of MLflow" in refused.stderr
+    looked = oat("preflight", tiny_file)
+    assert looked.returncode == 2
+    text = " ".join(looked.stdout.replace("│", " ").split())
+    assert "was made by another version of MLflow" in text
     path.rename(storage / "old.db")
     synced = oat("sync", tiny_file)
     assert (synced.returncode, synced.stdout) == (0, "MLflow has 5 points of this study.\n")
