@@ -270,8 +270,8 @@ def test_every_method_has_one_budget_and_the_one_without_a_space_is_trained_once
     assert pgd_at["ended"] == "the budget is spent"
     took = [t["device_seconds"] for t in pgd_at["trials"] if t["state"] == "done"]
     assert pgd_at["device_seconds"] == pytest.approx(sum(took))
-    # the clock of a busy machine may make one trial far longer than those before it
-    assert budget - 2 * max(took) < pgd_at["device_seconds"] < budget + max(took)
+    # two run at a time, and a busy machine may make the last far longer than those before them
+    assert budget - 2 * max(took) < pgd_at["device_seconds"] < budget + 2 * max(took)
 
 
 @_marked

@@ -156,6 +156,8 @@ def _judged(
     asked_ago: float = 0,
     known: KnownData = NOTHING,
 ) -> list[Check]:
+    if told["python"] == sys.executable:  # these tests may run on a path with a blank
+        told = {**told, "python": "/usr/bin/python3"}
     began = time.time() - asked_ago
     return judge_node(load_study(tiny), LocalFolder(tmp_path / "shared"), told, began, known)
 
