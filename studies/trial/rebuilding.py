@@ -11,8 +11,8 @@ from oat.method import Method
 from oat.models import Interpolation, Mixture, Network, Pair, build_unfilled
 from oat.models.pairs import Settle
 from oat.statistics import settle
-from studies.own_code import model_of
-from studies.trial.shapes import TrialConfig
+from studies.own_code import ATTACK, DATA, METHOD, NETWORK, model_of
+from studies.trial.shapes import TrialConfig, TrialJob
 
 
 def rebuild(
@@ -88,3 +88,16 @@ def statistics_by(config: TrialConfig, method: Method, dataset: Dataset) -> Sett
         settle(network, between, dataset, data, attack, batch_size=size, seed=seed)
 
     return settled
+
+
+def own_code_of(job: TrialJob) -> dict[str, str]:
+    """Return the names of the user's code of a study, and what each is in the trial."""
+    config = job["config"]
+    method = config["method"]
+    kinds = {
+        method["name"]: METHOD,
+        config["model"]["name"]: NETWORK,
+        method.get("model", config["model"])["name"]: NETWORK,  # of a network from outside
+        config["data"]["name"]: DATA,
+    }
+    return {name: kinds.get(name, ATTACK) for name in job.get("own", ())}

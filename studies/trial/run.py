@@ -23,7 +23,6 @@ from oat.models import count_parameters, stored_bytes
 from oat.own_code import allow, blamed
 from oat.training import DivergenceError, Training
 from studies.known_methods import method_of
-from studies.own_code import ATTACK, DATA, METHOD, NETWORK
 from studies.storage.folder import Folder
 from studies.storage.sealed import ResultError, write_lines, write_sealed
 from studies.trial.adopting import adopt
@@ -33,6 +32,7 @@ from studies.trial.claims import SupersededError
 from studies.trial.joining import join
 from studies.trial.judging import Report, judge
 from studies.trial.provenance import device_name, git_revision, write_provenance
+from studies.trial.rebuilding import own_code_of
 from studies.trial.records import epoch_of, read_result, read_trained
 from studies.trial.same_data import check_own
 from studies.trial.shapes import EpochReport, TrialJob
@@ -81,7 +81,7 @@ def run_trial(job: TrialJob, folder: Folder, report: Report) -> Done | Diverged 
         raise
     except (Exception, SystemExit) as error:
         kind = failure_kind(error)
-        theirs = blamed(error, _own_code(job)) if kind == "error" else None
+        theirs = blamed(error, own_code_of(job)) if kind == "error" else None
         if kind == "lost" or (isinstance(error, SystemExit) and theirs is None):
             raise
         name = "failure.json"
@@ -98,19 +98,6 @@ def run_trial(job: TrialJob, folder: Folder, report: Report) -> Done | Diverged 
             folder.remove(passing)
         Checkpoints(folder).remove()
     return outcome
-
-
-def _own_code(job: TrialJob) -> dict[str, str]:
-    """Return the names of the user's code of a study, and what each is in the trial."""
-    config = job["config"]
-    method = config["method"]
-    kinds = {
-        method["name"]: METHOD,
-        config["model"]["name"]: NETWORK,
-        method.get("model", config["model"])["name"]: NETWORK,  # of a network from outside
-        config["data"]["name"]: DATA,
-    }
-    return {name: kinds.get(name, ATTACK) for name in job.get("own", ())}
 
 
 def failure_kind(error: BaseException) -> FailureKind:
