@@ -259,7 +259,7 @@ def test_the_front_of_optuna_is_that_of_mlflow(tuned_home: tuple[Home, Ended]) -
 def test_every_method_has_one_budget_and_the_one_without_a_space_is_trained_once(
     tuned_home: tuple[Home, Ended],
 ) -> None:
-    _, ended = tuned_home
+    home, ended = tuned_home
     searches = {s["method"].split()[0]: s for s in json.loads(ended.out)["searches"]}
     (budget,) = {s["budget"] for s in searches.values()}
     assert searches["trades"]["ended"] == "there is nothing to tune: trained once"
@@ -270,8 +270,23 @@ def test_every_method_has_one_budget_and_the_one_without_a_space_is_trained_once
     assert pgd_at["ended"] == "the budget is spent"
     took = [t["device_seconds"] for t in pgd_at["trials"] if t["state"] == "done"]
     assert pgd_at["device_seconds"] == pytest.approx(sum(took))
-    # two run at a time, and a busy machine may make the last far longer than those before them
-    assert budget - 2 * max(took) < pgd_at["device_seconds"] < budget + 2 * max(took)
+    # how long a trial takes is the machine's affair; what was spent when one was let in is not
+    (name,) = (n for n in optuna.study.get_all_study_names(home.url) if "/pgd_at" in n)
+    trials = optuna.load_study(study_name=name, storage=home.url).trials
+    told = [t for t in trials if t.state == TrialState.COMPLETE]
+    died = {t.user_attrs.get("run_key") for t in trials if t.state == TrialState.FAIL}
+    for begun in (t for t in told if t.user_attrs["run_key"] not in died):
+        spent = [
+            t.user_attrs["device_seconds"]
+            for t in told
+            if t.datetime_complete is not None
+            and begun.datetime_start is not None
+            and t.datetime_complete <= begun.datetime_start
+        ]
+        assert sum(spent) < budget
+    speed = np.median([t.user_attrs["device_seconds"] / t.user_attrs["units"] for t in told])
+    dearest = speed * max(t.user_attrs["units"] for t in told)
+    assert pgd_at["device_seconds"] + dearest > budget  # there was no room for another
 
 
 @_marked
